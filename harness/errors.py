@@ -1,0 +1,19 @@
+"""The errors that the commands know: what each one means for the run and for its exit code."""
+
+from __future__ import annotations
+
+
+class BadInput(Exception):
+    """A setting, file or argument that cannot be used: one line that names it, its value and what it may be. Exit code 2."""
+
+
+class Diverged(Exception):
+    """A non-finite loss, reward or gradient, agreed by all ranks: an outcome of these settings, not a fault."""
+
+
+class RanksDisagree(Exception):
+    """Something that must be equal on all ranks is not (parameters, a decision): the run cannot be trusted further."""
+
+
+class LostRank(Exception):
+    """Another rank is gone or raised: this rank cannot go on alone."""

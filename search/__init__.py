@@ -1,0 +1,1 @@
+"""Studies whose every trial is a multi-rank job."""
