@@ -1,0 +1,19 @@
+"""What tests of every room share: what to do where the machine lacks something."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def need(condition: object, reason: str) -> None:
+    """Skips the test with its reason where the machine lacks what it needs; with `CI=true` that is a failure.
+
+    A laptop need not have Slurm to run the tests, but a CI that quietly skips them would be worth nothing.
+    """
+    if condition:
+        return
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(f"missing, and CI must not skip: {reason}", pytrace=False)
+    pytest.skip(reason)
