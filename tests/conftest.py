@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -17,3 +19,14 @@ def need(condition: object, reason: str) -> None:
     if os.environ.get("CI", "").lower() in ("true", "1"):
         pytest.fail(f"missing, and CI must not skip: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def wait_for(
+    condition: Callable[[], object], seconds: float, what: str, explain: Callable[[], str] | None = None
+) -> None:
+    """Waits until `condition()` is true; after `seconds` fails, naming `what` was awaited and `explain()`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"no {what} within {seconds:g} s" + (f":\n{explain()}" if explain else ""))
+        time.sleep(0.1)

@@ -1,0 +1,96 @@
+"""What every algorithm offers to a run: iterations of work, an evaluation, and its state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.distributed.collectives import Collectives
+from harness.settings import Settings
+from harness.training.phases import PhaseTimer
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+
+class AlgorithmSettings(Settings):
+    """Base of the `algorithm` section: each algorithm adds its own settings in the paper's terms."""
+
+    name: str
+    """Which algorithm."""
+
+    def check(self, config: RunConfig) -> None:
+        """Refuses (ValueError, one line) sections that do not fit this algorithm, before anything starts."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run hands to its algorithm."""
+
+    config: RunConfig
+    collectives: Collectives
+    device: torch.device
+    phases: PhaseTimer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Whole episodes of the deterministic policy, over all ranks; equal on all ranks."""
+
+    returns: np.ndarray
+    """Float64 (episodes,): undiscounted returns in the order of the episodes, whatever rank ran them."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        return float(self.returns.std())
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration's account, equal on all ranks."""
+
+    env_steps: int
+    gradient_steps: int
+    metrics: dict[str, float]
+
+
+class Algorithm(ABC):
+    """The run calls `iterate` `iterations` times, `evaluate` in between, and keeps what `state` gives.
+
+    Every method is collective: all ranks call it at the same place.
+    """
+
+    Settings: ClassVar[type[AlgorithmSettings]]
+    iterations: int
+    env_steps_per_iteration: int
+    module: nn.Module
+
+    @abstractmethod
+    def __init__(self, context: Context) -> None: ...
+
+    @abstractmethod
+    def iterate(self, iteration: int) -> Iteration:
+        """Iteration number `iteration` (from 0): one rollout (or epoch) and its updates."""
+
+    @abstractmethod
+    def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        """The deterministic policy on `episodes` episodes with seeds that training never uses; `final` takes others again."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """All that the future depends on, equal on all ranks: tensors and plain values."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None:
+        """Gives back environments and workers."""

@@ -1,0 +1,140 @@
+"""What ranks say to each other: all-reduce, broadcast, gather; by Horovod, by MPI, or alone."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+Operation = Literal["sum", "min", "max"]
+
+
+class Collectives(ABC):
+    """Every method is called by all ranks in the same order, or all of them wait for ever."""
+
+    path: str
+    """`horovod`, `mpi` or `alone`: what carries the reduces."""
+    rank: int
+    size: int
+
+    @abstractmethod
+    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        """Reduces `tensor` over the ranks in place; the result is bit-equal on all of them.
+
+        `name` says what it is for. Equal names, shapes and dtypes in turn are what Horovod's response cache is for; two
+        reduces in flight at once must have different ones.
+        """
+
+    @abstractmethod
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        """Rank `root`'s `tensor` on every rank, in place."""
+
+    @abstractmethod
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in the order of ranks, on every rank."""
+
+    @abstractmethod
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Rank `root`'s `value` on every rank."""
+
+    def barrier(self) -> None:
+        self.all_reduce_(torch.zeros(1), name="barrier")
+
+    def agree(self, values: dict[str, float], op: Operation = "sum") -> dict[str, float]:
+        """Each value reduced over the ranks in float64, by one collective; the keys must be the same on all ranks."""
+        reduced = self.all_reduce_(torch.tensor(list(values.values()), dtype=torch.float64), op, name="agree")
+        return dict(zip(values, reduced.tolist()))
+
+
+class Alone(Collectives):
+    """One rank: everything is agreed already."""
+
+    path = "alone"
+    rank = 0
+    size = 1
+
+    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        return tensor
+
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        return tensor
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return value
+
+
+class HorovodCollectives(Collectives):
+    """Horovod, over MPI, Gloo or NCCL, as its launcher set it up; `hvd.init()` has run."""
+
+    path = "horovod"
+
+    def __init__(self) -> None:
+        import horovod.torch as hvd
+
+        self.hvd = hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.operations = {"sum": hvd.Sum, "min": hvd.Min, "max": hvd.Max}
+
+    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        # a name of its own for each shape: Horovod caches its answer to a name, and a new shape would undo that
+        return self.hvd.allreduce_(tensor, op=self.operations[op], name=f"{name}.{op}.{tensor.numel()}.{tensor.dtype}")
+
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        return self.hvd.broadcast_(tensor, root_rank=root, name=f"broadcast.{tensor.numel()}.{tensor.dtype}")
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return self.hvd.allgather_object(value, name="gather")
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.hvd.broadcast_object(value, root_rank=root, name="broadcast_object")
+
+
+class MpiCollectives(Collectives):
+    """mpi4py, in place on the tensor's own memory; CPU tensors alone."""
+
+    path = "mpi"
+
+    def __init__(self, communicator: Any) -> None:
+        from mpi4py import MPI
+
+        self.mpi, self.communicator = MPI, communicator
+        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
+
+    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        self.communicator.Allreduce(self.mpi.IN_PLACE, memory(tensor), op=self.operations[op])
+        return tensor
+
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        self.communicator.Bcast(memory(tensor), root=root)
+        return tensor
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return self.communicator.allgather(value)
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.communicator.bcast(value, root=root)
+
+
+def memory(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's own memory as MPI can take it; a tensor elsewhere, or with gaps, is an error rather than a copy."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(f"MPI reduces contiguous CPU tensors in place, got {tensor.device} with strides {tensor.stride()}")
+    return tensor.detach().numpy()
+
+
+def broadcast_state(collectives: Collectives, module: torch.nn.Module) -> None:
+    """Rank 0's parameters and buffers on every rank, as one object: any dtype, once at the start."""
+    if collectives.size == 1:
+        return
+    packed = io.BytesIO()
+    torch.save(module.state_dict(), packed)
+    received = pickle.loads(collectives.broadcast_object(pickle.dumps(packed.getvalue())))
+    module.load_state_dict(torch.load(io.BytesIO(received), weights_only=True))

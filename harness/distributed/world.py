@@ -1,0 +1,207 @@
+"""This rank's place among the ranks, its cores and its device; starts and stops Horovod and MPI."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
+from harness.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Place:
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+    launcher: str
+    """`none`, `mpi` (mpirun, horovodrun --mpi), `gloo` (horovodrun --gloo) or `slurm` (srun)."""
+
+
+def host_name(env: Mapping[str, str] | None = None) -> str:
+    """Slurm's name of this node, else the machine's: several nodes of a test cluster share a machine."""
+    return (os.environ if env is None else env).get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def detect_place(env: Mapping[str, str]) -> Place:
+    """Where the launcher put this process, from its variables alone.
+
+    The order matters: mpirun inside a Slurm allocation starts its daemons by srun, so its ranks carry Slurm's variables
+    too; and a batch script carries Slurm's rank variables without being a rank (it has no step).
+    """
+    host = host_name(env)
+
+    def number(name: str, default: int = 0) -> int:
+        return int(env.get(name, default))
+
+    if "OMPI_COMM_WORLD_SIZE" in env:
+        local = number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE", 1)
+        return Place(number("OMPI_COMM_WORLD_RANK"), number("OMPI_COMM_WORLD_SIZE"), *local, host, "mpi")
+    if "HOROVOD_SIZE" in env and "HOROVOD_RANK" in env:
+        local = number("HOROVOD_LOCAL_RANK"), number("HOROVOD_LOCAL_SIZE", 1)
+        return Place(number("HOROVOD_RANK"), number("HOROVOD_SIZE"), *local, host, "gloo")
+    if "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit() and number("SLURM_STEP_NUM_TASKS", 1) > 1:
+        tasks = expand_tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        local = number("SLURM_LOCALID"), tasks[number("SLURM_NODEID")]
+        return Place(number("SLURM_PROCID"), number("SLURM_STEP_NUM_TASKS"), *local, host, "slurm")
+    if "PMI_SIZE" in env and "PMI_RANK" in env:  # MPICH and its relatives
+        local = number("MPI_LOCALRANKID"), number("MPI_LOCALNRANKS", 1)
+        return Place(number("PMI_RANK"), number("PMI_SIZE"), *local, host, "mpi")
+    return Place(0, 1, 0, 1, host, "none")
+
+
+def expand_tasks_per_node(text: str) -> list[int]:
+    """Slurm's `2(x3),1` as [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * (int(times.rstrip(")")) if times else 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One rank's share of a host: slot `index` of `of` equal shares."""
+
+    index: int
+    of: int
+
+
+def own_slot(env: Mapping[str, str], place: Place) -> Slot | None:
+    """This rank's slot, out of `HARNESS_SLOTS=hostA:0,1/4;hostB:2,3/4` (slots given / slots the host has)."""
+    for part in env.get("HARNESS_SLOTS", "").split(";"):
+        host, _, rest = part.rpartition(":")
+        indices, _, total = rest.partition("/")
+        if host and total and names_this_host(host, place.host):
+            given = [int(index) for index in indices.split(",")]
+            return Slot(given[place.local_rank % len(given)], int(total))
+    return None
+
+
+def names_this_host(name: str, host: str) -> bool:
+    if name in (host, "localhost", "127.0.0.1", socket.gethostname()) or name.split(".")[0] == host.split(".")[0]:
+        return True
+    try:
+        address = socket.gethostbyname(name)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))  # only an address of this host can be bound
+        return True
+    except OSError:
+        return False
+
+
+def share_of(cores: list[int], slot: Slot) -> list[int]:
+    """The slot's part of `cores`; at least one, shared where there are more slots than cores."""
+    first, last = slot.index * len(cores) // slot.of, (slot.index + 1) * len(cores) // slot.of
+    return cores[first:last] or [cores[slot.index % len(cores)]]
+
+
+def prepare_environment() -> None:
+    """What must stand in the environment before MPI or Horovod is loaded; what the user set stays.
+
+    The PyPI Open MPI has a prefix built in that is not where pip put it. Ranks that wait in MPI spin, and starve
+    Horovod's thread, unless they yield. Horovod looks for work once a cycle: a small network's step is shorter than
+    its default of 1 ms.
+    """
+    if (Path(sys.prefix) / "lib" / "libmpi.so").exists() or list((Path(sys.prefix) / "lib").glob("libmpi.so.*")):
+        os.environ.setdefault("OPAL_PREFIX", sys.prefix)
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
+
+
+class World:
+    """This process as a rank. `start` is called once, by all ranks; `collectives` is what they then agree by."""
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        env = os.environ if env is None else env
+        self.place = detect_place(env)
+        self.slot = own_slot(env, self.place)
+        if self.slot is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, share_of(sorted(os.sched_getaffinity(0)), self.slot))
+        self.cores = self._cores()
+        self.device = self._device()
+        self.collectives: Collectives = Alone()
+
+    def _cores(self) -> int:
+        """Cores that are this rank's: what it may use, shared with the ranks beside it unless a slot has done that."""
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available if self.slot is not None else max(1, available // self.place.local_size)
+
+    def _device(self) -> torch.device:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        index = self.slot.index if self.slot is not None else self.place.local_rank
+        device = torch.device("cuda", index % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+    def start(self, path: str = "auto") -> Collectives:
+        """Starts what carries the reduces: `horovod`, `mpi`, or `auto`, which is Horovod."""
+        if self.place.size == 1:
+            self.collectives = Alone()
+            return self.collectives
+        prepare_environment()
+        self.collectives = self._start_mpi() if path == "mpi" else self._start_horovod()
+        if self.collectives.size != self.place.size or self.collectives.rank != self.place.rank:
+            found = f"rank {self.collectives.rank} of {self.collectives.size}"
+            raise BadInput(
+                f"the launcher started {self.place.size} ranks, but this one finds itself {found}: its {path} does not "
+                "belong to that launcher; see `python -m harness doctor`"
+            )
+        return self.collectives
+
+    def _start_mpi(self) -> Collectives:
+        if self.place.launcher != "mpi":
+            raise BadInput(
+                f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it may be "
+                "'auto' or 'horovod'"
+            )
+        if self.device.type != "cpu":
+            raise BadInput("sync.path = 'mpi' reduces CPU tensors; with GPUs it may be 'auto' or 'horovod'")
+        from mpi4py import MPI
+
+        return MpiCollectives(MPI.COMM_WORLD)
+
+    def _start_horovod(self) -> Collectives:
+        if self.place.launcher == "mpi":
+            # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
+            from mpi4py import MPI  # noqa: F401
+        elif self.place.launcher == "slurm":
+            from harness.distributed.slurm_rendezvous import join_rendezvous
+
+            self.rendezvous: Any = join_rendezvous(os.environ)
+        try:
+            import horovod.torch as hvd
+        except ImportError as error:
+            raise BadInput(f"{self.place.size} ranks need Horovod, which cannot be imported ({error}): make install") from None
+        hvd.init()
+        return HorovodCollectives()
+
+    def stop(self) -> None:
+        """Leaves the others in good order."""
+        if isinstance(self.collectives, HorovodCollectives):
+            self.collectives.hvd.shutdown()
+        self.collectives = Alone()
+
+    def abort(self, code: int = 1) -> None:
+        """Ends this rank at once, and with it the run: the others wait in a collective that this one never joins.
+
+        Under MPI the launcher ends all ranks at once. Under Gloo it sees this rank's exit code and ends the others.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.place.size > 1 and self.place.launcher == "mpi" and "mpi4py.MPI" in sys.modules:
+            from mpi4py import MPI
+
+            if MPI.Is_initialized() and not MPI.Is_finalized():
+                MPI.COMM_WORLD.Abort(code)
+        os._exit(code)

@@ -1,0 +1,129 @@
+"""Settings: typed, bounded, documented in place; read from TOML, changed by `section.key=value`, refused in one line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from harness.errors import BadInput
+
+
+class Settings(pydantic.BaseModel):
+    """Base of every section: unknown keys are refused, values do not change, a field's docstring is its documentation."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+S = TypeVar("S", bound=pydantic.BaseModel)
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file; a missing or broken file is `BadInput`."""
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not valid TOML: {error}") from None
+
+
+def parse_value(text: str) -> Any:
+    """What stands right of `=` on the command line: a TOML value, or else the text itself (`optimizer.name=adam`)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def set_dotted(table: dict[str, Any], key: str, value: Any) -> None:
+    """Sets `section.key` in nested tables, making the tables on the way."""
+    *parents, last = key.split(".")
+    for at, parent in enumerate(parents):
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"{key}: {'.'.join(parents[: at + 1])} is a value, not a section")
+    table[last] = value
+
+
+def apply_overrides(table: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `table` with each `section.key=value` set; one without `=` or with an empty key is `BadInput`."""
+    changed = copy_tables(table)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip() or "" in key.strip().split("."):
+            raise BadInput(f"{override!r} is no override: expected section.key=value, such as optimizer.lr=0.001")
+        set_dotted(changed, key.strip(), parse_value(text.strip()))
+    return changed
+
+
+def copy_tables(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: copy_tables(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+
+
+def validate(model: type[S], table: Any, source: str = "", prefix: str = "") -> S:
+    """`table` as a `model`; the first thing wrong with it becomes one line of `BadInput` that names the dotted key."""
+    try:
+        return model.model_validate(table)
+    except pydantic.ValidationError as error:
+        raise BadInput(explain(model, error, prefix) + (f" ({source})" if source else "")) from None
+
+
+def explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError, prefix: str = "") -> str:
+    """The first thing that is wrong, as one line: the key, its value and what it may be."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    where = [str(part) for part in first["loc"]]
+    name = ".".join(([prefix] if prefix else []) + where)
+    if first["type"] == "extra_forbidden":
+        return unknown_key(name, nested_keys(model, where[:-1]))
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if first["type"] in ("value_error", "assertion_error") and (not where or isinstance(first["input"], dict)):
+        return f"{name}: {message}" if name else message
+    message = message.replace("Input should be", "must be").replace("greater than or equal to", ">=")
+    message = message.replace("less than or equal to", "<=").replace("greater than", ">").replace("less than", "<")
+    message = message.removesuffix(", unable to parse string as a number")
+    return f"{name}: {message}, got {first['input']!r}" if not message.startswith("must") else (
+        f"{name} {message}, got {first['input']!r}"
+    )
+
+
+def unknown_key(name: str, known: Iterable[str]) -> str:
+    *parents, last = name.split(".")
+    known = sorted(known)
+    near = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
+    may_be = f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"it may be one of {', '.join(known)}"
+    return f"{name} is no setting; {may_be}"
+
+
+def nested_keys(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:
+    """The keys that the section at `path` knows."""
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part) if is_model(current) else None
+        candidates = [] if field is None else [a for a in flatten_annotation(field.annotation) if is_model(a)]
+        if not candidates:
+            return []
+        current = candidates[0]
+    return list(current.model_fields)
+
+
+def is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+
+
+def flatten_annotation(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [inner for part in typing.get_args(annotation) for inner in flatten_annotation(part)]
+    return [annotation]
