@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster.slurm import SlurmCluster
-from tests.conftest import need
+from tests.conftest import need, wait_for
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -36,13 +36,18 @@ def test_srun_starts_a_task_on_each_node_with_the_name_of_its_node(slurm: SlurmC
     assert sorted(shown.splitlines()) == ["0: n1", "1: n2"]
 
 
-def test_stopping_a_cluster_ends_its_jobs_and_daemons() -> None:
+def test_stopping_a_cluster_ends_its_daemons_and_even_a_job_that_ignores_requests() -> None:
     need(os.geteuid() == 0, "Slurm's daemons are started by root")
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         cluster = SlurmCluster(Path(folder))
-        sleeper = "trap '' TERM; sleep 1000 & wait"  # outlives a polite scancel for KillWait seconds
-        cluster.run("sbatch", "--nodes=2", f'--wrap=srun bash -c "{sleeper}"', cwd=Path(folder))
-        assert any(process.name() == "munged" for process in cluster.processes())
+        stubborn = "trap '' TERM; setsid sleep 1000 & wait"
+        cluster.run("sbatch", "--nodes=2", f'--wrap=srun bash -c "{stubborn}"', cwd=Path(folder))
+        wait_for(
+            lambda: [each.name() for each in cluster.processes()].count("sleep") == 2,
+            20,
+            "job on both nodes",
+            explain=cluster.explain,
+        )
         cluster.stop()
         assert cluster.processes() == []
 
