@@ -1,0 +1,224 @@
+"""How far a run is: drawn live on a terminal, plain lines elsewhere, a small file where a parent process draws it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from harness.distributed.world import Place
+from harness.files import read_json, write_json
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """One look at a run, all ranks together."""
+
+    env_steps: int
+    total_steps: int
+    env_steps_per_second: float
+    seconds: float
+    """Since the run began."""
+    ranks: int
+    sync_path: str
+    eta_seconds: float | None = None
+    return_mean: float | None = None
+    """Mean return of the latest training episodes; None before the first has ended."""
+    eval_mean: float | None = None
+    """Mean of the latest evaluation; None before the first."""
+    best: float | None = None
+    phase_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Share of the time that each phase of the loop takes, in [0, 1]."""
+
+
+class Progress:
+    """What a run tells of itself. This one tells nothing: that of the ranks other than 0."""
+
+    def say(self, line: str) -> None:
+        """A line that stays, such as the first one, which tells the ranks and their path."""
+
+    def update(self, status: Status) -> None:
+        """The latest status. Called as often as is handy: each display shows what it has time for."""
+
+    def close(self) -> None:
+        """Shows the last status and gives the terminal back."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PlainProgress(Progress):
+    """Lines for logs: one every `every` seconds and one for each evaluation, never more than one a second, and the last."""
+
+    every = 10.0
+    at_least_apart = 1.0
+
+    def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._shown: Status | None = None
+        self._shown_at = clock()
+        self._waiting: Status | None = None
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream or sys.stdout, flush=True)
+
+    def update(self, status: Status) -> None:
+        self._waiting = status
+        waited = self._clock() - self._shown_at
+        evaluated = status.eval_mean != (self._shown.eval_mean if self._shown is not None else None)
+        if waited >= (self.at_least_apart if evaluated else self.every):
+            self._show()
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._show()
+
+    def _show(self) -> None:
+        assert self._waiting is not None
+        self.say(status_line(self._waiting))
+        self._shown, self._shown_at, self._waiting = self._waiting, self._clock(), None
+
+
+class LiveProgress(Progress):
+    """A small picture that stays in its place on a terminal: steps, speed, returns, time left, time per phase."""
+
+    at_least_apart = 0.25
+
+    def __init__(self, title: str, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._title = title
+        self._clock = clock
+        self._drawn_at = -self.at_least_apart
+        self._status: Status | None = None
+        # no thread of its own: it would take the interpreter from the training loop
+        self._live = Live(console=Console(file=stream), auto_refresh=False)
+        self._live.start()
+
+    def say(self, line: str) -> None:
+        self._live.console.print(line, markup=False, highlight=False)
+
+    def update(self, status: Status) -> None:
+        self._status = status
+        if self._clock() - self._drawn_at >= self.at_least_apart:
+            self._draw()
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._draw()
+        self._live.stop()
+
+    def _draw(self) -> None:
+        from harness.reporting.picture import picture
+
+        assert self._status is not None
+        self._live.update(picture(self._title, self._status), refresh=True)
+        self._drawn_at = self._clock()
+
+
+class FileProgress(Progress):
+    """`progress.json` in the run directory, at most once a second: rank 0 writes it, the parent draws it."""
+
+    at_least_apart = 1.0
+
+    def __init__(self, run_dir: Path, clock: Clock = time.monotonic) -> None:
+        self._path = Path(run_dir) / "progress.json"
+        self._clock = clock
+        self._written_at = -self.at_least_apart
+        self._waiting: Status | None = None
+
+    def update(self, status: Status) -> None:
+        self._waiting = status
+        if self._clock() - self._written_at >= self.at_least_apart:
+            self._write()
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._waiting is not None
+        # Nobody needs this file after a crash: that it is synced is for nothing, and once a second it does not show.
+        write_json(self._path, dataclasses.asdict(self._waiting))
+        self._written_at, self._waiting = self._clock(), None
+
+
+class Several(Progress):
+    """The same to each of `members`."""
+
+    def __init__(self, *members: Progress) -> None:
+        self._members = members
+
+    def say(self, line: str) -> None:
+        for member in self._members:
+            member.say(line)
+
+    def update(self, status: Status) -> None:
+        for member in self._members:
+            member.update(status)
+
+    def close(self) -> None:
+        for member in self._members:
+            member.close()
+
+
+def read_status(run_dir: Path) -> Status | None:
+    """What rank 0 wrote last into `progress.json`; None before the first time."""
+    found = read_json(Path(run_dir) / "progress.json")
+    return Status(**found) if isinstance(found, dict) else None
+
+
+def open_display(title: str, stream: TextIO | None = None) -> Progress:
+    """For the process that the user started: live where `stream` is a terminal that can be drawn on, else lines."""
+    from rich.console import Console
+
+    console = Console(file=stream)
+    terminal = console.file.isatty() and not console.is_dumb_terminal
+    return LiveProgress(title, stream) if terminal else PlainProgress(stream)
+
+
+def open_progress(title: str, place: Place, run_dir: Path, has_parent: bool = False) -> Progress:
+    """What this rank tells.
+
+    Only a process without a launcher draws: under mpirun a rank sees a terminal even where the output is a file. Where
+    a parent (`--ranks N`) watches, rank 0 leaves it `progress.json`; its lines go to the job's output all the same.
+    """
+    if place.rank != 0:
+        return Progress()
+    if has_parent:
+        return Several(FileProgress(run_dir), PlainProgress())
+    return PlainProgress() if place.launcher != "none" else open_display(title)
+
+
+def status_line(status: Status) -> str:
+    """The status as one line of text."""
+    done = 100.0 * status.env_steps / max(status.total_steps, 1)
+    parts = [
+        f"{status.env_steps:,} of {status.total_steps:,} steps ({done:.0f} %)",
+        f"{status.env_steps_per_second:,.0f} steps/s",
+    ]
+    for name, value in (("return", status.return_mean), ("evaluation", status.eval_mean), ("best", status.best)):
+        if value is not None:
+            parts.append(f"{name} {value:.4g}")
+    if status.eta_seconds is not None:
+        parts.append(f"{as_clock(status.eta_seconds)} left")
+    if status.phase_shares:
+        parts.append(" ".join(f"{phase} {share:.0%}" for phase, share in status.phase_shares.items()))
+    return ", ".join(parts)
+
+
+def as_clock(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss under an hour."""
+    minutes, rest = divmod(max(int(round(seconds)), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

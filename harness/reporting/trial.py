@@ -1,0 +1,144 @@
+"""The ranks' side of a trial: they report values to its directory and learn from it when to stop.
+
+The directory is what counts, on any shared file system: rank 0 alone touches it, the others hear from rank 0. What
+stands in it is read anew each time (opened, never only stat'ed: NFS caches what stat says).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.distributed.collectives import Collectives
+from harness.errors import BadInput
+from harness.files import append_json_line, read_json
+
+SUPERSEDED = "superseded"
+"""Why to stop when a newer attempt of the same trial runs: nothing more may be written for this one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Which trial, attempt and seed this process belongs to."""
+
+    directory: Path
+    attempt: int
+    seed: int
+    """Index of the seed, 0 … seeds - 1, not the seed itself."""
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Trial | None:
+        """None outside a trial; variables that are no numbers are `BadInput`."""
+        directory = env.get("HARNESS_TRIAL_DIR")
+        if not directory:
+            return None
+        numbers = {}
+        for name, default in (("HARNESS_ATTEMPT", "1"), ("HARNESS_SEED_INDEX", "0")):
+            text = env.get(name, default)
+            if not text.isdigit():
+                raise BadInput(f"{name} must be a whole number >= 0, got {text!r}")
+            numbers[name] = int(text)
+        return cls(Path(directory), numbers["HARNESS_ATTEMPT"], numbers["HARNESS_SEED_INDEX"])
+
+    @property
+    def seed_directory(self) -> Path:
+        return self.directory / f"seed-{self.seed}"
+
+    def verdict(self) -> str | None:
+        """What the driver wants of this attempt and seed: `pruned`, `stopped`, …; `superseded`; None to go on."""
+        job, verdict = self._read("job.json"), self._read("verdict.json")
+        if max(whole(job.get("attempt")), whole(verdict.get("attempt"))) > self.attempt:
+            return SUPERSEDED
+        if verdict.get("attempt", self.attempt) != self.attempt or verdict.get("seed", self.seed) != self.seed:
+            return None
+        stop = verdict.get("stop")
+        return str(stop) if stop else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = read_json(self.directory / name)
+        except OSError:  # a stale handle, a server that is away: as good as not written yet
+            found = None
+        return found if isinstance(found, dict) else {}
+
+
+def whole(value: Any) -> int:
+    """`value` where it is a whole number, else 0: a file may be half somebody else's."""
+    return value if isinstance(value, int) else 0
+
+
+class Reporter:
+    """Reports and verdicts of one run. Outside a trial (`trial` is None) both do nothing.
+
+    The directory is read at most once in `interval` seconds, by rank 0 alone.
+    """
+
+    interval = 1.0
+
+    def __init__(
+        self, trial: Trial | None, collectives: Collectives, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.trial = trial
+        self.collectives = collectives
+        self.verdict: str | None = None
+        """Why `should_stop` said so, the same on all ranks: `pruned`, `stopped`, …, `superseded`."""
+        self.last_value: float | None = None
+        self.last_env_steps: int | None = None
+        self._clock = clock
+        self._next_look = clock()
+        self._seen: str | None = None
+
+    @classmethod
+    def from_environment(cls, collectives: Collectives, env: Mapping[str, str] | None = None) -> Reporter:
+        return cls(Trial.from_environment(os.environ if env is None else env), collectives)
+
+    def report(self, step: int, value: float, env_steps: int | None = None) -> None:
+        """Evaluation number `step` (1, 2, …) has given `value`; called by any ranks, rank 0's counts.
+
+        A step that is reported twice counts once; a value that is not finite is written as null.
+        """
+        if self.trial is None or self.collectives.rank != 0:
+            return
+        self.last_value, self.last_env_steps = float(value), None if env_steps is None else int(env_steps)
+        line = {
+            "step": int(step),
+            "value": self.last_value,
+            "env_steps": self.last_env_steps,
+            "attempt": self.trial.attempt,
+            "seed": self.trial.seed,
+        }
+        append_json_line(self.trial.directory / "reports.jsonl", line)
+
+    def poll(self) -> str | None:
+        """Rank 0's own view of the verdict, None on the others. No collective: who acts on it agrees on it first."""
+        if self.trial is None or self.collectives.rank != 0:
+            return None
+        now = self._clock()
+        if self._seen is None and now >= self._next_look:
+            self._next_look = now + self.interval
+            self._seen = self.trial.verdict()
+        return self._seen
+
+    def should_stop(self) -> bool:
+        """Whether the driver wants this run to stop; once True it stays True.
+
+        A collective: every rank calls it at the same place, and all of them get the same answer.
+        """
+        if self.trial is None or self.verdict is not None:
+            return self.verdict is not None
+        stop = torch.tensor([0 if self.poll() is None else 1], dtype=torch.int32)
+        if self.collectives.broadcast_(
+            stop
+        ).item():  # one small collective in the common case, the reason only at the end
+            self.verdict = self.collectives.broadcast_object(self._seen)
+        return self.verdict is not None
+
+    def superseded(self) -> bool:
+        """Rank 0, now: whether a newer attempt runs, so that writing a result would overwrite that one's."""
+        return self.trial is not None and self.trial.verdict() == SUPERSEDED
