@@ -56,7 +56,7 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """Lines for logs: one every `every` seconds and one for each evaluation, never more than one a second, and the last."""
+    """Lines for logs: one every `every` seconds and one for each evaluation, at most one a second, and the last."""
 
     every = 10.0
     at_least_apart = 1.0
