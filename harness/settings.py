@@ -1,4 +1,4 @@
-"""Settings: typed, bounded, documented in place; read from TOML, changed by `section.key=value`, refused in one line."""
+"""Settings: typed, bounded, documented in place; read from TOML, changed by `section.key=value`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from harness.errors import BadInput
 
 
 class Settings(pydantic.BaseModel):
-    """Base of every section: unknown keys are refused, values do not change, a field's docstring is its documentation."""
+    """Base of every section: unknown keys are refused, values do not change, a field's docstring documents it."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -127,3 +128,16 @@ def flatten_annotation(annotation: Any) -> list[Any]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return [inner for part in typing.get_args(annotation) for inner in flatten_annotation(part)]
     return [annotation]
+
+
+def named_object(name: str, setting: str) -> Any:
+    """What `module:Name` means; BadInput names `setting` where it means nothing."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise BadInput(f"{setting} must be written module:Name, got {name!r}")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{setting} = {name!r}: there is no module {error.name!r} on the path of this directory") from None
+    except AttributeError:
+        raise BadInput(f"{setting} = {name!r}: module {module!r} has no {attribute!r}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,10 +13,11 @@ from torch import nn
 
 from harness.distributed.collectives import Collectives
 from harness.settings import Settings
-from harness.training.phases import PhaseTimer
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
+    from harness.envs import Environments
+    from harness.reporting.phases import PhaseTimer
 
 
 class AlgorithmSettings(Settings):
@@ -28,6 +30,10 @@ class AlgorithmSettings(Settings):
         """Refuses (ValueError, one line) sections that do not fit this algorithm, before anything starts."""
 
 
+Act = Callable[[np.ndarray], np.ndarray]
+"""From observations (n, *obs_shape) to actions for the environments."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a run hands to its algorithm."""
@@ -36,6 +42,10 @@ class Context:
     collectives: Collectives
     device: torch.device
     phases: PhaseTimer
+    environments: Environments | None
+    """This rank's share; None where `algorithm` has no use for any."""
+    play: Callable[[Act, int, bool], np.ndarray]
+    """`play(act, episodes, final)`: true returns, float64 (episodes,), equal on all ranks."""
 
 
 @dataclass(frozen=True)

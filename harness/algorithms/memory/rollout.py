@@ -1,0 +1,76 @@
+"""A rank's part of one rollout, and its minibatches, which are the same samples on any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+class Rollout:
+    """Preallocated arrays of `steps` x `envs`; numpy's and torch's sides are the same memory."""
+
+    def __init__(
+        self, steps: int, envs: int, observation_shape: tuple[int, ...], observation_dtype: np.dtype, action: np.ndarray
+    ) -> None:
+        """`action`: an example of one environment's action, for its shape and dtype."""
+        self.steps, self.envs = steps, envs
+        self.observations = np.zeros((steps, envs, *observation_shape), observation_dtype)
+        self.actions = np.zeros((steps, envs, *action.shape), action.dtype)
+        self.log_probs = np.zeros((steps, envs), np.float32)
+        self.values = np.zeros((steps, envs), np.float32)
+        self.rewards = np.zeros((steps, envs), np.float32)
+        """Rewards as they are learned from: scaled, and with the value of what a time limit cut off."""
+        self.dones = np.zeros((steps, envs), np.float32)
+        """1 where the step ended an episode, by termination or truncation."""
+        self.advantages = np.zeros((steps, envs), np.float32)
+        self.returns = np.zeros((steps, envs), np.float32)
+
+    def compute_advantages(self, bootstrap_value: np.ndarray, gamma: float, gae_lambda: float) -> None:
+        """Generalised advantage estimation (Schulman et al. 2016, equation 16) and the returns it implies.
+
+        `bootstrap_value`: float32 (envs,), the value of the observation after the last step. Where a time limit ended an
+        episode, its value must be in the rewards already: what follows belongs to another episode.
+        """
+        advantage = np.zeros(self.envs, np.float32)
+        next_value = bootstrap_value
+        for step in reversed(range(self.steps)):
+            goes_on = 1.0 - self.dones[step]
+            delta = self.rewards[step] + gamma * next_value * goes_on - self.values[step]
+            advantage = delta + gamma * gae_lambda * goes_on * advantage
+            self.advantages[step] = advantage
+            next_value = self.values[step]
+        np.add(self.advantages, self.values, out=self.returns)
+
+    def flat(self, name: str) -> torch.Tensor:
+        """The array `name` as a tensor (envs * steps, …) over the same memory, sample index = step * envs + env."""
+        array = getattr(self, name)
+        return torch.from_numpy(array.reshape(self.steps * self.envs, *array.shape[2:]))
+
+
+def minibatch_indices(
+    keys: np.ndarray, first_env: int, envs: int, minibatches: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """This rank's samples in each minibatch, and how many samples each minibatch has over all ranks.
+
+    `keys`: float (total_envs, steps), the same random numbers on all ranks. Each environment's steps are put in the random
+    order of its own row and dealt to the minibatches in equal shares, so that a minibatch holds the same samples on any
+    number of ranks, and each rank gives the same fraction of its samples to each. Where `minibatches` does not divide
+    `steps`, environments start dealing at different places, so that the minibatches still come out even.
+
+    Returns ([int64 (n,)] * minibatches, int64 (minibatches,)); an index is step * envs + local environment.
+    """
+    total, steps = keys.shape
+    phases = np.arange(total) * minibatches // total
+    edges = (np.arange(minibatches + 1)[:, None] * steps + phases) // minibatches  # (minibatches + 1, total)
+    edges[0] = 0
+    counts = np.diff(edges, axis=0).sum(1)
+    own = slice(first_env, first_env + envs)
+    orders = np.argsort(keys[own], axis=1, kind="stable")
+    parts = []
+    for batch in range(minibatches):
+        low, high = edges[batch, own], edges[batch + 1, own]
+        if (low == low[0]).all() and (high == high[0]).all():
+            parts.append((orders[:, low[0] : high[0]] * envs + np.arange(envs)[:, None]).ravel())
+        else:
+            parts.append(np.concatenate([orders[e, low[e] : high[e]] * envs + e for e in range(envs)]))
+    return parts, counts

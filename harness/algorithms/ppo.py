@@ -1,0 +1,329 @@
+"""Proximal policy optimisation (Schulman et al. 2017), with the clipped surrogate of its equation 7.
+
+N ranks are the same experiment as one: environments, action noise and minibatches follow from the seed and from global
+indices; advantages are normalised over all ranks, gradients weighted by sample counts and clipped after they are agreed,
+and the KL stop looks at the KL of all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
+from harness.algorithms.memory import Rollout, minibatch_indices
+from harness.algorithms.networks import make_actor_critic
+from harness.algorithms.randomness import generator
+from harness.errors import Diverged
+from harness.settings import named_object
+from harness.training.optimizers import LearningRate, make_optimizer
+from harness.training.precision import Precision
+from harness.training.trainer import Step
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+
+
+class PPOSettings(AlgorithmSettings):
+    name: Literal["ppo"]
+    rollout_steps: int = Field(128, ge=1)
+    """Steps of each environment between updates (T)."""
+    minibatch_size: int = Field(256, ge=1)
+    """Samples of a minibatch, over all ranks; a rollout is cut into the whole number of minibatches nearest to it."""
+    epochs: int = Field(4, ge=1)
+    """Passes over each rollout (K)."""
+    gamma: float = Field(0.99, ge=0, le=1)
+    """Discount."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """λ of generalised advantage estimation."""
+    clip_range: float = Field(0.2, gt=0)
+    """ε: how far the probability ratio is followed."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """Whether ε stays, or falls to 0 over the run."""
+    clip_range_value: float | None = Field(None, gt=0)
+    """How far a value estimate may move from the rollout's; unset: as far as the loss says."""
+    normalize_advantages: bool = True
+    """Centre and scale the advantages of each minibatch, over all ranks."""
+    entropy_coefficient: float = Field(0.0, ge=0)
+    """c2 of equation 9."""
+    value_coefficient: float = Field(0.5, ge=0)
+    """c1 of equation 9."""
+    max_grad_norm: float | None = Field(0.5, gt=0)
+    """2-norm that the agreed gradient is clipped to."""
+    target_kl: float | None = Field(None, gt=0)
+    """Ends a rollout's updates once the KL divergence from the policy that acted exceeds 1.5 times this."""
+
+    def check(self, config: RunConfig) -> None:
+        if config.env is None:
+            raise ValueError("env.id is missing: ppo needs an environment")
+        samples = self.rollout_steps * config.env.count
+        if self.minibatch_size > samples:
+            raise ValueError(
+                f"algorithm.minibatch_size must be at most a rollout's samples, rollout_steps * env.count = {samples}, "
+                f"got {self.minibatch_size}"
+            )
+        if config.run.steps < samples:
+            raise ValueError(
+                f"run.steps must be at least one rollout, algorithm.rollout_steps * env.count = {samples}, "
+                f"got {config.run.steps}"
+            )
+
+
+class PPO(Algorithm):
+    Settings = PPOSettings
+
+    def __init__(self, context: Context) -> None:
+        config, settings = context.config, context.config.algorithm
+        assert isinstance(settings, PPOSettings) and config.env is not None and context.environments is not None
+        self.context, self.config, self.settings = context, config, settings
+        self.collectives, self.device, self.envs = context.collectives, context.device, context.environments
+        share = self.envs.share
+        self.samples = settings.rollout_steps * share.total
+        self.env_steps_per_iteration = self.samples
+        self.iterations = config.run.steps // self.samples
+        self.minibatches = max(1, round(self.samples / settings.minibatch_size))
+
+        torch.manual_seed(config.seed)
+        user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
+        spaces = self.envs.observation_space, self.envs.action_space
+        self.module = make_actor_critic(config.network, *spaces, config.env.id, user_class).to(self.device)
+        self.head = self.module.head
+        self.precision = Precision(config.precision, self.device)
+        self.step = Step(
+            self.module,
+            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
+            self.collectives,
+            self.precision,
+            statistics=len(STATISTICS),
+            max_grad_norm=settings.max_grad_norm,
+        )
+        self.learning_rate = LearningRate(
+            config.optimizer, self.step.optimizer, self.samples // self.minibatches
+        )
+
+        example = self.head.sample(
+            torch.zeros(1, self.head.parameter_count, device=self.device),
+            torch.zeros(1, *self.head.noise_shape, device=self.device),
+        )
+        shape, dtype = self.envs.observation_space.shape, self.envs.observation_dtype
+        self.rollout = Rollout(settings.rollout_steps, share.count, shape, dtype, example[0].detach().cpu().numpy())
+        self.observations = self.envs.reset(config.seed)
+        self.episode_returns = np.zeros(share.count)
+        self.episode_lengths = np.zeros(share.count, dtype=np.int64)
+
+    # -- one iteration -------------------------------------------------------------------------------------------------
+
+    def iterate(self, iteration: int) -> Iteration:
+        phases, collectives = self.context.phases, self.collectives
+        self.learning_rate.on_progress(iteration / self.iterations)
+        episodes = self.collect(iteration)
+        phases.start("agree")
+        agreed = collectives.agree(episodes)
+        if agreed["non_finite_rewards"]:
+            raise Diverged("non-finite reward from the environment")
+        self.envs.take_in(collectives)
+        metrics = self.update(iteration)
+        self.learning_rate.on_metric("kl", metrics["kl"])
+        if agreed["episodes"]:
+            metrics["episodes"] = agreed["episodes"]
+            metrics["return_mean"] = agreed["returns"] / agreed["episodes"]
+            metrics["length_mean"] = agreed["lengths"] / agreed["episodes"]
+        metrics["lr"] = self.learning_rate.value
+        return Iteration(self.samples, int(metrics.pop("gradient_steps")), metrics)
+
+    def collect(self, iteration: int) -> dict[str, float]:
+        """Fills the rollout; returns this rank's sums over the episodes that ended, to be agreed."""
+        rollout, phases, share = self.rollout, self.context.phases, self.envs.share
+        noise = self.action_noise(iteration)[:, share.slice]
+        ended = {"episodes": 0.0, "returns": 0.0, "lengths": 0.0, "non_finite_rewards": 0.0}
+        cut: list[tuple[int, np.ndarray, np.ndarray]] = []  # (step, which environments, their last observations)
+        for step in range(rollout.steps):
+            phases.start("act")
+            actions, log_probs, values = self.act(self.observations, noise[step])
+            phases.start("environment")
+            result = self.envs.step(self.head.for_environment(actions))
+            phases.start("store")
+            done = result.terminated | result.truncated
+            rollout.observations[step] = self.observations
+            rollout.actions[step] = actions
+            rollout.log_probs[step] = log_probs
+            rollout.values[step] = values
+            rollout.dones[step] = done
+            rollout.rewards[step] = result.rewards
+            self.episode_returns += result.true_rewards
+            self.episode_lengths += 1
+            if done.any():
+                ended["episodes"] += float(done.sum())
+                ended["returns"] += float(self.episode_returns[done].sum())
+                ended["lengths"] += float(self.episode_lengths[done].sum())
+                self.episode_returns[done] = 0.0
+                self.episode_lengths[done] = 0
+                only_cut = result.truncated & ~result.terminated
+                if only_cut.any():
+                    assert result.final_observations is not None
+                    cut.append((step, np.flatnonzero(only_cut), result.final_observations[only_cut]))
+            self.observations = result.observations
+        phases.start("advantages")
+        ended["non_finite_rewards"] = float((~np.isfinite(rollout.rewards)).sum())
+        self.bootstrap_time_limits(cut)
+        bootstrap_value = self.values(self.observations)
+        rollout.compute_advantages(bootstrap_value, self.settings.gamma, self.settings.gae_lambda)
+        return ended
+
+    def bootstrap_time_limits(self, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Adds what followed a time limit to the last reward: γ V(last observation) (Pardo et al. 2018, equation 6)."""
+        if not cut:
+            return
+        values = self.values(np.concatenate([observations for _, _, observations in cut]))
+        at = 0
+        for step, envs, _ in cut:
+            self.rollout.rewards[step, envs] += self.settings.gamma * values[at : at + len(envs)]
+            at += len(envs)
+
+    def update(self, iteration: int) -> dict[str, float]:
+        """K epochs of minibatches; means of the statistics over the minibatches that were stepped on, over all ranks."""
+        settings, phases, rollout = self.settings, self.context.phases, self.rollout
+        clip = settings.clip_range
+        if settings.clip_schedule == "linear":
+            clip *= 1.0 - iteration / self.iterations
+        plan = [self.minibatch_plan(iteration, epoch) for epoch in range(settings.epochs)]
+        centres, scales = self.advantage_moments([parts for parts, _ in plan])
+        names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
+        data = {name: rollout.flat(name).to(self.device) for name in names}
+        totals, batches, steps = torch.zeros(len(STATISTICS), dtype=torch.float64), 0, 0
+        stopped = False
+        for epoch, (parts, counts) in enumerate(plan):
+            for number, part in enumerate(parts):
+                phases.start("gradient")
+                batch = None
+                if len(part):
+                    rows = torch.from_numpy(part).to(self.device)
+                    batch = {name: values[rows] for name, values in data.items()}
+                    if settings.normalize_advantages:
+                        batch["advantages"] = (batch["advantages"] - centres[epoch, number]) / scales[epoch, number]
+                statistics = self.step.gradient(
+                    None if batch is None else lambda: self.loss(batch, clip), len(part) / counts[number]
+                )
+                phases.start("optimizer")
+                agreed = statistics.double().cpu()
+                if not torch.isfinite(agreed[0]) and not self.precision.scales_loss:
+                    raise Diverged("non-finite loss")
+                kl = float(agreed[STATISTICS.index("kl")])
+                stopped = settings.target_kl is not None and kl > 1.5 * settings.target_kl
+                if stopped:
+                    break
+                steps += self.step.apply()
+                totals += agreed
+                batches += 1
+            if stopped:
+                break
+        phases.start("rest")
+        means = (totals / max(batches, 1)).tolist()
+        metrics = dict(zip(STATISTICS, means))
+        if stopped and not batches:
+            metrics["kl"] = kl
+        metrics["explained_variance"] = self.explained_variance
+        return {**metrics, "clip_range": clip, "gradient_steps": steps}
+
+    def loss(self, batch: dict[str, torch.Tensor], clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Equation 9, negated, as the mean over this rank's samples; and the statistics, in the order of STATISTICS."""
+        settings, advantages = self.settings, batch["advantages"]
+        parameters, values = self.module(batch["observations"])
+        log_ratio = self.head.log_prob(parameters, batch["actions"]) - batch["log_probs"]
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+        policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
+        if settings.clip_range_value is not None:
+            limit = settings.clip_range_value
+            values = batch["values"] + (values - batch["values"]).clamp(-limit, limit)
+        value_loss = (values - batch["returns"]).square().mean()
+        entropy = self.head.entropy(parameters).mean()
+        loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
+        with torch.no_grad():
+            kl = (ratio - 1.0 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html, k3
+            clip_fraction = ((ratio - 1.0).abs() > clip).float().mean()
+            statistics = torch.stack([loss, policy_loss, value_loss, entropy, kl, clip_fraction])
+        return loss, statistics
+
+    # -- what the ranks share out --------------------------------------------------------------------------------------
+
+    def action_noise(self, iteration: int) -> np.ndarray:
+        """float32 (steps, total envs, *noise_shape): drawn whole on every rank, which uses its own columns."""
+        draw = generator(self.config.seed, "actions", iteration)
+        shape = (self.rollout.steps, self.envs.share.total, *self.head.noise_shape)
+        if self.head.noise == "uniform":
+            return draw.random(shape, dtype=np.float32)
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    def minibatch_plan(self, iteration: int, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        share = self.envs.share
+        keys = generator(self.config.seed, "minibatches", iteration, epoch).random((share.total, self.rollout.steps))
+        return minibatch_indices(keys, share.first, share.count, self.minibatches)
+
+    def advantage_moments(self, plan: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the advantages of each minibatch over all ranks, (epochs, minibatches), by one collective.
+
+        Also agrees the explained variance of the returns by the values, which needs the same kind of sums.
+        """
+        advantages = self.rollout.advantages.ravel().astype(np.float64)
+        returns, values = self.rollout.returns.astype(np.float64), self.rollout.values
+        sums = np.zeros((len(plan) * self.minibatches + 2, 3))
+        for row, part in enumerate(part for parts in plan for part in parts):
+            chosen = advantages[part]
+            sums[row] = len(part), chosen.sum(), np.square(chosen).sum()
+        for row, array in ((-2, returns), (-1, returns - values)):
+            sums[row] = array.size, array.sum(), np.square(array).sum()
+        count, first, second = self.collectives.all_reduce_(torch.from_numpy(sums), name="advantages").numpy().T
+        means = first / count
+        squares = np.maximum(second - count * np.square(means), 0.0)  # sums of squared deviations
+        self.explained_variance = float(1.0 - squares[-1] / squares[-2]) if squares[-2] > 0 else float("nan")
+        deviations = np.sqrt(squares / np.maximum(count - 1, 1)) + 1e-8
+        shape = (len(plan), self.minibatches)
+        return means[:-2].reshape(shape).astype(np.float32), deviations[:-2].reshape(shape).astype(np.float32)
+
+    # -- the policy ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions, their log-probabilities and the values, for observations as `Environments` gives them."""
+        parameters, values = self.module(torch.from_numpy(observations).to(self.device))
+        actions = self.head.sample(parameters, torch.from_numpy(noise).to(self.device))
+        return actions.cpu().numpy(), self.head.log_prob(parameters, actions).cpu().numpy(), values.cpu().numpy()
+
+    @torch.no_grad()
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        return self.module(torch.from_numpy(observations).to(self.device))[1].cpu().numpy()
+
+    @torch.no_grad()
+    def act_best(self, observations: np.ndarray) -> np.ndarray:
+        parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
+        return self.head.for_environment(self.head.mode(parameters).cpu().numpy())
+
+    def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        return Evaluation(self.context.play(self.act_best, episodes, final))
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "precision": self.precision.state(),
+            "environments": self.envs.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        self.precision.load_state(state["precision"])
+        self.envs.load_state(state["environments"])
+
+    def close(self) -> None:
+        self.envs.close()

@@ -1,0 +1,85 @@
+"""One environment from its settings; what cannot be made is refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from harness.envs.settings import EnvSettings
+from harness.errors import BadInput
+from harness.settings import named_object
+
+EXTRAS = {
+    "box2d": ("LunarLander", "BipedalWalker", "CarRacing"),
+    "mujoco": (
+        *("Ant-", "HalfCheetah-", "Hopper-", "Humanoid", "InvertedDoublePendulum-", "InvertedPendulum-"),
+        *("Pusher-", "Reacher-", "Swimmer-", "Walker2d-"),
+    ),
+    "atari": ("ALE/", "Pong", "Breakout"),
+}
+
+
+def make_environment(settings: EnvSettings, **kwargs: Any) -> gym.Env:
+    """The environment with its wrappers; raises BadInput where it does not exist or its extra is not installed."""
+    try:
+        env = gym.make(settings.id, disable_env_checker=True, **{**settings.kwargs, **kwargs})
+    except gym.error.DependencyNotInstalled as error:
+        raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
+    except (gym.error.UnregisteredEnv, gym.error.NamespaceNotFound) as error:
+        if extra_of(settings.id) == "atari":
+            raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
+        raise BadInput(f"env.id = {settings.id!r} does not exist; {nearest(settings.id)}") from None
+    except ModuleNotFoundError as error:
+        if ":" in settings.id and error.name == settings.id.split(":")[0]:
+            raise BadInput(
+                f"env.id = {settings.id!r}: there is no module {error.name!r} on the path of this directory"
+            ) from None
+        raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
+    except (TypeError, gym.error.Error) as error:
+        raise BadInput(f"env.id = {settings.id!r} with env.kwargs = {settings.kwargs}: {one_line(error)}") from None
+    for name in settings.wrappers:
+        env = named_object(name, "env.wrappers")(env)
+    return env
+
+
+def check_environment(settings: EnvSettings) -> tuple[spaces.Box, spaces.Space]:
+    """The observation and action space, from one environment that is made and closed; BadInput where they cannot be used."""
+    env = make_environment(settings)
+    try:
+        observation, action = env.observation_space, env.action_space
+    finally:
+        env.close()
+    if not isinstance(observation, spaces.Box):
+        raise BadInput(
+            f"env.id = {settings.id!r} has {type(observation).__name__} observations; they must be a Box: "
+            "env.wrappers = ['gymnasium.wrappers:FlattenObservation'] flattens them"
+        )
+    return observation, action
+
+
+def extra_of(env_id: str) -> str | None:
+    for extra, prefixes in EXTRAS.items():
+        if env_id.startswith(prefixes):
+            return extra
+    return None
+
+
+def missing_extra(env_id: str, error: Exception) -> str:
+    extra = extra_of(env_id)
+    if extra is None:
+        return f"needs a package that is not installed: {one_line(error)}"
+    return f"needs the extra '{extra}', which is not installed: pip install -e '.[{extra}]'"
+
+
+def nearest(env_id: str) -> str:
+    known = sorted(str(name) for name in gym.registry)
+    near = difflib.get_close_matches(env_id, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}It may be a registered gymnasium id or module:Name-v0".strip()
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,80 @@
+"""Moments that the ranks share: of observations, and of discounted returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.distributed.collectives import Collectives
+
+
+class RunningMoments:
+    """Mean and variance of all that all ranks have seen, in float64, equal on all of them.
+
+    They stand still during a rollout and take it in at its end by one collective: what a rank normalises by never depends
+    on how the environments are shared out. (Chan, Golub and LeVeque 1983, equation 2.1, with exact counts.)
+    """
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0) -> None:
+        self.shape, self.clip = shape, clip
+        self.count = 0.0
+        self.mean = np.zeros(shape)
+        self.squares = np.zeros(shape)
+        """Sum of squared deviations from the mean."""
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self.squares / self.count + 1e-8) if self.count else np.ones(self.shape)
+
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """float32, centred, scaled and clipped; unchanged in scale before anything was taken in."""
+        return np.clip((values - self.mean) / self.std, -self.clip, self.clip).astype(np.float32)
+
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """float32, scaled and clipped but not centred, for rewards."""
+        return np.clip(values / self.std, -self.clip, self.clip).astype(np.float32)
+
+    def take_in(self, batch: np.ndarray, collectives: Collectives) -> None:
+        """Merges every rank's `batch` of shape (n, *shape); n may differ between the ranks."""
+        deviations = batch.reshape(-1, *self.shape).astype(np.float64) - self.mean
+        sums = np.concatenate([[len(deviations)], deviations.sum(0).ravel(), np.square(deviations).sum(0).ravel()])
+        agreed = collectives.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
+        size = int(np.prod(self.shape))
+        added, first, second = agreed[0], agreed[1 : 1 + size], agreed[1 + size :]
+        if not added:
+            return
+        first, second = first.reshape(self.shape), second.reshape(self.shape)  # about the old mean
+        total = self.count + added
+        self.squares = self.squares + second - np.square(first) / total
+        self.mean = self.mean + first / total
+        self.count = total
+
+    def state(self) -> dict[str, Any]:
+        as_tensor = {"mean": torch.from_numpy(self.mean.copy()), "squares": torch.from_numpy(self.squares.copy())}
+        return {"count": self.count, **as_tensor}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.count = float(state["count"])
+        self.mean, self.squares = state["mean"].numpy().copy(), state["squares"].numpy().copy()
+
+
+class ReturnScaler:
+    """Scales rewards by the standard deviation of the discounted return so far (Engstrom et al. 2020, section 3)."""
+
+    def __init__(self, count: int, discount: float) -> None:
+        self.moments = RunningMoments(())
+        self.discount = discount
+        self.returns = np.zeros(count)
+        self.seen: list[np.ndarray] = []
+
+    def scale(self, rewards: np.ndarray, done: np.ndarray) -> np.ndarray:
+        self.returns = self.returns * self.discount + rewards
+        self.seen.append(self.returns.copy())
+        self.returns[done] = 0.0
+        return self.moments.scale(rewards)
+
+    def take_in(self, collectives: Collectives) -> None:
+        self.moments.take_in(np.concatenate(self.seen) if self.seen else np.zeros(0), collectives)
+        self.seen = []

@@ -1,0 +1,1 @@
+"""What outlives a process: checkpoints, run directories, and requests to stop."""

@@ -1,0 +1,133 @@
+"""A run's directory: whose it is, whether its run is finished, and how its result is kept."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.files import read_json, write_json
+
+EXIT_CODES = {"done": 0, "pruned": 0, "stopped": 75, "failed": 1}
+
+
+@dataclass(frozen=True)
+class Result:
+    """result.json: how a run ended. Its `status` is the truth, whatever exit code a launcher makes of it."""
+
+    status: str
+    """`done`, `pruned`, `stopped` or `failed`."""
+    reason: str | None = None
+    value: float | None = None
+    attempt: int = 1
+    hosts: list[str] = field(default_factory=list)
+    env_steps: int = 0
+    gradient_steps: int = 0
+    wall_seconds: float = 0.0
+    env_steps_per_second: float = 0.0
+    ranks: int = 1
+    sync_path: str | None = None
+    sync_reason: str | None = None
+    eval_return_mean: float | None = None
+    eval_return_std: float | None = None
+    eval_episodes: int = 0
+    best_return_mean: float | None = None
+    seed: int = 0
+    divergence: bool = False
+    """The failure is a non-finite loss, reward or gradient."""
+    failed_rank: int | None = None
+    failed_host: str | None = None
+    last_lines: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+    def write(self, run_dir: Path) -> None:
+        write_json(run_dir / "result.json", asdict(self))
+
+
+def read_result(run_dir: Path) -> Result | None:
+    found = read_json(run_dir / "result.json")
+    if not isinstance(found, dict) or "status" not in found:
+        return None
+    return Result(**{key: value for key, value in found.items() if key in Result.__dataclass_fields__})
+
+
+def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
+    """Refuses a directory that holds another run: BadInput names what differs.
+
+    What is `auto` or unset in ours was decided when the run began, and is no difference.
+    """
+    try:
+        theirs = tomllib.loads((run_dir / "config.toml").read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{run_dir}/config.toml cannot be read: {error}") from None
+    differing = [
+        f"{key} is {there!r} there and {here!r} here"
+        for key, here, there in differences(flatten(ours), flatten(theirs))
+        if here not in ("auto", None)
+    ]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise BadInput(f"{run_dir} holds another run: {differing[0]}{more}; choose another directory by --output")
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:
+    """What a rank that cannot go on leaves behind: its own file, for whoever writes the result."""
+    write_json(run_dir / f"failure.rank-{rank}.json", {"rank": rank, "host": host, "reason": reason, "lines": lines})
+
+
+def take_failures(run_dir: Path) -> list[dict[str, Any]]:
+    """The failures that ranks recorded, in the order of ranks; they are taken away with it."""
+    found = []
+    for path in sorted(run_dir.glob("failure.rank-*.json")):
+        record = read_json(path)
+        if isinstance(record, dict):
+            found.append(record)
+        path.unlink(missing_ok=True)
+    return sorted(found, key=lambda record: record["rank"])
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("rl-harness", "torch", "horovod", "mpi4py", "gymnasium", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the directory that this process works in, where it is a checkout."""
+    try:
+        shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return shown.stdout.strip() or None

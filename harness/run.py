@@ -1,0 +1,384 @@
+"""One run, from its config to its result: collect, update, evaluate, report, until done or told to stop.
+
+Every rank walks through here side by side. What only one of them can know (a signal, a verdict, the clock) is agreed once
+an iteration, by one collective, and acted on by all at the same boundary.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
+from harness.algorithms.base import Act
+from harness.config import RunConfig
+from harness.distributed.collectives import Collectives
+from harness.distributed.world import World
+from harness.envs import check_environment, make_environments, play_episodes, share_of
+from harness.envs.playing import episode_seeds
+from harness.errors import BadInput, Diverged, RanksDisagree
+from harness.files import write_text
+from harness.lifecycle import checkpoint
+from harness.lifecycle.run_directory import (
+    Result,
+    check_same_run,
+    git_commit,
+    read_result,
+    record_failure,
+    take_failures,
+    versions,
+)
+from harness.lifecycle.signals import StopRequests
+from harness.reporting import PhaseTimer, Progress, Reporter, Status, open_metrics, open_progress
+from harness.training.trainer import check_equal
+
+SMALL_NETWORK = 500_000
+"""Parameters below which more than one thread a rank costs more than it brings."""
+
+GO_ON, STOP_REQUEST, TIME_IS_UP, STOP_VERDICT, PRUNED, SUPERSEDED = range(6)
+"""Why a run ends before its budget, in the order in which one reason outranks another."""
+
+
+def default_run_dir(config: RunConfig) -> Path:
+    return Path("runs") / f"{config.run.name}-seed{config.seed}"
+
+
+def check(config: RunConfig, ranks: int) -> None:
+    """Refuses, before anything starts, what this machine or so many ranks cannot run."""
+    if config.env is not None:
+        share_of(config.env.count, 0, ranks)
+        check_environment(config.env)
+
+
+def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:
+    """The result of this very run where the directory holds it finished; BadInput where it holds another one."""
+    check_same_run(run_dir, config.to_table())
+    result = read_result(run_dir)
+    return result if result is not None and result.status == "done" and resume == "auto" else None
+
+
+def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") -> Result:
+    """Trains on the ranks that this process was started with; returns the same result on all of them.
+
+    `resume`: `auto` goes on from the directory's last checkpoint, `never` begins anew, a path names a checkpoint.
+    Raises BadInput before anything is written where the run cannot be started.
+    """
+    run_dir = Path(run_dir) if run_dir is not None else default_run_dir(config)
+    world = World()
+    check(config, world.place.size)
+    known = finished(run_dir, config, resume) if world.place.rank == 0 else None
+    collectives = world.start(config.sync.path)
+    known = collectives.broadcast_object(known)
+    if known is not None:
+        world.stop()
+        return known
+    with StopRequests() as requests:
+        try:
+            result = Run(config, run_dir, world, collectives, requests).go(resume)
+            collectives.barrier()  # nobody leaves before rank 0 has written all
+        except BaseException as error:
+            leave_alone(world, run_dir, error)
+            raise  # a rank that is alone tells it itself
+    world.stop()
+    return result
+
+
+def leave_alone(world: World, run_dir: Path, error: BaseException) -> None:
+    """This rank cannot go on and the others wait for it: it records why, and ends them with itself."""
+    reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    lines = traceback.format_exc().splitlines()[-20:]
+    place = world.place
+    if place.size == 1:
+        if not isinstance(error, BadInput):
+            Result("failed", reason, failed_rank=0, failed_host=place.host, last_lines=lines).write(run_dir)
+        return
+    traceback.print_exc()
+    if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
+        record_failure(run_dir, place.rank, place.host, reason, lines)
+        if isinstance(error, BadInput):
+            world.abort(2)
+    world.abort(1)
+
+
+@dataclass
+class Counters:
+    """What a run counts; equal on all ranks, kept in checkpoints."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    gradient_steps: int = 0
+    evaluations: int = 0
+    best: float | None = None
+    best_at: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    def __init__(
+        self, config: RunConfig, run_dir: Path, world: World, collectives: Collectives, requests: StopRequests
+    ) -> None:
+        self.config, self.run_dir, self.world, self.collectives = config, run_dir, world, collectives
+        self.requests = requests
+        self.rank = world.place.rank
+        self.reporter = Reporter.from_environment(collectives)
+        self.counters = Counters()
+        self.phases = PhaseTimer()
+        self.return_mean: float | None = None
+        self.eval: Evaluation | None = None
+        self.began = time.monotonic()
+        self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
+        torch.set_num_threads(config.run.threads or 1)
+        self.algorithm = self._build()
+        if config.run.threads is None:
+            small = sum(parameter.numel() for parameter in self.algorithm.module.parameters()) < SMALL_NETWORK
+            torch.set_num_threads(1 if small else world.cores)
+        self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
+
+    def _build(self) -> Algorithm:
+        config, environments = self.config, None
+        if config.env is not None:
+            gamma = float(getattr(config.algorithm, "gamma", 0.99))
+            environments = make_environments(config.env, self.collectives.rank, self.collectives.size, gamma)
+        self.environments = environments
+        context = Context(config, self.collectives, self.world.device, self.phases, environments, self._play)
+        return algorithm_class(config.algorithm.name)(context)
+
+    def _play(self, act: Act, episodes: int, final: bool) -> np.ndarray:
+        assert self.config.env is not None and self.environments is not None
+        normalize = self.environments.normalize
+        seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
+        return play_episodes(self.config.env, lambda seen: act(normalize(seen)), seeds, self.collectives)
+
+    # -- from start to end ---------------------------------------------------------------------------------------------
+
+    def go(self, resume: str) -> Result:
+        self._open(resume)
+        counters, algorithm = self.counters, self.algorithm
+        resumed_seconds = counters.seconds
+        reason = GO_ON
+        try:
+            while counters.iteration < algorithm.iterations and reason == GO_ON and not self._good_enough():
+                self.phases.start("rest")
+                done = algorithm.iterate(counters.iteration)
+                counters.iteration += 1
+                counters.env_steps += done.env_steps
+                counters.gradient_steps += done.gradient_steps
+                counters.seconds = resumed_seconds + time.monotonic() - self.began
+                self.return_mean = done.metrics.get("return_mean", self.return_mean)
+                self.phases.start("rest")
+                self._evaluate_where_due(done.metrics)
+                if counters.iteration % self.config.sync.check_every == 0:
+                    check_equal(self.collectives, self._parameters())
+                self._show()
+                reason = self._agreed_reason()
+            check_equal(self.collectives, self._parameters())
+            result = self._conclude(reason)
+        except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
+            diverged = isinstance(error, Diverged)
+            result = self._result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
+        finally:
+            self.metrics.close()
+            self.progress.close()
+            algorithm.close()
+        if self.rank == 0 and reason != SUPERSEDED:
+            result.write(self.run_dir)
+        return result
+
+    def _open(self, resume: str) -> None:
+        """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
+        start_from: Path | None = None
+        if self.rank == 0:
+            start_from = self._prepare_directory(resume)
+            write_text(self.run_dir / "config.toml", self._resolved().to_toml())
+        start_from = self.collectives.broadcast_object(start_from)
+        self.progress = open_progress(
+            self.config.run.name, self.world.place, self.run_dir, bool(os.environ.get("HARNESS_HAS_PARENT"))
+        )
+        if self.rank == 0:
+            self.progress.say(self._first_line())
+        if start_from is not None:
+            found = checkpoint.load(start_from)
+            if found is None:
+                raise BadInput(f"--resume {start_from}: no whole checkpoint there")
+            self.algorithm.load_state(found.state)
+            self.counters = Counters(**found.progress)
+            if self.rank == 0:
+                self.progress.say(f"resumed from {start_from}: {self.counters.env_steps:,} steps done")
+        self.metrics = open_metrics(self.run_dir, self.rank)
+
+    def _prepare_directory(self, resume: str) -> Path | None:
+        """Makes the directory ready for this attempt; returns the checkpoint to go on from, if any."""
+        kept = self.run_dir / "checkpoints"
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
+        take_failures(self.run_dir)
+        if resume not in ("auto", "never"):
+            return Path(resume).absolute()
+        if resume == "auto":
+            found, damaged = checkpoint.load_newest(kept)
+            for path in damaged:
+                print(f"{path} is damaged: it is passed over", flush=True)
+            if found is not None:
+                return found.directory
+        for name in ("metrics.jsonl", "progress.json"):
+            (self.run_dir / name).unlink(missing_ok=True)
+        for name in ("tensorboard", "checkpoints"):
+            shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        return None
+
+    def _resolved(self) -> RunConfig:
+        """The config with all that `auto` came to be, so that a repeat takes the same."""
+        config = self.config
+        changes: dict[str, object] = {
+            "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
+        }
+        if self.collectives.size > 1:
+            changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})
+        if config.env is not None and self.environments is not None:
+            changes["env"] = config.env.model_copy(update={"backend": self.environments.backend})
+        return config.model_copy(update=changes)
+
+    def _sync_reason(self) -> str:
+        if self.collectives.size == 1:
+            return "one rank"
+        return "sync.path says so" if self.config.sync.path != "auto" else "the reference path"
+
+    def _first_line(self) -> str:
+        config, place = self.config, self.world.place
+        ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
+        sync = f"sync {self.collectives.path} ({self._sync_reason()})"
+        share = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''} a rank"
+        return f"{config.run.name}: {ranks}, {sync}, {self.world.device}, {share}, {config.precision.kind}"
+
+    # -- in the loop ---------------------------------------------------------------------------------------------------
+
+    def _evaluate_where_due(self, metrics: dict[str, float]) -> None:
+        """Evaluation k of K is due after the iteration that reaches k/K of the budget; also writes the metrics."""
+        counters, count = self.counters, self.config.evaluation.count
+        reached = counters.iteration * count // self.algorithm.iterations
+        if reached > counters.evaluations:
+            self.phases.start("evaluate")
+            self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
+            metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
+            better = counters.best is None or self.eval.mean > counters.best
+            if better:
+                counters.best, counters.best_at = self.eval.mean, reached
+            for number in range(counters.evaluations + 1, reached + 1):
+                self.reporter.report(number, self.eval.mean, counters.env_steps)
+            counters.evaluations = reached
+            self.phases.start("checkpoint")
+            self._save(better)
+            self.phases.start("rest")
+        self.metrics.log(counters.iteration, {**metrics, "seconds": counters.seconds}, counters.env_steps)
+
+    def _save(self, best: bool = False) -> None:
+        state = self.algorithm.state()
+        if self.rank == 0:
+            directory = self.run_dir / "checkpoints"
+            saved = checkpoint.save(directory, self.counters.env_steps, state, vars(self.counters))
+            if best:
+                checkpoint.mark_best(directory, saved)
+            checkpoint.keep_newest(directory, self.config.checkpoint.keep)
+
+    def _good_enough(self) -> bool:
+        """Early stopping, by numbers that are equal on all ranks."""
+        settings, counters = self.config.evaluation, self.counters
+        if settings.stop_at is not None and self.eval is not None and self.eval.mean >= settings.stop_at:
+            return True
+        waited = counters.evaluations - counters.best_at
+        return settings.patience is not None and counters.best is not None and waited >= settings.patience
+
+    def _agreed_reason(self) -> int:
+        """Why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the verdict."""
+        mine = STOP_REQUEST if self.requests.received else GO_ON
+        limit = self.config.run.max_minutes
+        if self.rank == 0 and limit is not None and self.counters.seconds > 60 * limit:
+            mine = max(mine, TIME_IS_UP)
+        verdict = self.reporter.poll()
+        if verdict is not None:
+            mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
+        return int(self.collectives.agree({"reason": mine}, "max")["reason"])
+
+    def _show(self) -> None:
+        counters = self.counters
+        if self.rank != 0:
+            return
+        passed = time.monotonic() - self.began
+        share = counters.env_steps / self.total_steps
+        self.progress.update(
+            Status(
+                env_steps=counters.env_steps,
+                total_steps=self.total_steps,
+                env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
+                seconds=counters.seconds,
+                ranks=self.collectives.size,
+                sync_path=self.collectives.path,
+                eta_seconds=passed * (1 - share) / share if share else None,
+                return_mean=self.return_mean,
+                eval_mean=None if self.eval is None else self.eval.mean,
+                best=counters.best,
+                phase_shares=self.phases.shares(),
+            )
+        )
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, reason: int) -> Result:
+        if reason == PRUNED:
+            return self._result("pruned", "pruned by the study", self.reporter.last_value)
+        if reason == SUPERSEDED:
+            return self._result("stopped", "a newer attempt of this trial runs")
+        if reason != GO_ON:
+            self._save()
+            received = self.collectives.gather_objects(self.requests.received)
+            names = ", ".join(sorted({name for name in received if name})) or "signal"
+            why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
+            return self._result("stopped", why.get(reason, "stopped by the study"))
+        self.phases.start("evaluate")
+        self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
+        self.phases.stop()
+        self._save()
+        early = self.counters.iteration < self.algorithm.iterations
+        why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"
+        return self._result("done", why_early if early else None, self.eval.mean)
+
+    def _reached_stop_at(self) -> bool:
+        stop_at, best = self.config.evaluation.stop_at, self.counters.best
+        return stop_at is not None and best is not None and best >= stop_at
+
+    def _parameters(self) -> torch.Tensor:
+        return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
+
+    def _result(
+        self, status: str, reason: str | None, value: float | None = None, divergence: bool = False
+    ) -> Result:
+        counters = self.counters
+        return Result(
+            status=status,
+            reason=reason,
+            value=value,
+            attempt=self.reporter.trial.attempt if self.reporter.trial is not None else 1,
+            hosts=self.hosts,
+            env_steps=counters.env_steps,
+            gradient_steps=counters.gradient_steps,
+            wall_seconds=counters.seconds,
+            env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
+            ranks=self.collectives.size,
+            sync_path=self.collectives.path,
+            sync_reason=self._sync_reason(),
+            eval_return_mean=None if self.eval is None else self.eval.mean,
+            eval_return_std=None if self.eval is None else self.eval.std,
+            eval_episodes=0 if self.eval is None else len(self.eval.returns),
+            best_return_mean=counters.best,
+            seed=self.config.seed,
+            divergence=divergence,
+            versions=versions(),
+            git_commit=git_commit(),
+        )

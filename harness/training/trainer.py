@@ -1,0 +1,97 @@
+"""One step of data-parallel training: loss -> gradient agreed by all ranks -> optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from harness.distributed.arena import Arena
+from harness.distributed.collectives import Collectives, broadcast_state
+from harness.errors import Diverged, RanksDisagree
+from harness.training.precision import Precision
+
+LossAndStatistics = tuple[torch.Tensor, torch.Tensor]
+
+
+class Step:
+    """The step that every algorithm uses, in two halves: `gradient`, which the ranks agree on, and `apply`.
+
+    Between them an algorithm may look at the statistics, which are those of all ranks, and decide not to apply: the
+    decision is then the same everywhere.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        make_optimizer: Callable[[Arena], torch.optim.Optimizer],
+        collectives: Collectives,
+        precision: Precision,
+        statistics: int = 0,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        broadcast_state(collectives, module)
+        self.module, self.collectives, self.precision = module, collectives, precision
+        self.arena = Arena(module, tail=statistics)
+        self.optimizer = make_optimizer(self.arena)
+        self.max_grad_norm = max_grad_norm
+        self.gradient_steps = 0
+        self.skipped_steps = 0
+
+    def gradient(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> torch.Tensor:
+        """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed likewise.
+
+        `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
+        `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares are
+        right. A rank without samples gives `compute=None` and weight 0, and takes part in the reduce all the same.
+        """
+        arena, precision = self.arena, self.precision
+        arena.wire.zero_()
+        if compute is not None:
+            with precision.autocast():
+                loss, statistics = compute()
+            (loss * (weight * precision.scale)).backward()
+            arena.own_gradients()
+            if arena.tail.numel():
+                arena.tail.copy_(statistics).mul_(weight)
+        self.collectives.all_reduce_(arena.wire, name="gradients")
+        return arena.tail
+
+    def apply(self) -> bool:
+        """Unscale, clip and step on the agreed gradient; False where it overflowed and all ranks skipped the step.
+
+        Raises Diverged, on all ranks alike, where the gradient is not finite and no loss scale can be to blame.
+        """
+        finite = self.precision.unscale_(self.arena.gradients)
+        self.precision.update(finite)
+        if not finite:
+            self.skipped_steps += 1
+            if not self.precision.scales_loss:
+                raise Diverged("non-finite gradient")
+            if self.precision.exhausted:
+                raise Diverged("non-finite gradient at every loss scale down to 1")
+            return False
+        if self.max_grad_norm is not None:
+            clip_(self.arena.gradients, self.max_grad_norm)
+        self.optimizer.step()
+        self.gradient_steps += 1
+        return True
+
+
+def clip_(gradients: torch.Tensor, max_norm: float) -> None:
+    """Scales the flat vector to a 2-norm of at most `max_norm` (Pascanu et al. 2013), as torch's clip_grad_norm_ does."""
+    norm = torch.linalg.vector_norm(gradients)
+    gradients.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+
+
+def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = "parameters") -> None:
+    """Raises RanksDisagree, on all ranks, unless `parameters` is the same to the bit everywhere: one small collective."""
+    bits = parameters.detach().contiguous().view(torch.int32)
+    weights = torch.arange(1, bits.numel() + 1, device=bits.device, dtype=torch.int64)
+    digest = torch.stack([bits.sum(dtype=torch.int64), (bits.to(torch.int64) * weights).sum()])
+    digests = collectives.gather_objects(digest.tolist())
+    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if different:
+        ranks = ", ".join(map(str, different))
+        raise RanksDisagree(f"{what} of rank {ranks} differ from rank 0's: this run cannot be trusted further")
