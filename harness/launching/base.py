@@ -1,0 +1,218 @@
+"""One small interface to N ranks of a command: start them, see how they end, ask them to stop, end them all.
+
+launcher = get_launcher("horovodrun")
+launcher.check()                      # BadInput where it cannot work here
+running = launcher.start(job)         # returns at once
+write_json(path, running.save())      # after a restart of this process, RunningJob.find(read_json(path)) attaches to it
+while (outcome := running.poll()) is None: …
+running.request_stop(); running.end()
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.launching import processes, reach
+from harness.launching.environment import launch_environment
+from harness.launching.hostfile import Host, take_slots
+from harness.launching.outcome import Outcome, read_outcome
+
+TAIL_BYTES = 1 << 20  # how much of the output is read for the outcome
+STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
+
+
+@dataclass(frozen=True)
+class Job:
+    """N ranks of a command.
+
+    hosts: with the slots that this job may use, filled in order. env: added to this process's scrubbed environment, on
+    every host. output: what launcher and ranks print is appended to it, lines tagged with the rank.
+    """
+
+    command: tuple[str, ...]
+    ranks: int
+    hosts: tuple[Host, ...]
+    env: Mapping[str, str]
+    run_id: str
+    output: Path
+    cwd: Path
+
+
+class RunningJob:
+    """A job that was started, by this process or by one before it. Every process of it carries its run id."""
+
+    def __init__(self, saved: Mapping[str, Any], process: subprocess.Popen[bytes] | None = None) -> None:
+        self._saved = dict(saved)
+        self._process = process  # None: not our child, its exit code is nobody's to read
+        self._outcome: Outcome | None = None
+        self._told: dict[str, list[int]] = {}  # host (ours is ""): the ranks' processes that a stop request reached
+        self.pid: int = saved["pid"]
+        self.run_id: str = saved["run_id"]
+        self.hosts = tuple(Host(**host) for host in saved["hosts"])
+        self._others = reach.others([host.name for host in self.hosts])
+
+    def save(self) -> dict[str, Any]:
+        """What `find` needs, as JSON holds it."""
+        return dict(self._saved)
+
+    @classmethod
+    def find(cls, saved: Mapping[str, Any]) -> RunningJob:
+        """The job that `save` described, running or over. BadInput on another host: from here it cannot be seen."""
+        if saved["host"] != socket.gethostname():
+            here = socket.gethostname()
+            raise BadInput(f"job {saved['run_id']} was started on host {saved['host']}, this is {here}: go on there")
+        return cls(saved)
+
+    def poll(self) -> Outcome | None:
+        """How the job ended, None while its launcher runs. Never blocks.
+
+        What a launcher left behind that was itself killed is not seen here: `end` after any failure leaves nothing.
+        """
+        if self._outcome is None:
+            if self._process is not None:
+                code = self._process.poll()
+                running = code is None
+            else:
+                code = None
+                running = self._launcher_lives()
+            if not running:
+                rank_hosts = [self._shown(host.name) for host in self.hosts for _ in range(host.slots)]
+                self._outcome = read_outcome(self._tail(), code, rank_hosts)
+        return self._outcome
+
+    def request_stop(self) -> int:
+        """Signals USR2 to each rank that listens to it, on all hosts, and to nothing else; how many were reached.
+
+        Each rank is told once: where fewer than all were listening yet (imports take seconds), call again later.
+        """
+        requests = {host: ["stop", self.run_id, *map(str, self._told.get(host, []))] for host in self._others}
+        reached = processes.request_stop(self.run_id, self._told.get("", []))
+        self._told.setdefault("", []).extend(reached)
+        count = len(reached)
+        for host, answer in reach.on_each(requests, self._reach_env(), STOP_SECONDS).items():
+            if not isinstance(answer, str):
+                self._told.setdefault(host, []).extend(answer)
+                count += len(answer)
+        return count
+
+    def end(self, grace: float = 5.0) -> list[str]:
+        """Ends the job: the launcher is asked, and after at most `grace` seconds all that carries the run id is killed.
+
+        Returns when nothing is left on any host, after about 10 s more at most: a line for each host where that could
+        not be brought about or seen. Safe to call on a job that is over, and worth it after any failure.
+        """
+        if self._signal_group(signal.SIGTERM):
+            deadline = time.monotonic() + grace
+            while time.monotonic() < deadline and self._group_lives():
+                time.sleep(0.05)
+            self._signal_group(signal.SIGKILL)
+        left = processes.end_all(self.run_id)
+        problems = [f"{socket.gethostname()}: processes {left} outlived their kill"] if left else []
+        requests = {host: ["end", self.run_id] for host in self._others}
+        for host, answer in reach.on_each(requests, self._reach_env(), 10.0 + reach.CONNECT_SECONDS).items():
+            if isinstance(answer, str):
+                problems.append(f"{host}: could not be reached to end what is left of the job ({answer})")
+            elif answer:
+                problems.append(f"{host}: processes {answer} outlived their kill")
+        self.poll()  # reaps the launcher
+        return problems
+
+    def _launcher_lives(self) -> bool:
+        return self._saved["start_time"] is not None and processes.start_time(self.pid) == self._saved["start_time"]
+
+    def _group_lives(self) -> bool:
+        if self._process is not None:
+            self._process.poll()  # a zombie leader would keep the group
+        try:
+            os.killpg(self.pid, 0)
+            return True
+        except (ProcessLookupError, PermissionError):
+            return False
+
+    def _signal_group(self, number: signal.Signals) -> bool:
+        """Signals the launcher's process group, if it is still the launcher's; whether it was."""
+        # a launcher that died may have left an mpirun in its group, and the group's id is taken while that lives
+        if not self._launcher_lives() and self.pid not in processes.groups_of(self.run_id):
+            return False
+        try:
+            os.killpg(self.pid, number)
+            return True
+        except ProcessLookupError:
+            return False
+
+    def _tail(self) -> str:
+        """The end of what this job wrote; what an earlier job wrote into the same file is left out."""
+        try:
+            with open(self._saved["output"], "rb") as output:
+                size = output.seek(0, os.SEEK_END)
+                output.seek(max(self._saved["output_start"], size - TAIL_BYTES))
+                return output.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _reach_env(self) -> dict[str, str]:
+        return launch_environment(os.environ)
+
+    @staticmethod
+    def _shown(name: str) -> str:
+        return socket.gethostname() if name == "localhost" else name
+
+
+class Launcher(ABC):
+    """Starts N ranks of a command. A new one is a file with this class and a line in the registry."""
+
+    name: str
+
+    @abstractmethod
+    def check(self) -> None:
+        """BadInput, with the remedy, where this launcher cannot work here. Starts nothing."""
+
+    @abstractmethod
+    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
+        """The command that starts the ranks; `env` is what it will run in."""
+
+    def start(self, job: Job) -> RunningJob:
+        """Starts the ranks and returns. BadInput for more ranks than slots.
+
+        The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
+        """
+        job = replace(job, hosts=take_slots(job.hosts, job.ranks, f"the hosts of {job.run_id}"))
+        env = {**launch_environment(os.environ), **job.env, processes.RUN_ID: job.run_id}
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.output, "ab") as output:
+            output_start = output.tell()
+            process = subprocess.Popen(
+                self.command_line(job, env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=job.cwd,
+                env=env,
+                start_new_session=True,
+            )
+        saved = {
+            "launcher": self.name,
+            "pid": process.pid,
+            "start_time": processes.start_time(process.pid),
+            "run_id": job.run_id,
+            "host": socket.gethostname(),
+            "hosts": [asdict(host) for host in job.hosts],
+            "output": str(job.output.resolve()),
+            "output_start": output_start,
+        }
+        return RunningJob(saved, process)
+
+
+def hosts_argument(job: Job) -> str:
+    """`a:2,b:1`, as -H of mpirun and horovodrun takes it."""
+    return ",".join(f"{host.name}:{host.slots}" for host in job.hosts)
