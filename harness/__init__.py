@@ -1,1 +1,27 @@
 """Data-parallel training of policies and other PyTorch modules over Horovod and MPI."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.policy import evaluate, load_policy
+    from harness.run import train
+    from harness.training.distributed_trainer import DistributedTrainer
+
+__all__ = ["DistributedTrainer", "evaluate", "load_policy", "train"]
+
+HOMES = {
+    "DistributedTrainer": "harness.training.distributed_trainer",
+    "evaluate": "harness.policy",
+    "load_policy": "harness.policy",
+    "train": "harness.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are asked for: a driver that only launches ranks need not load torch."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

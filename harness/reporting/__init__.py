@@ -2,7 +2,7 @@
 
 from harness.reporting.metrics import MetricsWriter, NoMetrics, open_metrics
 from harness.reporting.phases import PhaseTimer
-from harness.reporting.progress import Progress, Status, open_display, open_progress, read_status
+from harness.reporting.progress import Progress, Status, open_display, open_progress, read_progress
 from harness.reporting.script import report, should_stop
 from harness.reporting.trial import Reporter, Trial
 
@@ -17,7 +17,7 @@ __all__ = [
     "open_display",
     "open_metrics",
     "open_progress",
-    "read_status",
+    "read_progress",
     "report",
     "should_stop",
 ]

@@ -135,22 +135,28 @@ class FileProgress(Progress):
         self._path = Path(run_dir) / "progress.json"
         self._clock = clock
         self._written_at = -self.at_least_apart
-        self._waiting: Status | None = None
+        self._said: list[str] = []
+        self._status: Status | None = None
+        self._is_written = True
+
+    def say(self, line: str) -> None:
+        self._said.append(line)
+        self._write()
 
     def update(self, status: Status) -> None:
-        self._waiting = status
+        self._status, self._is_written = status, False
         if self._clock() - self._written_at >= self.at_least_apart:
             self._write()
 
     def close(self) -> None:
-        if self._waiting is not None:
+        if not self._is_written:
             self._write()
 
     def _write(self) -> None:
-        assert self._waiting is not None
         # Nobody needs this file after a crash: that it is synced is for nothing, and once a second it does not show.
-        write_json(self._path, dataclasses.asdict(self._waiting))
-        self._written_at, self._waiting = self._clock(), None
+        status = None if self._status is None else dataclasses.asdict(self._status)
+        write_json(self._path, {"said": self._said, "status": status})
+        self._written_at, self._is_written = self._clock(), True
 
 
 class Several(Progress):
@@ -172,10 +178,12 @@ class Several(Progress):
             member.close()
 
 
-def read_status(run_dir: Path) -> Status | None:
-    """What rank 0 wrote last into `progress.json`; None before the first time."""
+def read_progress(run_dir: Path) -> tuple[Status | None, list[str]]:
+    """The latest status that rank 0 wrote into `progress.json`, and the lines that it said; nothing before the first."""
     found = read_json(Path(run_dir) / "progress.json")
-    return Status(**found) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None, []
+    return Status(**found["status"]) if found["status"] is not None else None, list(found["said"])
 
 
 def open_display(title: str, stream: TextIO | None = None) -> Progress:

@@ -1,0 +1,130 @@
+"""The command line: `python -m harness train|evaluate|presets|doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import BadInput
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m harness", description="Data-parallel training over Horovod and MPI.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|presets|doctor")
+
+    train = commands.add_parser("train", help="train a preset, or the run that a TOML file describes")
+    train.add_argument("config", metavar="PRESET|FILE.toml")
+    train.add_argument("overrides", nargs="*", metavar="section.key=value")
+    train.add_argument("--ranks", type=int, metavar="N", help="start N ranks; without it this process is a rank, or alone")
+    train.add_argument("--hostfile", metavar="F", help="hosts and their slots, for --ranks")
+    train.add_argument("--launcher", metavar="NAME", help="horovodrun, horovodrun-gloo or mpirun, for --ranks")
+    train.add_argument("--output", type=Path, metavar="DIR", help="the run's directory; default: runs/NAME-seedS")
+    train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="whether to go on from a checkpoint")
+
+    evaluate = commands.add_parser("evaluate", help="whole episodes of a trained policy")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    evaluate.add_argument("--episodes", type=int, default=100, metavar="N")
+    evaluate.add_argument("--seed", type=int, default=None, metavar="S", help="of the episodes; default: seeds of its own")
+    evaluate.add_argument("--best", action="store_true", help="the best policy instead of the last")
+    evaluate.add_argument("--video", action="store_true", help="write a video of the first episode to RUN_DIR/video.mp4")
+
+    presets = commands.add_parser("presets", help="the tuned configs, or one of them")
+    presets.add_argument("name", nargs="?", metavar="NAME")
+    commands.add_parser("doctor", help="what works on this machine, and what to do about what does not")
+    return parser.parse_args(arguments)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from harness.config import load_run_config
+    from harness.run import check, default_run_dir, finished
+    from harness.run import train as train_here
+
+    config = load_run_config(arguments.config, arguments.overrides)
+    run_dir = arguments.output or default_run_dir(config)
+    if arguments.ranks is None:
+        for name in ("hostfile", "launcher"):
+            if getattr(arguments, name) is not None:
+                raise BadInput(f"--{name} is for --ranks N, which is missing")
+        result = train_here(config, run_dir, arguments.resume)
+    else:
+        from harness.parent import default_launcher, train_on_ranks
+
+        check(config, arguments.ranks)
+        done = finished(run_dir, config, arguments.resume)
+        launcher = arguments.launcher or default_launcher(os.environ)
+        result = done or train_on_ranks(config, run_dir, arguments.ranks, launcher, arguments.hostfile, arguments.resume)
+    if not is_other_rank():
+        print(summary(result, run_dir), flush=True)
+    return result.exit_code
+
+
+def is_other_rank() -> bool:
+    from harness.distributed.world import detect_place
+
+    return detect_place(os.environ).rank != 0
+
+
+def summary(result, run_dir: Path) -> str:  # type: ignore[no-untyped-def]
+    """The last lines of a run."""
+    steps = f"{result.env_steps:,} steps in {result.wall_seconds:.1f} s ({result.env_steps_per_second:,.0f} steps/s)"
+    ranks = f"{result.ranks} rank{'s' if result.ranks > 1 else ''}"
+    lines = []
+    if result.status == "done":
+        value = f"{result.eval_return_mean:.4g} ± {result.eval_return_std:.3g} over {result.eval_episodes} episodes"
+        early = f" ({result.reason})" if result.reason else ""
+        lines.append(f"done{early}: {value}, {steps}, {ranks}")
+    else:
+        lines.append(f"{result.status}: {result.reason}; {steps}, {ranks}")
+        lines += [f"  | {line}" for line in result.last_lines]
+    lines.append(f"files: {run_dir}")
+    return "\n".join(lines)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from harness.policy import evaluate as evaluate_policy
+
+    if arguments.episodes < 1:
+        raise BadInput(f"--episodes must be >= 1, got {arguments.episodes}")
+    which = "best" if arguments.best else "latest"
+    found = evaluate_policy(arguments.run_dir, arguments.episodes, arguments.seed, which, arguments.video)
+    print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
+    print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g})")
+    return 0
+
+
+def presets(arguments: argparse.Namespace) -> int:
+    from harness.config import preset_names, preset_path
+
+    if arguments.name is not None:
+        print(preset_path(arguments.name).read_text(), end="")
+        return 0
+    for name in preset_names():
+        about = preset_path(name).read_text().splitlines()[0].lstrip("# ")
+        print(f"{name:20} {about}")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from harness.doctor import main as examine
+
+    return examine()
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "presets": presets, "doctor": doctor}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parsed = parse(arguments)
+    try:
+        return COMMANDS[parsed.command](parsed)
+    except BadInput as error:
+        if parsed.command != "train" or not is_other_rank():  # all ranks found the same: one line is enough
+            print(f"harness: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""`--ranks N`: the process that the user started launches the ranks, draws how they do, and says how they ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.config import RunConfig
+from harness.distributed.world import host_name
+from harness.errors import BadInput
+from harness.files import write_text
+from harness.launching import Job, Outcome, RunningJob, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
+from harness.lifecycle.signals import StopRequests
+from harness.reporting import open_display, read_progress
+
+POLL_SECONDS = 0.1
+STOP_GRACE = 60.0
+"""Seconds that the ranks have, after a stop request, to reach a boundary and write a checkpoint."""
+
+
+def train_on_ranks(
+    config: RunConfig, run_dir: Path, ranks: int, launcher: str, hostfile: str | None = None, resume: str = "auto"
+) -> Result:
+    """Trains on `ranks` ranks that this process starts; returns what `result.json` then says.
+
+    Raises BadInput before anything is started: inside another launcher, without the slots, or where the launcher is not
+    installed.
+    """
+    outer = inside_launcher(os.environ)
+    if outer is not None:
+        raise BadInput(f"--ranks {ranks} starts ranks itself, but this process is already a rank of {outer}: leave it out")
+    if ranks < 1:
+        raise BadInput(f"--ranks must be >= 1, got {ranks}")
+    starter = get_launcher(launcher)
+    hosts = take_slots(available_hosts(hostfile, os.environ), ranks, hostfile or "this machine")
+    starter.check()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = run_dir / "config.toml"
+    if not settings.exists():
+        write_text(settings, config.to_toml())
+    for restarts in range(config.run.max_restarts + 1):
+        command = ("harness", "train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
+        job = Job(
+            command=(sys.executable, "-m", *command),
+            ranks=ranks,
+            hosts=hosts,
+            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1"},
+            run_id=f"{config.run.name}-{uuid.uuid4().hex[:12]}",
+            output=run_dir / "output.log",
+            cwd=Path.cwd(),
+        )
+        (run_dir / "result.json").unlink(missing_ok=True)
+        (run_dir / "progress.json").unlink(missing_ok=True)
+        running = starter.start(job)
+        outcome, asked = watch(running, config.run.name, run_dir)
+        result = conclude(run_dir, outcome, asked, config, ranks)
+        if result.status != "failed" or result.divergence or asked:
+            break
+        resume = "auto"
+        if restarts < config.run.max_restarts:
+            print(f"{result.reason}; starting again from the last checkpoint", file=sys.stderr, flush=True)
+    return result
+
+
+def watch(running: RunningJob, title: str, run_dir: Path) -> tuple[Outcome, str | None]:
+    """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
+
+    Nothing that carries the run's id is left afterwards, on any host.
+    """
+    display = open_display(title)
+    said = 0
+    last = None
+    deadline = 0.0
+    try:
+        with StopRequests() as requests, display:
+            while (outcome := running.poll()) is None:
+                status, lines = read_progress(run_dir)
+                for line in lines[said:]:
+                    display.say(line)
+                said = len(lines)
+                if status is not None and status != last:
+                    display.update(status)
+                    last = status
+                if requests.received:
+                    now = time.monotonic()
+                    if not deadline:
+                        deadline = now + STOP_GRACE
+                        display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
+                    running.request_stop()
+                    if now > deadline:
+                        display.say(f"the ranks did not stop within {STOP_GRACE:.0f} s: ending them")
+                        running.end()
+                time.sleep(POLL_SECONDS)
+            status, lines = read_progress(run_dir)
+            for line in lines[said:]:
+                display.say(line)
+            if status is not None:
+                display.update(status)
+    finally:
+        for problem in running.end():
+            print(problem, file=sys.stderr, flush=True)
+    return outcome, requests.received
+
+
+def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConfig, ranks: int) -> Result:
+    """The result that rank 0 wrote, or else one that says who died and how."""
+    failures = take_failures(run_dir)
+    written = read_result(run_dir)
+    if written is not None:
+        return written
+    if outcome.exit_code == 2 and failures:
+        raise BadInput(failures[0]["reason"].removeprefix("BadInput: "))
+    if outcome.exit_code == 2:
+        raise BadInput(next(iter(outcome.last_lines[-1:]), "the ranks refused this input; see output.log"))
+    if failures and outcome.signal is None:  # the rank that raised knows best; an abort hides it from its launcher
+        first = failures[0]
+        rank, host, lines = first["rank"], first["host"], first["lines"]
+        reason = f"rank {rank} on {host} failed: {first['reason']}"
+    else:
+        rank, host, lines = outcome.failed_rank, outcome.host or host_name(), list(outcome.last_lines)
+        reason = outcome.describe() if outcome.exit_code else "the ranks ended without a result"
+    if asked:
+        reason = f"ended after {asked}, before a checkpoint was written: {reason}"
+    result = Result(
+        status="failed",
+        reason=reason,
+        hosts=[host] if host else [],
+        ranks=ranks,
+        seed=config.seed,
+        failed_rank=rank,
+        failed_host=host,
+        last_lines=lines,
+        versions=versions(),
+    )
+    result.write(run_dir)
+    return result
+
+
+def default_launcher(env: Mapping[str, str]) -> str:
+    """horovodrun; inside a Slurm allocation mpirun, which starts its ranks by Slurm's own means where horovodrun wants ssh."""
+    return "mpirun" if "SLURM_JOB_ID" in env else "horovodrun"

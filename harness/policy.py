@@ -1,0 +1,92 @@
+"""A trained policy, loaded from its run's directory: to act with, or to be evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from harness.algorithms import Context, Evaluation, algorithm_class
+from harness.config import RunConfig, load_run_config
+from harness.distributed.collectives import Alone
+from harness.envs import Environments, make_environments, play_episodes
+from harness.envs.playing import episode_seeds
+from harness.errors import BadInput
+from harness.lifecycle import checkpoint
+from harness.reporting import PhaseTimer
+
+Which = Literal["latest", "best"]
+
+
+class Policy:
+    """`policy(observations)`: observations (n, *obs_shape) to the deterministic actions, as the environment takes them."""
+
+    def __init__(self, config: RunConfig, state: dict) -> None:
+        assert config.env is not None
+        self.config = config
+        one = config.env.model_copy(update={"count": 1, "backend": "sync"})
+        self.environments: Environments = make_environments(one, 0, 1)
+        context = Context(
+            config, Alone(), torch.device("cpu"), PhaseTimer(), self.environments, lambda act, n, final: np.zeros(0)
+        )
+        self.algorithm = algorithm_class(config.algorithm.name)(context)
+        self.algorithm.load_state(state)
+        self.algorithm.close()
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        return self.algorithm.act_best(self.environments.normalize(observations))
+
+
+def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
+    """The last or the best policy of a run; BadInput where the directory holds none."""
+    run_dir = Path(run_dir)
+    if not (run_dir / "config.toml").is_file():
+        raise BadInput(f"{run_dir} is no run's directory: it has no config.toml")
+    config = load_run_config(str(run_dir / "config.toml"))
+    if config.env is None:
+        raise BadInput(f"{run_dir} holds a run of {config.algorithm.name}, which has no policy")
+    found = checkpoint.load(run_dir / "checkpoints" / which)
+    if found is None:
+        raise BadInput(f"{run_dir}/checkpoints/{which}: no whole checkpoint there")
+    return Policy(config, found.state)
+
+
+def evaluate(
+    run_dir: Path | str, episodes: int = 100, seed: int | None = None, which: Which = "latest", video: bool = False
+) -> Evaluation:
+    """Whole episodes of a run's policy, with seeds that training and its own evaluations never used.
+
+    `seed` gives other episodes; `video` also writes the first of them to RUN_DIR/video.mp4.
+    """
+    policy = load_policy(run_dir, which)
+    assert policy.config.env is not None
+    seeds = episode_seeds(policy.config.seed if seed is None else seed, "command", episodes)
+    returns = play_episodes(policy.config.env, policy, seeds, Alone())
+    if video:
+        film(policy, seeds[0], Path(run_dir) / "video.mp4")
+    return Evaluation(returns)
+
+
+def film(policy: Policy, seed: int, path: Path) -> None:
+    """One episode as a video; BadInput where what draws or writes it is not installed."""
+    from harness.envs import make_environment
+
+    assert policy.config.env is not None
+    try:
+        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+
+        env = make_environment(policy.config.env, render_mode="rgb_array")
+        observation, _ = env.reset(seed=seed)
+        frames, over = [env.render()], False
+        while not over:
+            observation, _, terminated, truncated, _ = env.step(policy(np.asarray(observation)[None])[0])
+            frames.append(env.render())
+            over = terminated or truncated
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise BadInput(f"--video needs the extra 'video': pip install -e '.[video]' ({error})") from None
+    clip = ImageSequenceClip(frames, fps=env.metadata.get("render_fps", 30))
+    clip.write_videofile(str(path), logger=None)
+    env.close()
