@@ -7,18 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from harness.errors import BadInput
 
+if TYPE_CHECKING:
+    from harness.lifecycle.run_directory import Result
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m harness", description="Data-parallel training over Horovod and MPI.")
+    about = "Data-parallel training over Horovod and MPI."
+    parser = argparse.ArgumentParser(prog="python -m harness", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|presets|doctor")
 
     train = commands.add_parser("train", help="train a preset, or the run that a TOML file describes")
     train.add_argument("config", metavar="PRESET|FILE.toml")
     train.add_argument("overrides", nargs="*", metavar="section.key=value")
-    train.add_argument("--ranks", type=int, metavar="N", help="start N ranks; without it this process is a rank, or alone")
+    train.add_argument("--ranks", type=int, metavar="N", help="start N ranks; without it this is a rank itself")
     train.add_argument("--hostfile", metavar="F", help="hosts and their slots, for --ranks")
     train.add_argument("--launcher", metavar="NAME", help="horovodrun, horovodrun-gloo or mpirun, for --ranks")
     train.add_argument("--output", type=Path, metavar="DIR", help="the run's directory; default: runs/NAME-seedS")
@@ -27,9 +32,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     evaluate = commands.add_parser("evaluate", help="whole episodes of a trained policy")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     evaluate.add_argument("--episodes", type=int, default=100, metavar="N")
-    evaluate.add_argument("--seed", type=int, default=None, metavar="S", help="of the episodes; default: seeds of its own")
+    evaluate.add_argument("--seed", type=int, default=None, metavar="S", help="of the episodes")
     evaluate.add_argument("--best", action="store_true", help="the best policy instead of the last")
-    evaluate.add_argument("--video", action="store_true", help="write a video of the first episode to RUN_DIR/video.mp4")
+    evaluate.add_argument("--video", action="store_true", help="also write RUN_DIR/video.mp4")
 
     presets = commands.add_parser("presets", help="the tuned configs, or one of them")
     presets.add_argument("name", nargs="?", metavar="NAME")
@@ -55,7 +60,8 @@ def train(arguments: argparse.Namespace) -> int:
         check(config, arguments.ranks)
         done = finished(run_dir, config, arguments.resume)
         launcher = arguments.launcher or default_launcher(os.environ)
-        result = done or train_on_ranks(config, run_dir, arguments.ranks, launcher, arguments.hostfile, arguments.resume)
+        options = (launcher, arguments.hostfile, arguments.resume)
+        result = done or train_on_ranks(config, run_dir, arguments.ranks, *options)
     if not is_other_rank():
         print(summary(result, run_dir), flush=True)
     return result.exit_code
@@ -67,7 +73,7 @@ def is_other_rank() -> bool:
     return detect_place(os.environ).rank != 0
 
 
-def summary(result, run_dir: Path) -> str:  # type: ignore[no-untyped-def]
+def summary(result: Result, run_dir: Path) -> str:
     """The last lines of a run."""
     steps = f"{result.env_steps:,} steps in {result.wall_seconds:.1f} s ({result.env_steps_per_second:,.0f} steps/s)"
     ranks = f"{result.ranks} rank{'s' if result.ranks > 1 else ''}"
@@ -88,7 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.episodes < 1:
         raise BadInput(f"--episodes must be >= 1, got {arguments.episodes}")
-    which = "best" if arguments.best else "latest"
+    which: Literal["latest", "best"] = "best" if arguments.best else "latest"
     found = evaluate_policy(arguments.run_dir, arguments.episodes, arguments.seed, which, arguments.video)
     print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
     print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g})")

@@ -1,8 +1,10 @@
 """Builds Horovod's unchanged source once and keeps the wheel: `python harness/build_horovod.py`.
 
 Horovod 0.28.1 asks its compiler for C++14, and torch's headers have needed C++17 since 2.1. Its source need not change:
-a CMake tool-chain file raises the standard. The wheel is kept in a folder named by all that it was compiled against (torch,
-MPI, CUDA, Python), so that no later installation compiles again. Standard library alone: it runs before anything is installed.
+a CMake tool-chain file raises the standard. The wheel is kept in a folder named by all that it was compiled against
+(torch,
+MPI, CUDA, Python), so that no later installation compiles again. Standard library alone: it runs before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rl-harness" / "wheels"
     parser.add_argument("--wheels", type=Path, default=cache, help="where wheels are kept (%(default)s)")
-    parser.add_argument("--mpicxx", default=None, help="the MPI compiler; default: beside this Python, else on the PATH")
+    parser.add_argument("--mpicxx", default=None, help="the MPI compiler; default: beside this Python, else on PATH")
     args = parser.parse_args()
 
     beside = Path(sys.executable).parent / "mpicxx"
@@ -109,8 +111,8 @@ def main() -> int:
         print(f"Horovod {VERSION} is compiled for {folder.name}: about 2 minutes on 2 cores, once.", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-binary", "horovod"]
-            command += ["--no-cache-dir", "--wheel-dir", scratch, f"horovod=={VERSION}"]
+            command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"]
+            command += ["--no-binary", "horovod", "--no-cache-dir", "--wheel-dir", scratch, f"horovod=={VERSION}"]
             log = folder / "build.log"
             with log.open("w") as out:
                 env = build_environment(mpicxx, nccl, Path(scratch))

@@ -42,7 +42,8 @@ class NetworkSettings(Settings):
     """The non-linearity between layers."""
     class_: str | None = Field(None, alias="class")
     """A network of your own, `module:Class`; built as `Class(observation_space, action_parameters, **kwargs)`, and its
-    `forward(observations)` returns `(action_parameters, values)` of shapes `(batch, action_parameters)` and `(batch,)`."""
+    `forward(observations)` returns `(action_parameters, values)` of shapes `(batch, action_parameters)` and
+    `(batch,)`."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments for `class`."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class BadInput(Exception):
-    """A setting, file or argument that cannot be used: one line that names it, its value and what it may be. Exit code 2."""
+    """A setting, file or argument that cannot be used: one line that names it, its value and what it may be. Exit
+    code 2."""
 
 
 class Diverged(Exception):

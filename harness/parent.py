@@ -33,7 +33,9 @@ def train_on_ranks(
     """
     outer = inside_launcher(os.environ)
     if outer is not None:
-        raise BadInput(f"--ranks {ranks} starts ranks itself, but this process is already a rank of {outer}: leave it out")
+        raise BadInput(
+            f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
+        )
     if ranks < 1:
         raise BadInput(f"--ranks must be >= 1, got {ranks}")
     starter = get_launcher(launcher)
@@ -142,5 +144,6 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
 
 
 def default_launcher(env: Mapping[str, str]) -> str:
-    """horovodrun; inside a Slurm allocation mpirun, which starts its ranks by Slurm's own means where horovodrun wants ssh."""
+    """horovodrun; inside a Slurm allocation mpirun, which starts its ranks by Slurm's own means where horovodrun
+    wants ssh."""
     return "mpirun" if "SLURM_JOB_ID" in env else "horovodrun"

@@ -22,7 +22,8 @@ Which = Literal["latest", "best"]
 
 
 class Policy:
-    """`policy(observations)`: observations (n, *obs_shape) to the deterministic actions, as the environment takes them."""
+    """`policy(observations)`: observations (n, *obs_shape) to the deterministic actions, as the environment takes
+    them."""
 
     def __init__(self, config: RunConfig, state: dict) -> None:
         assert config.env is not None

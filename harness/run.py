@@ -1,6 +1,7 @@
 """One run, from its config to its result: collect, update, evaluate, report, until done or told to stop.
 
-Every rank walks through here side by side. What only one of them can know (a signal, a verdict, the clock) is agreed once
+Every rank walks through here side by side. What only one of them can know (a signal, a verdict, the clock) is agreed
+once
 an iteration, by one collective, and acted on by all at the same boundary.
 """
 
@@ -36,7 +37,7 @@ from harness.lifecycle.run_directory import (
     versions,
 )
 from harness.lifecycle.signals import StopRequests
-from harness.reporting import PhaseTimer, Progress, Reporter, Status, open_metrics, open_progress
+from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
 from harness.training.trainer import check_equal
 
 SMALL_NETWORK = 500_000
@@ -356,9 +357,7 @@ class Run:
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
 
-    def _result(
-        self, status: str, reason: str | None, value: float | None = None, divergence: bool = False
-    ) -> Result:
+    def _result(self, status: str, reason: str | None, value: float | None = None, divergence: bool = False) -> Result:
         counters = self.counters
         return Result(
             status=status,

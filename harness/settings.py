@@ -95,8 +95,10 @@ def explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError, pr
     message = message.replace("Input should be", "must be").replace("greater than or equal to", ">=")
     message = message.replace("less than or equal to", "<=").replace("greater than", ">").replace("less than", "<")
     message = message.removesuffix(", unable to parse string as a number")
-    return f"{name}: {message}, got {first['input']!r}" if not message.startswith("must") else (
-        f"{name} {message}, got {first['input']!r}"
+    return (
+        f"{name}: {message}, got {first['input']!r}"
+        if not message.startswith("must")
+        else (f"{name} {message}, got {first['input']!r}")
     )
 
 
@@ -138,6 +140,7 @@ def named_object(name: str, setting: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise BadInput(f"{setting} = {name!r}: there is no module {error.name!r} on the path of this directory") from None
+        missing = f"there is no module {error.name!r} on the path of this directory"
+        raise BadInput(f"{setting} = {name!r}: {missing}") from None
     except AttributeError:
         raise BadInput(f"{setting} = {name!r}: module {module!r} has no {attribute!r}") from None

@@ -93,7 +93,8 @@ class Algorithm(ABC):
 
     @abstractmethod
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
-        """The deterministic policy on `episodes` episodes with seeds that training never uses; `final` takes others again."""
+        """The deterministic policy on `episodes` episodes with seeds that training never uses; `final` takes others
+        again."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -101,6 +102,10 @@ class Algorithm(ABC):
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def act_best(self, observations: np.ndarray) -> np.ndarray:
+        """The deterministic actions for observations that are normalised already, as the environment takes them."""
+        raise NotImplementedError(f"{type(self).__name__} acts in no environment")
 
     def close(self) -> None:
         """Gives back environments and workers."""

@@ -119,7 +119,8 @@ class CategoricalHead(ActionHead):
 
 
 class GaussianHead(ActionHead):
-    """Box actions: a normal for each dimension whose deviation does not depend on the state; clipped to the bounds outside."""
+    """Box actions: a normal for each dimension whose deviation does not depend on the state; clipped to the bounds
+    outside."""
 
     noise = "normal"
 

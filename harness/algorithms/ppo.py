@@ -1,7 +1,8 @@
 """Proximal policy optimisation (Schulman et al. 2017), with the clipped surrogate of its equation 7.
 
 N ranks are the same experiment as one: environments, action noise and minibatches follow from the seed and from global
-indices; advantages are normalised over all ranks, gradients weighted by sample counts and clipped after they are agreed,
+indices; advantages are normalised over all ranks, gradients weighted by sample counts and clipped after they are
+agreed,
 and the KL stop looks at the KL of all ranks.
 """
 
@@ -102,9 +103,7 @@ class PPO(Algorithm):
             statistics=len(STATISTICS),
             max_grad_norm=settings.max_grad_norm,
         )
-        self.learning_rate = LearningRate(
-            config.optimizer, self.step.optimizer, self.samples // self.minibatches
-        )
+        self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, self.samples // self.minibatches)
 
         example = self.head.sample(
             torch.zeros(1, self.head.parameter_count, device=self.device),
@@ -186,7 +185,8 @@ class PPO(Algorithm):
             at += len(envs)
 
     def update(self, iteration: int) -> dict[str, float]:
-        """K epochs of minibatches; means of the statistics over the minibatches that were stepped on, over all ranks."""
+        """K epochs of minibatches; means of the statistics over the minibatches that were stepped on, over all
+        ranks."""
         settings, phases, rollout = self.settings, self.context.phases, self.rollout
         clip = settings.clip_range
         if settings.clip_schedule == "linear":
@@ -266,7 +266,8 @@ class PPO(Algorithm):
         return minibatch_indices(keys, share.first, share.count, self.minibatches)
 
     def advantage_moments(self, plan: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the advantages of each minibatch over all ranks, (epochs, minibatches), by one collective.
+        """Mean and deviation of the advantages of each minibatch over all ranks, (epochs, minibatches), by one
+        collective.
 
         Also agrees the explained variance of the returns by the values, which needs the same kind of sums.
         """

@@ -126,7 +126,7 @@ class MpiCollectives(Collectives):
 def memory(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's own memory as MPI can take it; a tensor elsewhere, or with gaps, is an error rather than a copy."""
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(f"MPI reduces contiguous CPU tensors in place, got {tensor.device} with strides {tensor.stride()}")
+        raise ValueError(f"MPI reduces contiguous CPU tensors in place, got {tensor.device}, strides {tensor.stride()}")
     return tensor.detach().numpy()
 
 

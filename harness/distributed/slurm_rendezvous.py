@@ -1,4 +1,5 @@
-"""Horovod over Gloo for ranks that `srun` started: rank 0 serves the rendezvous, the others find it by Slurm's variables."""
+"""Horovod over Gloo for ranks that `srun` started: rank 0 serves the rendezvous, the others find it by Slurm's
+variables."""
 
 from __future__ import annotations
 
@@ -102,5 +103,6 @@ def wait_for(address: str, port: int, timeout: float) -> None:
                 return
         except OSError as error:
             if time.monotonic() > until:
-                raise BadInput(f"rank 0's rendezvous at {address}:{port} did not answer in {timeout:.0f} s: {error}") from None
+                where = f"rank 0's rendezvous at {address}:{port}"
+                raise BadInput(f"{where} did not answer in {timeout:.0f} s: {error}") from None
             time.sleep(0.1)

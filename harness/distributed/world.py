@@ -162,8 +162,8 @@ class World:
     def _start_mpi(self) -> Collectives:
         if self.place.launcher != "mpi":
             raise BadInput(
-                f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it may be "
-                "'auto' or 'horovod'"
+                f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it "
+                "may be 'auto' or 'horovod'"
             )
         if self.device.type != "cpu":
             raise BadInput("sync.path = 'mpi' reduces CPU tensors; with GPUs it may be 'auto' or 'horovod'")
@@ -182,7 +182,8 @@ class World:
         try:
             import horovod.torch as hvd
         except ImportError as error:
-            raise BadInput(f"{self.place.size} ranks need Horovod, which cannot be imported ({error}): make install") from None
+            ranks = f"{self.place.size} ranks"
+            raise BadInput(f"{ranks} need Horovod, which cannot be imported ({error}): make install") from None
         hvd.init()
         return HorovodCollectives()
 

@@ -46,7 +46,8 @@ def make_environment(settings: EnvSettings, **kwargs: Any) -> gym.Env:
 
 
 def check_environment(settings: EnvSettings) -> tuple[spaces.Box, spaces.Space]:
-    """The observation and action space, from one environment that is made and closed; BadInput where they cannot be used."""
+    """The observation and action space, from one environment that is made and closed; BadInput where they cannot be
+    used."""
     env = make_environment(settings)
     try:
         observation, action = env.observation_space, env.action_space

@@ -7,7 +7,6 @@ environment from its own stream, and in the step in which its episode ends, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +20,8 @@ class SameStepCartPole(CartPoleVectorEnv):
     """gymnasium's CartPole vector; `step` gives the final observations by `info["final_obs"]`."""
 
     metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+
+    state: np.ndarray  # type: ignore[assignment]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """`seed`: one int per environment."""
@@ -49,15 +50,11 @@ NATIVE = {"CartPole-v0": SameStepCartPole, "CartPole-v1": SameStepCartPole}
 
 
 def native_class(settings: EnvSettings) -> type[gym.vector.VectorEnv] | None:
-    """The adapter for this environment as its settings describe it; None where there is none (wrappers need single ones)."""
+    """The adapter for this environment as its settings describe it; None where there is none (wrappers need single
+    ones)."""
     return None if settings.wrappers else NATIVE.get(settings.id)
 
 
 def make_native(settings: EnvSettings, count: int) -> gym.vector.VectorEnv:
     steps = gym.spec(settings.id).max_episode_steps
     return NATIVE[settings.id](**{"max_episode_steps": steps, **settings.kwargs}, num_envs=count)
-
-
-def reset_each(env: gym.vector.VectorEnv, seeds: Sequence[int]) -> np.ndarray:
-    observations, _ = env.reset(seed=list(seeds))
-    return observations

@@ -13,7 +13,8 @@ from harness.distributed.collectives import Collectives
 class RunningMoments:
     """Mean and variance of all that all ranks have seen, in float64, equal on all of them.
 
-    They stand still during a rollout and take it in at its end by one collective: what a rank normalises by never depends
+    They stand still during a rollout and take it in at its end by one collective: what a rank normalises by never
+    depends
     on how the environments are shared out. (Chan, Golub and LeVeque 1983, equation 2.1, with exact counts.)
     """
 

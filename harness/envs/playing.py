@@ -15,7 +15,8 @@ AT_ONCE = 16
 
 
 def episode_seeds(seed: int, purpose: str, episodes: int) -> list[int]:
-    """Seeds that follow from the run's seed, the purpose and the episode's number; training's follow from other numbers."""
+    """Seeds that follow from the run's seed, the purpose and the episode's number; training's follow from other
+    numbers."""
     purposes = {"evaluation": 0xE7A1, "final": 0xF17A1, "command": 0xC0DE}
     return [int(each) for each in np.random.SeedSequence([seed, purposes[purpose]]).generate_state(episodes, np.uint32)]
 

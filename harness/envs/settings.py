@@ -17,11 +17,13 @@ class EnvSettings(Settings):
     count: int = Field(8, ge=1)
     """Environments over all ranks together; each rank steps its share."""
     backend: Literal["auto", "native", "sync", "workers"] = "auto"
-    """How a rank steps its share: `native`, the environment's own vector class; `sync`, one after the other; `workers`, a
+    """How a rank steps its share: `native`, the environment's own vector class; `sync`, one after the other;
+    `workers`, a
     process each. `auto` takes `native` where there is one, otherwise `sync`."""
     wrappers: list[str] = []
     """Wrappers around each environment, innermost first, each `module:callable`, called with the environment."""
     normalize_observations: bool = False
     """Centre and scale observations by the moments of all that all ranks have seen, clipped to ±10."""
     normalize_rewards: bool = False
-    """Scale rewards by the standard deviation of the discounted return, clipped to ±10. Reported returns are true ones."""
+    """Scale rewards by the standard deviation of the discounted return, clipped to ±10. Reported returns are true
+    ones."""

@@ -79,7 +79,8 @@ class Environments:
     def reset(self, seed: int) -> np.ndarray:
         """(envs, *obs_shape): first observations; `seed` is the run's."""
         every = np.random.SeedSequence([seed, 0xE27]).generate_state(self.share.total, np.uint32)
-        observations, _ = self.vector.reset(seed=[int(each) for each in every[self.share.slice]])
+        seeds: Any = [int(each) for each in every[self.share.slice]]
+        observations, _ = self.vector.reset(seed=seeds)
         return self._observe(observations)
 
     def step(self, actions: np.ndarray) -> StepResult:
@@ -146,8 +147,8 @@ def make_environments(settings: EnvSettings, rank: int, size: int, gamma: float 
     if backend == "native":
         if native is None:
             raise BadInput(
-                f"env.backend = 'native': {settings.id} has no vector class that this project knows (or env.wrappers is "
-                "set); it may be 'auto', 'sync' or 'workers'"
+                f"env.backend = 'native': {settings.id} has no vector class that this project knows (or env.wrappers "
+                "is set); it may be 'auto', 'sync' or 'workers'"
             )
         return Environments(make_native(settings, share.count), share, backend, settings, gamma)
     makers = [lambda: make_environment(settings)] * share.count

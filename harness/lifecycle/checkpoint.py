@@ -1,4 +1,5 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed; loaded without running anything from them."""
+"""Checkpoints that are whole or not there: written aside, synced, renamed; loaded without running anything from
+them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Checkpoint:
 def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[str, Any]) -> Path:
     """Writes `step-NNNNNNNNN/` and points `latest` at it. One rank calls it.
 
-    `state` holds tensors and plain values, `progress` what JSON can hold. The manifest, which names size and checksum, is
+    `state` holds tensors and plain values, `progress` what JSON can hold. The manifest, which names size and
+    checksum, is
     written last, and the folder is renamed into place when all of it is on disk.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ def load(directory: Path) -> Checkpoint | None:
 
 def load_newest(directory: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest whole checkpoint, and the damaged ones that were passed over on the way to it."""
-    damaged = []
+    damaged: list[Path] = []
     for path in reversed(saved_steps(directory)):
         found = load(path)
         if found is not None:

@@ -28,8 +28,8 @@ class Rollout:
     def compute_advantages(self, bootstrap_value: np.ndarray, gamma: float, gae_lambda: float) -> None:
         """Generalised advantage estimation (Schulman et al. 2016, equation 16) and the returns it implies.
 
-        `bootstrap_value`: float32 (envs,), the value of the observation after the last step. Where a time limit ended an
-        episode, its value must be in the rewards already: what follows belongs to another episode.
+        `bootstrap_value`: float32 (envs,), the value of the observation after the last step. Where a time limit ended
+        an episode, its value must be in the rewards already: what follows belongs to another episode.
         """
         advantage = np.zeros(self.envs, np.float32)
         next_value = bootstrap_value
@@ -52,10 +52,10 @@ def minibatch_indices(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """This rank's samples in each minibatch, and how many samples each minibatch has over all ranks.
 
-    `keys`: float (total_envs, steps), the same random numbers on all ranks. Each environment's steps are put in the random
-    order of its own row and dealt to the minibatches in equal shares, so that a minibatch holds the same samples on any
-    number of ranks, and each rank gives the same fraction of its samples to each. Where `minibatches` does not divide
-    `steps`, environments start dealing at different places, so that the minibatches still come out even.
+    `keys`: float (total_envs, steps), the same random numbers on all ranks. Each environment's steps are put in the
+    random order of its own row and dealt to the minibatches in equal shares, so that a minibatch holds the same samples
+    on any number of ranks, and each rank gives the same fraction of its samples to each. Where `minibatches` does not
+    divide `steps`, environments start dealing at different places, so that the minibatches still come out even.
 
     Returns ([int64 (n,)] * minibatches, int64 (minibatches,)); an index is step * envs + local environment.
     """
