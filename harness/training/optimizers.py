@@ -23,41 +23,41 @@ class OptimizerSettings(Settings):
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = "adam"
     """The method."""
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     """Learning rate at its full height, before the rule of `scale_lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """adam, adamw: decay of the running means of the gradient and of its square, each in [0, 1)."""
-    momentum: float = Field(0.0, ge=0, lt=1)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
     """sgd, rmsprop: share of the last step that is taken again."""
-    alpha: float = Field(0.99, ge=0, lt=1)
+    alpha: float = Field(default=0.99, ge=0, lt=1)
     """rmsprop: decay of the running mean of the squared gradient."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """adam, adamw, rmsprop, adagrad: added to the denominator."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decay of all parameters, biases too: decoupled from the gradient for adamw, added to it for the others."""
     schedule: Literal["constant", "linear", "cosine", "plateau", "kl_adaptive"] = "constant"
     """How the rate changes: by progress (constant, linear, cosine) or by a metric (plateau, kl_adaptive)."""
-    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the run's updates over which the rate rises from 0 to its full height (not with kl_adaptive)."""
-    final_lr_fraction: float = Field(0.0, ge=0, le=1)
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """linear, cosine: the rate at the end, as a fraction of the full height. plateau: the rate never falls below it."""
     plateau_metric: str = "eval_return_mean"
     """plateau: name of the metric that is watched."""
     plateau_mode: Literal["max", "min"] = "max"
     """plateau: whether more of the metric is better, or less."""
-    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
     """plateau: what the rate is multiplied by."""
-    plateau_patience: int = Field(5, ge=0)
+    plateau_patience: int = Field(default=5, ge=0)
     """plateau: how many values in a row without improvement are borne; the next one lowers the rate."""
-    target_kl: float = Field(0.01, gt=0)
+    target_kl: float = Field(default=0.01, gt=0)
     """kl_adaptive: the KL divergence of one update that the rate is steered to."""
-    min_lr: float = Field(1e-5, gt=0)
+    min_lr: float = Field(default=1e-5, gt=0)
     """kl_adaptive: the rate never falls below it."""
-    max_lr: float = Field(1e-2, gt=0)
+    max_lr: float = Field(default=1e-2, gt=0)
     """kl_adaptive: the rate never rises above it."""
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
     """Rule for the batch: the rate is lr * (batch / reference_batch), or lr times the square root of that ratio."""
-    reference_batch: int | None = Field(None, ge=1)
+    reference_batch: int | None = Field(default=None, ge=1)
     """The batch, over all ranks, for which `lr` was tuned; needed by `scale_lr`."""
 
     @model_validator(mode="after")
