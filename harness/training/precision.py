@@ -46,7 +46,8 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.DTYPES[self.kind])
 
     def unscale_(self, gradients: torch.Tensor) -> bool:
-        """Divides the reduced `gradients` by the scale; False where one of them is not finite (this step is skipped)."""
+        """Divides the reduced `gradients` by the scale; False where one of them is not finite (this step is
+        skipped)."""
         if self.scale != 1.0:
             gradients.mul_(1.0 / self.scale)
         # the sum of absolute values is finite exactly where all are, or overflows far past any useful gradient

@@ -43,7 +43,8 @@ class Step:
         """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed likewise.
 
         `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
-        `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares are
+        `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
+        are
         right. A rank without samples gives `compute=None` and weight 0, and takes part in the reduce all the same.
         """
         arena, precision = self.arena, self.precision
@@ -80,13 +81,15 @@ class Step:
 
 
 def clip_(gradients: torch.Tensor, max_norm: float) -> None:
-    """Scales the flat vector to a 2-norm of at most `max_norm` (Pascanu et al. 2013), as torch's clip_grad_norm_ does."""
+    """Scales the flat vector to a 2-norm of at most `max_norm` (Pascanu et al. 2013), as torch's clip_grad_norm_
+    does."""
     norm = torch.linalg.vector_norm(gradients)
     gradients.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
 
 
 def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = "parameters") -> None:
-    """Raises RanksDisagree, on all ranks, unless `parameters` is the same to the bit everywhere: one small collective."""
+    """Raises RanksDisagree, on all ranks, unless `parameters` is the same to the bit everywhere: one small
+    collective."""
     bits = parameters.detach().contiguous().view(torch.int32)
     weights = torch.arange(1, bits.numel() + 1, device=bits.device, dtype=torch.int64)
     digest = torch.stack([bits.sum(dtype=torch.int64), (bits.to(torch.int64) * weights).sum()])
