@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from harness.distributed import Place
-from harness.reporting import Progress, Status, open_display, open_progress, read_status
+from harness.reporting import Progress, Status, open_display, open_progress, read_progress
 from harness.reporting.progress import FileProgress, LiveProgress, PlainProgress, as_clock
 
 STATUS = Status(
@@ -79,21 +79,30 @@ def test_the_last_status_is_always_told():
 
 def test_the_parent_reads_what_rank_0_wrote_at_most_once_a_second(tmp_path):
     clock = Clock()
-    assert read_status(tmp_path) is None
+    assert read_progress(tmp_path) == (None, [])
     progress = FileProgress(tmp_path, clock)
     progress.update(STATUS)
-    assert read_status(tmp_path) == STATUS
+    assert read_progress(tmp_path) == (STATUS, [])
     later = dataclasses.replace(STATUS, env_steps=50_000)
     clock.now = 0.9
     progress.update(later)
-    assert read_status(tmp_path) == STATUS
+    assert read_progress(tmp_path) == (STATUS, [])
     clock.now = 1.1
     progress.update(later)
-    assert read_status(tmp_path) == later
+    assert read_progress(tmp_path) == (later, [])
     last = dataclasses.replace(STATUS, env_steps=100_000)
     progress.update(last)
     progress.close()
-    assert read_status(tmp_path) == last
+    assert read_progress(tmp_path) == (last, [])
+
+
+def test_what_rank_0_says_reaches_the_parent_at_once(tmp_path):
+    progress = FileProgress(tmp_path, Clock())
+    progress.say("2 ranks, path horovod")
+    assert read_progress(tmp_path) == (None, ["2 ranks, path horovod"])
+    progress.update(STATUS)
+    progress.say("resumed from step 512")
+    assert read_progress(tmp_path) == (STATUS, ["2 ranks, path horovod", "resumed from step 512"])
 
 
 def test_a_process_of_its_own_on_a_terminal_draws_and_gives_the_terminal_back():
@@ -160,7 +169,7 @@ def test_rank_1_tells_nothing(tmp_path, capsys):
 def test_under_a_parent_rank_0_leaves_the_file_and_prints_lines_to_the_jobs_output(tmp_path, capsys):
     with open_progress("run", place(0, "mpi"), tmp_path, has_parent=True) as progress:
         progress.update(STATUS)
-    assert read_status(tmp_path) == STATUS
+    assert read_progress(tmp_path) == (STATUS, [])
     assert "45,056 of 100,000 steps" in capsys.readouterr().out
 
 
