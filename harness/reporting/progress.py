@@ -179,7 +179,7 @@ class Several(Progress):
 
 
 def read_progress(run_dir: Path) -> tuple[Status | None, list[str]]:
-    """The latest status that rank 0 wrote into `progress.json`, and the lines that it said; nothing before the first."""
+    """The latest status that rank 0 wrote into `progress.json`, and the lines it said; nothing before the first."""
     found = read_json(Path(run_dir) / "progress.json")
     if not isinstance(found, dict):
         return None, []
