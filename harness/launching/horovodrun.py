@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import BadInput
+from harness.launching import reach
 from harness.launching.base import Job, Launcher, hosts_argument
 from harness.launching.mpirun import find_program
 
@@ -51,6 +53,12 @@ class Horovodrun(Launcher):
 
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
         # its cache of host checks outlives the hosts' state by up to an hour; binding to none and tags are its defaults
-        kind = "--mpi" if self._controller is MPI else "--gloo"
         program = find_program("horovodrun", self.name)
-        return [program, "-np", str(job.ranks), "-H", hosts_argument(job), kind, "--disable-cache", *job.command]
+        command = [program, "-np", str(job.ranks), "-H", hosts_argument(job), "--disable-cache"]
+        if self._controller is not MPI:
+            return [*command, "--gloo", *job.command]
+        if reach.others([host.name for host in job.hosts]):
+            # it calls mpirun by name alone, which then takes whatever Open MPI is on the other host's PATH, if any
+            prefix = Path(find_program("mpirun", self.name)).parent.parent
+            command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
+        return [*command, "--mpi", *job.command]

@@ -18,6 +18,7 @@ FIRST_EXIT = re.compile(r"Process name: (?:\[\[\d+,\d+\],)?(\d+)\]?\n\s*Exit cod
 MPI_ABORT = re.compile(r"MPI_ABORT was invoked on rank (\d+) in communicator [^\n]*\s+with errorcode (\d+)")
 IMPROPER_EXIT = re.compile(r"due to process rank (\d+) with PID \d+ on\s+node (\S+) exiting improperly")  # code is lost
 GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.$", re.M)
+LOST_HOST = re.compile(r"ORTE has lost communication with a remote daemon[\s\S]*?Remote daemon: \S+ on node (\S+)")
 # What a rank raises because another one is gone: not the one to name while another raised something else.
 FOLLOWERS = ("HorovodInternalError", "LostRank")
 
@@ -26,7 +27,8 @@ FOLLOWERS = ("HorovodInternalError", "LostRank")
 class Outcome:
     """The end of a job. `exit_code`: of the rank that ended it, 128 + n for signal n, -1 where it is unknown.
 
-    failed_rank and host: None where no rank is to blame, or none could be named. signal: "SIGKILL" and the like.
+    failed_rank: None where no rank is to blame, or none could be named. host: of that rank, or one that was lost.
+    signal: "SIGKILL" and the like; of a rank elsewhere under Gloo it is not known (ssh ends with 255 for any).
     last_lines: the last that the failed rank printed, else the launcher; without tags. reason: the exception's line, or
     the launcher's own words.
     """
@@ -44,6 +46,8 @@ class Outcome:
             return "ended well"
         who = "the launcher" if self.failed_rank is None else f"rank {self.failed_rank}"
         where = f" on {self.host}" if self.host else ""
+        if self.failed_rank is None and self.host:
+            return f"host {self.host} was lost: its ranks cannot be reached any more"
         if self.signal:
             return f"{who}{where} was killed by {self.signal}"
         code = "an unknown exit code" if self.exit_code == UNKNOWN else f"exit code {self.exit_code}"
@@ -70,7 +74,8 @@ def read_outcome(output: str, exit_code: int | None, rank_hosts: Sequence[str]) 
         name = signal_name(-exit_code) if exit_code is not None and exit_code < 0 else None
         said = [line.strip() for line in launcher if not re.fullmatch(r"\s*|-{10,}", line)]
         reason = last_exception(said) or " ".join(said[:3]) or None
-        return Outcome(code, signal=name, last_lines=tuple(said[-LAST_LINES:]), reason=reason)
+        lost = LOST_HOST.search("\n".join(launcher))
+        return Outcome(code, None, lost[1] if lost else None, name, tuple(said[-LAST_LINES:]), reason)
     host = death.host or (rank_hosts[death.rank] if death.rank < len(rank_hosts) else None)
     by_signal = 128 < death.exit_code <= 128 + max(signal.valid_signals())
     name = signal_name(death.exit_code - 128) if by_signal else None

@@ -70,6 +70,12 @@ def test_a_launcher_that_could_not_start_is_named_with_its_reason(name: str, cod
     assert outcome.last_lines
 
 
+def test_a_host_that_was_lost_is_named() -> None:
+    outcome = outcome_of("mpirun-host-lost", 205)
+    assert (outcome.host, outcome.failed_rank, outcome.exit_code) == ("n2", None, 205)
+    assert outcome.describe() == "host n2 was lost: its ranks cannot be reached any more"
+
+
 def test_the_last_lines_are_those_of_the_rank_that_died() -> None:
     assert outcome_of("gloo-exit-75").last_lines == ("warn from 1", "hello from 1")
     assert outcome_of("mpirun-exception-in-pieces").last_lines[-1] == "ValueError: the learning rate is sour"
