@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from harness.errors import BadInput
 
@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from harness.lifecycle.run_directory import Result
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses as every other bad input is refused: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see {self.prog} --help)")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "Data-parallel training over Horovod and MPI."
-    parser = argparse.ArgumentParser(prog="python -m harness", description=about)
+    parser = Parser(prog="python -m harness", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|presets|doctor")
 
     train = commands.add_parser("train", help="train a preset, or the run that a TOML file describes")
@@ -39,7 +46,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     presets = commands.add_parser("presets", help="the tuned configs, or one of them")
     presets.add_argument("name", nargs="?", metavar="NAME")
     commands.add_parser("doctor", help="what works on this machine, and what to do about what does not")
-    return parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if not word.startswith("-")]  # overrides may follow options; argparse loses them
+    if len(late) < len(rest) or late and parsed.command != "train":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if parsed.command == "train":
+        parsed.overrides += late
+    return parsed
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -123,11 +136,13 @@ COMMANDS = {"train": train, "evaluate": evaluate, "presets": presets, "doctor": 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parsed = parse(arguments)
+    command = ""
     try:
+        parsed = parse(arguments)
+        command = parsed.command
         return COMMANDS[parsed.command](parsed)
     except BadInput as error:
-        if parsed.command != "train" or not is_other_rank():  # all ranks found the same: one line is enough
+        if command != "train" or not is_other_rank():  # all ranks found the same: one line is enough
             print(f"harness: {error}", file=sys.stderr)
         return 2
 

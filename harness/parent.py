@@ -36,8 +36,6 @@ def train_on_ranks(
         raise BadInput(
             f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
         )
-    if ranks < 1:
-        raise BadInput(f"--ranks must be >= 1, got {ranks}")
     starter = get_launcher(launcher)
     hosts = take_slots(available_hosts(hostfile, os.environ), ranks, hostfile or "this machine")
     starter.check()

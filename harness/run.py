@@ -53,9 +53,11 @@ def default_run_dir(config: RunConfig) -> Path:
 
 def check(config: RunConfig, ranks: int) -> None:
     """Refuses, before anything starts, what this machine or so many ranks cannot run."""
+    if ranks < 1:
+        raise BadInput(f"--ranks must be >= 1, got {ranks}")
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
-        check_environment(config.env)
+        algorithm_class(config.algorithm.name).check(config, *check_environment(config.env))
 
 
 def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:
@@ -188,7 +190,7 @@ class Run:
             self.metrics.close()
             self.progress.close()
             algorithm.close()
-        if self.rank == 0 and reason != SUPERSEDED:
+        if self.rank == 0 and not self.reporter.superseded():
             result.write(self.run_dir)
         return result
 
@@ -271,6 +273,7 @@ class Run:
             better = counters.best is None or self.eval.mean > counters.best
             if better:
                 counters.best, counters.best_at = self.eval.mean, reached
+            self.algorithm.on_evaluation(self.eval)
             for number in range(counters.evaluations + 1, reached + 1):
                 self.reporter.report(number, self.eval.mean, counters.env_steps)
             counters.evaluations = reached
@@ -311,8 +314,7 @@ class Run:
         counters = self.counters
         if self.rank != 0:
             return
-        passed = time.monotonic() - self.began
-        share = counters.env_steps / self.total_steps
+        left = self.total_steps - counters.env_steps
         self.progress.update(
             Status(
                 env_steps=counters.env_steps,
@@ -321,7 +323,7 @@ class Run:
                 seconds=counters.seconds,
                 ranks=self.collectives.size,
                 sync_path=self.collectives.path,
-                eta_seconds=passed * (1 - share) / share if share else None,
+                eta_seconds=counters.seconds * left / counters.env_steps,
                 return_mean=self.return_mean,
                 eval_mean=None if self.eval is None else self.eval.mean,
                 best=counters.best,

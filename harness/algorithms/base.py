@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from harness.distributed.collectives import Collectives
@@ -87,6 +88,10 @@ class Algorithm(ABC):
     @abstractmethod
     def __init__(self, context: Context) -> None: ...
 
+    @classmethod
+    def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        """BadInput, before anything starts, where it cannot act in these spaces or its network cannot be built."""
+
     @abstractmethod
     def iterate(self, iteration: int) -> Iteration:
         """Iteration number `iteration` (from 0): one rollout (or epoch) and its updates."""
@@ -95,6 +100,9 @@ class Algorithm(ABC):
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
         """The deterministic policy on `episodes` episodes with seeds that training never uses; `final` takes others
         again."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Takes an evaluation of the run's schedule; a learning rate may listen to it."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -192,7 +192,8 @@ def make_actor_critic(
         parameters, values = model(probe)
         shapes = tuple(parameters.shape), tuple(values.shape)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise BadInput(f"{where}: forward of observations {tuple(probe.shape)} failed: {error}") from None
+        expected = f"observations {tuple(probe.shape)} and return (action_parameters, values)"
+        raise BadInput(f"{where}: forward must take {expected}, but failed: {error}") from None
     if shapes != ((1, head.parameter_count), (1,)):
         expected = f"shapes (1, {head.parameter_count}) and (1,)"
         raise BadInput(f"{where}: forward must return (action_parameters, values) of {expected}, got {shapes}")

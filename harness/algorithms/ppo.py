@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from pydantic import Field
 
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
 from harness.algorithms.memory import Rollout, minibatch_indices
-from harness.algorithms.networks import make_actor_critic
+from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
 from harness.errors import Diverged
 from harness.settings import named_object
@@ -90,9 +91,7 @@ class PPO(Algorithm):
         self.minibatches = max(1, round(self.samples / settings.minibatch_size))
 
         torch.manual_seed(config.seed)
-        user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
-        spaces = self.envs.observation_space, self.envs.action_space
-        self.module = make_actor_critic(config.network, *spaces, config.env.id, user_class).to(self.device)
+        self.module = self.network(config, self.envs.observation_space, self.envs.action_space).to(self.device)
         self.head = self.module.head
         self.precision = Precision(config.precision, self.device)
         self.step = Step(
@@ -114,6 +113,16 @@ class PPO(Algorithm):
         self.observations = self.envs.reset(config.seed)
         self.episode_returns = np.zeros(share.count)
         self.episode_lengths = np.zeros(share.count, dtype=np.int64)
+
+    @staticmethod
+    def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> ActorCritic:
+        assert config.env is not None
+        user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
+        return make_actor_critic(config.network, observation_space, action_space, config.env.id, user_class)
+
+    @classmethod
+    def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        cls.network(config, observation_space, action_space)
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
@@ -307,6 +316,9 @@ class PPO(Algorithm):
 
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
         return Evaluation(self.context.play(self.act_best, episodes, final))
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

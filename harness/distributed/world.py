@@ -14,6 +14,7 @@ import torch
 
 from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
 from harness.errors import BadInput
+from harness.slots import confine, own_slot
 
 
 @dataclass(frozen=True)
@@ -68,43 +69,6 @@ def expand_tasks_per_node(text: str) -> list[int]:
     return counts
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One rank's share of a host: slot `index` of `of` equal shares."""
-
-    index: int
-    of: int
-
-
-def own_slot(env: Mapping[str, str], place: Place) -> Slot | None:
-    """This rank's slot, out of `HARNESS_SLOTS=hostA:0,1/4;hostB:2,3/4` (slots given / slots the host has)."""
-    for part in env.get("HARNESS_SLOTS", "").split(";"):
-        host, _, rest = part.rpartition(":")
-        indices, _, total = rest.partition("/")
-        if host and total and names_this_host(host, place.host):
-            given = [int(index) for index in indices.split(",")]
-            return Slot(given[place.local_rank % len(given)], int(total))
-    return None
-
-
-def names_this_host(name: str, host: str) -> bool:
-    if name in (host, "localhost", "127.0.0.1", socket.gethostname()) or name.split(".")[0] == host.split(".")[0]:
-        return True
-    try:
-        address = socket.gethostbyname(name)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))  # only an address of this host can be bound
-        return True
-    except OSError:
-        return False
-
-
-def share_of(cores: list[int], slot: Slot) -> list[int]:
-    """The slot's part of `cores`; at least one, shared where there are more slots than cores."""
-    first, last = slot.index * len(cores) // slot.of, (slot.index + 1) * len(cores) // slot.of
-    return cores[first:last] or [cores[slot.index % len(cores)]]
-
-
 def prepare_environment() -> None:
     """What must stand in the environment before MPI or Horovod is loaded; what the user set stays.
 
@@ -124,9 +88,9 @@ class World:
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
         self.place = detect_place(env)
-        self.slot = own_slot(env, self.place)
-        if self.slot is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, share_of(sorted(os.sched_getaffinity(0)), self.slot))
+        self.slot = own_slot(env, self.place.host, self.place.local_rank)
+        if self.slot is not None:
+            confine(self.slot)
         self.cores = self._cores()
         self.device = self._device()
         self.collectives: Collectives = Alone()

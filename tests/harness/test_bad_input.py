@@ -1,0 +1,116 @@
+"""Bad input to `harness train`: one line on standard error that names the setting, exit code 2, nothing started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from tests.command import harness
+
+SHORT = ["run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "evaluation.final_episodes=1"]
+
+CASES = {
+    "an unknown preset": (["ppo-cartpol"], ["ppo-cartpol", "did you mean ppo-cartpole?"]),
+    "a missing file": (["missing.toml"], ["missing.toml", "no such file"]),
+    "an unknown section": (["ppo-cartpole", "optimiser.lr=1"], ["optimiser is no setting", "did you mean optimizer?"]),
+    "an unknown key": (["ppo-cartpole", "optimizer.lrr=1"], ["did you mean optimizer.lr?"]),
+    "an unknown key of the algorithm": (["ppo-cartpole", "algorithm.gama=1"], ["did you mean algorithm.gamma?"]),
+    "an unknown algorithm": (["ppo-cartpole", "algorithm.name=pppo"], ["algorithm.name", "ppo, supervised", "'pppo'"]),
+    "a value out of range": (["ppo-cartpole", "optimizer.lr=-1"], ["optimizer.lr must be > 0", "got -1"]),
+    "a value of another type": (["ppo-cartpole", "env.count=many"], ["env.count", "integer", "'many'"]),
+    "a choice that is none": (["ppo-cartpole", "sync.path=fast"], ["sync.path", "'horovod' or 'mpi'", "'fast'"]),
+    "an override without =": (["ppo-cartpole", "optimizer.lr"], ["'optimizer.lr'", "section.key=value"]),
+    "an environment that does not exist": (["ppo-cartpole", "env.id=CartPoll-v1"], ["CartPoll-v1", "CartPole-v1"]),
+    "a module that does not exist": (["ppo-cartpole", "env.id=no_such:Env-v0"], ["env.id", "no_such"]),
+    "an environment without its extra": (
+        ["ppo-cartpole", "env.id=HalfCheetah-v5"],
+        ["HalfCheetah-v5", "extra 'mujoco'", "pip install"],
+    ),
+    "an Atari game without its extra": (["ppo-cartpole", "env.id=ALE/Pong-v5"], ["ALE/Pong-v5", "extra 'atari'"]),
+    "keyword arguments that the environment has not": (
+        ["ppo-cartpole", "env.kwargs.gravitas=3"],
+        ["env.kwargs", "gravitas"],
+    ),
+    "a wrapper that does not exist": (["ppo-cartpole", "env.wrappers=['os:nothing']"], ["env.wrappers", "nothing"]),
+    "a network that does not exist": (["ppo-cartpole", "network.class=os:Net"], ["network.class", "'Net'"]),
+    "a network that cannot be built": (
+        ["ppo-cartpole", "network.class=torch.nn:Identity", "network.hidden=[64]"],
+        ["network.class", "action_parameters, values"],
+    ),
+    "a minibatch larger than a rollout": (
+        ["ppo-cartpole", "algorithm.minibatch_size=257"],
+        ["algorithm.minibatch_size", "at most", "256", "257"],
+    ),
+    "fewer steps than a rollout": (["ppo-cartpole", "run.steps=100"], ["run.steps", "at least", "256", "100"]),
+    "fewer environments than ranks": (
+        ["ppo-cartpole", "env.count=1", "--ranks", "2", "algorithm.minibatch_size=32"],
+        ["env.count", "at least the number of ranks, 2", "got 1"],
+    ),
+    "no ranks": (["ppo-cartpole", "--ranks", "0"], ["--ranks", ">= 1", "0"]),
+    "an unknown launcher": (
+        ["ppo-cartpole", "--ranks", "2", "--launcher", "srunn"],
+        ["launcher", "horovodrun, horovodrun-gloo, mpirun", "'srunn'"],
+    ),
+    "a hostfile without --ranks": (["ppo-cartpole", "--hostfile", "hosts"], ["--hostfile", "--ranks"]),
+    "a hostfile that is missing": (["ppo-cartpole", "--ranks", "2", "--hostfile", "hosts"], ["hosts"]),
+    "an option that does not exist": (["ppo-cartpole", "--rank", "2", "--fast"], ["--fast"]),
+    "observations that no network takes": (
+        ["ppo-cartpole", "env.id=Blackjack-v1"],
+        ["Blackjack-v1", "Tuple observations", "FlattenObservation"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_refused_in_one_line_with_exit_code_2_and_nothing_is_started(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = CASES[case]
+    monkeypatch.chdir(tmp_path)
+    code = main(["train", *arguments])  # what `python -m harness` calls, here without a process for each case
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert len(err.strip().splitlines()) == 1, err
+    for words in expected:
+        assert words in err, err
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_the_process_ends_with_2_and_one_line_too(tmp_path: Path) -> None:
+    ran = harness("train", "ppo-cartpole", "optimizer.lr=-1", cwd=tmp_path)
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
+
+
+def test_more_ranks_than_slots_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    ran = harness("train", "ppo-cartpole", "--ranks", "3", "--hostfile", "hosts", cwd=tmp_path)
+    assert ran.code == 2 and "3" in ran.err and "2" in ran.err and len(ran.err.strip().splitlines()) == 1, ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_broken_toml_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[run\nsteps = 1\n")
+    ran = harness("train", "mine.toml", cwd=tmp_path)
+    assert ran.code == 2 and "mine.toml" in ran.err and "line 1" in ran.err, ran.err
+
+
+def test_ranks_inside_a_launcher_are_refused(tmp_path: Path) -> None:
+    ran = harness("train", "ppo-cartpole", "--ranks", "2", cwd=tmp_path, env={"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"})
+    assert ran.code == 2 and "--ranks" in ran.err, ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_directory_that_holds_another_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    assert harness("train", "ppo-cartpole", *SHORT, "--output", "here", cwd=tmp_path).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    for more in ([], ["--ranks", "2"]):
+        ran = harness("train", "ppo-cartpole", *SHORT, "optimizer.lr=0.5", *more, "--output", "here", cwd=tmp_path)
+        assert ran.code == 2 and "optimizer.lr" in ran.err and "0.001" in ran.err and "0.5" in ran.err, ran.err
+    assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+
+
+def test_evaluating_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    ran = harness("evaluate", str(tmp_path), cwd=tmp_path)
+    assert ran.code == 2 and "config.toml" in ran.err
