@@ -1,0 +1,88 @@
+"""What goes wrong in one rank ends the run on all of them in seconds, with the reason, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.files import read_json
+from harness.launching import launcher_names
+from tests.command import harness
+
+RUN = """
+[run]
+name = "broken"
+steps = 100_000
+[env]
+id = "tests.environments:Broken-v0"
+count = 4
+kwargs = {{how = "{how}", rank = {rank}}}
+[algorithm]
+name = "ppo"
+rollout_steps = 32
+minibatch_size = 32
+"""
+
+
+def broken(how: str, folder: Path, launcher: str = "mpirun", rank: int = 1, ranks: int = 2) -> dict:
+    """Runs it; checks what is true of every failure; returns the result."""
+    (folder / "broken.toml").write_text(RUN.format(how=how, rank=rank))
+    options = ["--ranks", str(ranks), "--launcher", launcher] if ranks > 1 else []
+    began = time.monotonic()
+    ran = harness("train", "broken.toml", *options, "--output", "run", cwd=folder)
+    assert ran.code == 1, ran.err
+    assert time.monotonic() - began < 60
+    result = read_json(folder / "run" / "result.json")
+    assert result["status"] == "failed" and result["reason"] in ran.out + ran.err, ran.out
+    assert not left_of("broken-"), "something of the run is left"
+    return result
+
+
+def left_of(run_id: str) -> list[str]:
+    """Processes whose run id begins so."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = environ.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(variable.startswith(f"HARNESS_RUN_ID={run_id}".encode()) for variable in variables):
+            found.append(environ.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("launcher", launcher_names())
+def test_an_exception_in_one_rank_is_told_with_its_rank_and_last_lines(launcher: str, tmp_path: Path) -> None:
+    result = broken("raise", tmp_path, launcher)
+    assert "rank 1" in result["reason"] and "RuntimeError: the environment broke on purpose" in result["reason"]
+    assert result["failed_rank"] == 1 and not result["divergence"]
+    assert "broke on purpose" in result["last_lines"][-1]
+
+
+@pytest.mark.parametrize("launcher", launcher_names())
+def test_a_rank_that_is_killed_is_told_with_its_signal(launcher: str, tmp_path: Path) -> None:
+    result = broken("kill", tmp_path, launcher)
+    assert result["failed_rank"] == 1 and "rank 1" in result["reason"] and "SIGKILL" in result["reason"]
+
+
+def test_rank_0_is_told_as_any_other(tmp_path: Path) -> None:
+    result = broken("kill", tmp_path, rank=0)
+    assert result["failed_rank"] == 0 and "SIGKILL" in result["reason"]
+
+
+@pytest.mark.parametrize("how", ["nan-reward", "nan-observation"])
+@pytest.mark.parametrize("launcher", ["horovodrun-gloo", "mpirun"])
+def test_a_number_that_is_not_finite_on_one_rank_is_divergence_on_all(how: str, launcher: str, tmp_path: Path) -> None:
+    result = broken(how, tmp_path, launcher)
+    assert result["divergence"] and "non-finite" in result["reason"]
+
+
+def test_one_rank_alone_fails_with_its_reason_too(tmp_path: Path) -> None:
+    result = broken("raise", tmp_path, rank=0, ranks=1)
+    assert "RuntimeError: the environment broke on purpose" in result["reason"]
+
+
+def test_one_rank_alone_diverges_too(tmp_path: Path) -> None:
+    assert broken("nan-reward", tmp_path, rank=0, ranks=1)["divergence"]
