@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.api import train
     from harness.policy import evaluate, load_policy
-    from harness.run import train
     from harness.training.distributed_trainer import DistributedTrainer
 
 __all__ = ["DistributedTrainer", "evaluate", "load_policy", "train"]
@@ -16,7 +16,7 @@ HOMES = {
     "DistributedTrainer": "harness.training.distributed_trainer",
     "evaluate": "harness.policy",
     "load_policy": "harness.policy",
-    "train": "harness.run",
+    "train": "harness.api",
 }
 
 

@@ -56,27 +56,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(arguments: argparse.Namespace) -> int:
+    from harness.api import train as train_run
     from harness.config import load_run_config
-    from harness.run import check, default_run_dir, finished
-    from harness.run import train as train_here
+    from harness.run import default_run_dir
 
     config = load_run_config(arguments.config, arguments.overrides)
-    run_dir = arguments.output or default_run_dir(config)
-    if arguments.ranks is None:
-        for name in ("hostfile", "launcher"):
-            if getattr(arguments, name) is not None:
-                raise BadInput(f"--{name} is for --ranks N, which is missing")
-        result = train_here(config, run_dir, arguments.resume)
-    else:
-        from harness.parent import default_launcher, train_on_ranks
-
-        check(config, arguments.ranks)
-        done = finished(run_dir, config, arguments.resume)
-        launcher = arguments.launcher or default_launcher(os.environ)
-        options = (launcher, arguments.hostfile, arguments.resume)
-        result = done or train_on_ranks(config, run_dir, arguments.ranks, *options)
+    output = arguments.output or default_run_dir(config)
+    names = ("ranks", "hostfile", "launcher", "resume")
+    result = train_run(config, output=output, **{name: getattr(arguments, name) for name in names})
     if not is_other_rank():
-        print(summary(result, run_dir), flush=True)
+        print(summary(result, output), flush=True)
     return result.exit_code
 
 

@@ -24,7 +24,12 @@ STOP_GRACE = 60.0
 
 
 def train_on_ranks(
-    config: RunConfig, run_dir: Path, ranks: int, launcher: str, hostfile: str | None = None, resume: str = "auto"
+    config: RunConfig,
+    run_dir: Path,
+    ranks: int,
+    launcher: str,
+    hostfile: Path | str | None = None,
+    resume: str = "auto",
 ) -> Result:
     """Trains on `ranks` ranks that this process starts; returns what `result.json` then says.
 
@@ -37,7 +42,7 @@ def train_on_ranks(
             f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
         )
     starter = get_launcher(launcher)
-    hosts = take_slots(available_hosts(hostfile, os.environ), ranks, hostfile or "this machine")
+    hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check()
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = run_dir / "config.toml"

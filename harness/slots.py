@@ -1,7 +1,7 @@
 """A rank's slot: its share of a host's cores and, where there are GPUs, one of them.
 
 A driver that runs several jobs on one host gives each of them slots of its own, by `HARNESS_SLOTS` in the environment:
-`hostA:0,1/4;hostB:2,3/4` (the slots given / the slots that the host has). `python -m harness.slots COMMAND …` confines a
+`hostA:0,1/4;hostB:2,3/4` (the slots given / the slots that the host has). `python -m harness.slots COMMAND` confines a
 command that knows nothing of this to its rank's slot. Standard library alone: it must cost nothing.
 """
 

@@ -39,18 +39,27 @@ class RunningMoments:
 
     def take_in(self, batch: np.ndarray, collectives: Collectives) -> None:
         """Merges every rank's `batch` of shape (n, *shape); n may differ between the ranks."""
-        deviations = batch.reshape(-1, *self.shape).astype(np.float64) - self.mean
-        sums = np.concatenate([[len(deviations)], deviations.sum(0).ravel(), np.square(deviations).sum(0).ravel()])
-        agreed = collectives.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
-        size = int(np.prod(self.shape))
-        added, first, second = agreed[0], agreed[1 : 1 + size], agreed[1 + size :]
+        batch = batch.reshape(-1, *self.shape).astype(np.float64)
+        about = self.mean
+        if not self.count:  # sums about a mean far from the data would lose its digits
+            added, first, _ = self._sums(batch, collectives)
+            about = first / max(added, 1.0)
+        added, first, second = self._sums(batch - about, collectives)
         if not added:
             return
-        first, second = first.reshape(self.shape), second.reshape(self.shape)  # about the old mean
+        if not self.count:
+            self.mean = about
         total = self.count + added
         self.squares = self.squares + second - np.square(first) / total
         self.mean = self.mean + first / total
         self.count = total
+
+    def _sums(self, deviations: np.ndarray, collectives: Collectives) -> tuple[float, np.ndarray, np.ndarray]:
+        """How many there are, their sum and the sum of their squares, over all ranks."""
+        sums = np.concatenate([[len(deviations)], deviations.sum(0).ravel(), np.square(deviations).sum(0).ravel()])
+        agreed = collectives.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
+        size = int(np.prod(self.shape))
+        return float(agreed[0]), agreed[1 : 1 + size].reshape(self.shape), agreed[1 + size :].reshape(self.shape)
 
     def state(self) -> dict[str, Any]:
         as_tensor = {"mean": torch.from_numpy(self.mean.copy()), "squares": torch.from_numpy(self.squares.copy())}

@@ -1,0 +1,45 @@
+"""What `python -m harness train` does, in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.config import RunConfig, load_run_config
+from harness.errors import BadInput
+from harness.lifecycle.run_directory import Result
+from harness.parent import default_launcher, train_on_ranks
+from harness.run import check, default_run_dir, finished
+from harness.run import train as train_here
+
+
+def train(
+    config: RunConfig | str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    output: Path | str | None = None,
+    ranks: int | None = None,
+    hostfile: Path | str | None = None,
+    launcher: str | None = None,
+    resume: str = "auto",
+) -> Result:
+    """Trains a preset, a TOML file or a config; returns what stands in `result.json`.
+
+    With `ranks` this process starts so many and watches them; without, it is a rank of the launcher that started it, or
+    alone. `output`: the run's directory, `runs/NAME-seedS` by default; a finished run found there is returned as it is.
+    Raises BadInput, with nothing started, for whatever the command refuses.
+    """
+    if not isinstance(config, RunConfig):
+        config = load_run_config(str(config), overrides)
+    elif tuple(overrides):
+        raise BadInput("overrides are for presets and files; change a RunConfig by its model_copy")
+    run_dir = Path(output) if output is not None else default_run_dir(config)
+    if ranks is None:
+        for name, value in (("hostfile", hostfile), ("launcher", launcher)):
+            if value is not None:
+                raise BadInput(f"--{name} is for --ranks N, which is missing")
+        return train_here(config, run_dir, resume)
+    check(config, ranks)
+    done = finished(run_dir, config, resume)
+    return done or train_on_ranks(config, run_dir, ranks, launcher or default_launcher(os.environ), hostfile, resume)
