@@ -30,12 +30,17 @@ class Step:
         precision: Precision,
         statistics: int = 0,
         max_grad_norm: float | None = None,
+        tracks_use: bool = False,
     ) -> None:
+        """`tracks_use`: a parameter that no rank's backward pass reached has no gradient for the optimizer, as in torch
+        alone, rather than a zero one, which momentum and weight decay would act on; not for one of `arena.flat`.
+        """
         broadcast_state(collectives, module)
         self.module, self.collectives, self.precision = module, collectives, precision
-        self.arena = Arena(module, tail=statistics)
+        self.arena = Arena(module, tail=statistics, tracks_use=tracks_use)
         self.optimizer = make_optimizer(self.arena)
         self.max_grad_norm = max_grad_norm
+        self.tracks_use = tracks_use
         self.gradient_steps = 0
         self.skipped_steps = 0
 
@@ -44,18 +49,22 @@ class Step:
 
         `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
         `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
-        are
-        right. A rank without samples gives `compute=None` and weight 0, and takes part in the reduce all the same.
+        are right. A rank without samples has weight 0 and takes part in the reduce all the same: with `compute=None`,
+        or with one that is there for its own collectives alone and leaves nothing else behind.
         """
         arena, precision = self.arena, self.precision
         arena.wire.zero_()
+        if self.tracks_use:
+            arena.release_gradients()
         if compute is not None:
             with precision.autocast():
                 loss, statistics = compute()
             (loss * (weight * precision.scale)).backward()
-            arena.own_gradients()
-            if arena.tail.numel():
-                arena.tail.copy_(statistics).mul_(weight)
+        arena.own_gradients()
+        if weight == 0.0:
+            arena.wire.zero_()
+        elif compute is not None and arena.tail.numel():
+            arena.tail.copy_(statistics).mul_(weight)
         self.collectives.all_reduce_(arena.wire, name="gradients")
         return arena.tail
 
@@ -75,6 +84,8 @@ class Step:
             return False
         if self.max_grad_norm is not None:
             clip_(self.arena.gradients, self.max_grad_norm)
+        if self.tracks_use:
+            self.arena.release_unused()
         self.optimizer.step()
         self.gradient_steps += 1
         return True

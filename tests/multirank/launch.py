@@ -60,7 +60,7 @@ def run_ranks(
 ) -> Ranks:
     """Runs Python `code` (source, or a file) on `ranks` ranks of this host; they and their files are gone afterwards.
 
-    `folder` is an empty one for the files. `arguments` are the ranks' sys.argv[1:], `env` is added to their environment.
+    `folder` is an empty one for the files; `arguments` are the ranks' sys.argv[1:]; `env` joins their environment.
     Unless the ranks are expected to fail, a failure is the test's, with what they printed.
     """
     folder = folder / f"ranks-{uuid.uuid4().hex[:8]}"
