@@ -1,0 +1,117 @@
+"""The command line: `python -m search run|status|best|retry|report|dashboard`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from harness.errors import BadInput
+
+EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
+BAD_INPUT = 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other bad input is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (python -m search --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="search", description="Studies whose every trial is a multi-rank job.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|status|best|retry|report|dashboard")
+    run = commands.add_parser("run", help="run a study; again: add trials to it")
+    run.add_argument("study", metavar="PRESET|FILE.toml")
+    run.add_argument("overrides", nargs="*", metavar="section.key=value")
+    run.add_argument("--study", dest="name", metavar="NAME", help="instead of study.name")
+    run.add_argument("--storage", metavar="URL", help="instead of study.storage")
+    run.add_argument("--hostfile", metavar="FILE", help="the hosts whose slots trials are given")
+    run.add_argument("--dry-run", action="store_true", help="show what would be launched for one trial, make nothing")
+    helps = {
+        "status": "a table of the trials, drawn anew on a terminal",
+        "best": "the best parameters",
+        "retry": "queue failed trials again, for the next run",
+        "report": "one HTML file of plots, which are saved into the dashboard too",
+        "dashboard": "Optuna Dashboard on 127.0.0.1",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--study", dest="name", metavar="NAME", required=True)
+        command.add_argument("--storage", metavar="URL", help="where it is kept, if not in studies/NAME/")
+        if name == "status":
+            command.add_argument("--once", action="store_true", help="draw it once")
+        if name == "best":
+            command.add_argument("--toml", action="store_true", help="as a config that `harness train` takes")
+        if name == "dashboard":
+            command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 bad input, 75 stopped on request, 1 anything else."""
+    try:
+        options = parse(arguments)
+        return run(options) if options.command == "run" else look(options)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options and overrides may come in any order, which argparse alone does not take."""
+    parser = make_parser()
+    options, others = parser.parse_known_args(arguments)
+    unknown = [other for other in others if other.startswith("-") or options.command != "run"]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}")
+    if options.command == "run":
+        options.overrides = [*options.overrides, *others]
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    from search.dry_run import dry_run
+    from search.run import prepare, run_study
+
+    changes = {"name": options.name, "storage": options.storage, "hostfile": options.hostfile}
+    if options.dry_run:
+        for line in dry_run(prepare(options.study, options.overrides, **changes)):
+            print(line)
+        return 0
+    ending = run_study(options.study, options.overrides, **changes).ending
+    if ending.reason:
+        print(ending.reason, file=sys.stderr)
+    return EXIT_CODES[ending.status]
+
+
+def look(options: argparse.Namespace) -> int:
+    # each on its own: plotly and the dashboard take seconds to import
+    name, storage = options.name, options.storage
+    if options.command == "status":
+        from search.status import status
+
+        status(name, storage, options.once)
+    elif options.command == "best":
+        from search.best import best
+
+        best(name, storage, options.toml)
+    elif options.command == "retry":
+        from search.best import retry
+
+        print(f"{retry(name, storage)} failed trials are queued again; the next `search run` takes them first")
+    elif options.command == "report":
+        from search.report import report
+
+        print(report(name, storage))
+    else:
+        from search.dashboard import dashboard
+
+        dashboard(name, storage, options.port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A study's settings: `load_study("ppo-cartpole", ["study.trials=30"])`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field, SerializeAsAny
+
+from harness.errors import BadInput
+from harness.settings import Settings, apply_overrides, copy_tables, load_toml, unknown_key, validate
+from search.pruners import PRUNERS, Median, PrunerSettings
+from search.samplers import SAMPLERS, SamplerSettings, Tpe
+
+
+class StudySettings(Settings):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What the study is called, in the storage and as `studies/NAME/`; without it, the name of its file."""
+    direction: Literal["maximize", "minimize"] = "maximize"
+    """Whether a higher or a lower value is better."""
+    trials: int = Field(20, ge=1)
+    """Trials that one `search run` adds to the study."""
+    sampler: SerializeAsAny[SamplerSettings] = Tpe(name="tpe")
+    """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings."""
+    pruner: SerializeAsAny[PrunerSettings] = Median(name="median")
+    """Who ends bad trials early: median, percentile, halving, hyperband, threshold, patient, wilcoxon or none."""
+    storage: str | None = None
+    """A database that Optuna can open (`postgresql://…`, `sqlite:///…`, …); unset: `studies/NAME/study.db`."""
+    seed: int = Field(0, ge=0)
+    """The sampler's draws, the seeds of the trials and those of the confirmation follow from it."""
+
+
+class TrialSettings(Settings):
+    preset: str | None = None
+    """What a trial trains: a preset of `harness train`, or a TOML file (relative to the study's file)."""
+    command: list[str] | None = Field(None, min_length=1)
+    """Instead of a preset: a command that runs on every rank; `{name}` stands for a parameter, `{seed}`, `{output}`."""
+    overrides: dict[str, Any] = {}
+    """Fixed settings of every trial; of a command, fixed values of its placeholders."""
+    ranks: int = Field(2, ge=1)
+    """Ranks of a trial: so many slots are leased to it."""
+    seeds: int = Field(1, ge=1)
+    """Runs of a trial, one after the other on the same slots, each with another seed."""
+    launcher: str | None = None
+    """horovodrun, horovodrun-gloo or mpirun; unset: horovodrun, and mpirun inside a Slurm allocation."""
+    max_minutes: float = Field(10.0, gt=0)
+    """A trial that reports nothing for so long is ended and recorded as failed."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long a trial that was told to stop may take before its job is ended."""
+    cores: int = Field(1, ge=1)
+    """Cores of one slot on this machine, where no hostfile and no Slurm allocation says what slots there are."""
+
+    @pydantic.model_validator(mode="after")
+    def runs_one_thing(self) -> TrialSettings:
+        if (self.preset is None) == (self.command is None):
+            raise ValueError("needs either preset or command" + ("" if self.preset is None else ", not both"))
+        return self
+
+
+class ObjectiveSettings(Settings):
+    aggregate: Literal["median", "mean"] = "median"
+    """How the values of several seeds become one."""
+    on_divergence: Literal["prune", "fail", "worst"] = "prune"
+    """A trial that diverges is told as pruned at its last report, as failed, or with the study's worst value so far."""
+    evaluations: int | None = Field(None, ge=1)
+    """The most reports that a command sends for one seed; needed with `trial.seeds` > 1. A preset knows it itself."""
+
+
+class ConfirmSettings(Settings):
+    seeds: int = Field(3, ge=0)
+    """How often the best configuration is trained again, with seeds that the search never used; 0: not at all."""
+    episodes: int = Field(100, ge=1)
+    """Episodes of each evaluation at the end of those (of a preset)."""
+
+
+class StudyConfig(Settings):
+    study: StudySettings
+    trial: TrialSettings
+    space: dict[str, Any]
+    """Parameters by the dotted name of the setting: see search/space.py."""
+    objective: ObjectiveSettings = ObjectiveSettings()
+    confirm: ConfirmSettings = ConfirmSettings()
+
+    def to_table(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_study(preset_or_path: str | Path, overrides: Iterable[str] = (), study: Mapping[str, Any] = {}) -> StudyConfig:
+    """The study of a preset or TOML file, with overrides, and with `study` (name, storage) from the command line."""
+    path = study_path(str(preset_or_path))
+    table = apply_overrides(load_toml(path), overrides)
+    section = table.setdefault("study", {})
+    if isinstance(section, dict):
+        section.setdefault("name", path.stem)
+        section.update({key: value for key, value in study.items() if value is not None})
+    trial = table.get("trial")
+    if isinstance(trial, dict) and isinstance(trial.get("preset"), str):
+        beside = path.parent / trial["preset"]
+        if trial["preset"].endswith(".toml") and not Path(trial["preset"]).is_absolute() and beside.is_file():
+            trial["preset"] = str(beside)
+    return resolve_study(table, str(preset_or_path))
+
+
+def resolve_study(table: Mapping[str, Any], source: str = "") -> StudyConfig:
+    """`table` checked and filled with defaults; raises `BadInput` that names the key."""
+    table = copy_tables(table)
+    section = table.get("study")
+    if isinstance(section, dict):
+        for key, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+            if key in section:
+                section[key] = read_strategy(section[key], known, f"study.{key}", source)
+    return validate(StudyConfig, table, source)
+
+
+def read_strategy(table: Any, known: Mapping[str, Any], where: str, source: str) -> Any:
+    """A sampler or pruner from its name or its table; `known` maps names to their settings."""
+    table = {"name": table} if isinstance(table, str) else table
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        raise BadInput(f"{where} must be a name or a table with a name, one of {', '.join(known)}, got {table!r}")
+    if table["name"] not in known:
+        kind = where.rpartition(".")[2]
+        raise BadInput(f"{where}: " + unknown_key(table["name"], known).replace("is no setting", f"is no {kind}"))
+    if known is PRUNERS and "pruner" in table:
+        table = {**table, "pruner": read_strategy(table["pruner"], known, f"{where}.pruner", source)}
+    return validate(known[table["name"]], table, source, where)
+
+
+def study_path(preset_or_path: str) -> Path:
+    if preset_or_path.endswith(".toml") or "/" in preset_or_path:
+        return Path(preset_or_path)
+    path = presets_folder() / f"{preset_or_path}.toml"
+    if not path.is_file():
+        wrong = unknown_key(preset_or_path, study_presets())
+        raise BadInput(wrong.replace("is no setting", "is no study preset and no .toml file"))
+    return path
+
+
+def study_presets() -> list[str]:
+    return sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+
+def presets_folder() -> Path:
+    return Path(str(resources.files("search") / "presets"))
+
+
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names: `{"run": {"steps": 1}}` and `{"run.steps": 1}` are the same fixed setting."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,104 @@
+"""What people see while a study runs: a live table on a terminal, one plain line per event elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+REDRAW_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A running trial."""
+
+    trial: str
+    state: str
+    params: str
+    step: int | None
+    value: float | None
+    """The last that it reported."""
+    seconds: float
+
+
+class Display(Protocol):
+    def event(self, text: str) -> None:
+        """Something happened."""
+
+    def rows(self, rows: Sequence[Row], summary: str) -> None:
+        """What is running now; called often."""
+
+    def close(self) -> None: ...
+
+
+class Lines:
+    """One line per event."""
+
+    def event(self, text: str) -> None:
+        print(text, flush=True)
+
+    def rows(self, rows: Sequence[Row], summary: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LiveTable:
+    """A table of what runs, under the events so far."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.live.start()
+        self._drawn = 0.0
+
+    def event(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def rows(self, rows: Sequence[Row], summary: str) -> None:
+        if time.monotonic() - self._drawn < REDRAW_SECONDS:
+            return
+        self._drawn = time.monotonic()
+        self.live.update(Group(trial_table(rows), Text(summary)), refresh=True)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def open_display() -> Display:
+    return LiveTable() if sys.stdout.isatty() else Lines()
+
+
+def trial_table(rows: Sequence[Row]) -> Table:
+    table = Table("trial", "state", "parameters")
+    for name in ("step", "value", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.trial, row.state, Text(row.params), "" if row.step is None else str(row.step), number(row.value),
+            duration(row.seconds),
+        )  # fmt: skip
+    return table
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3:05`, `2:03:05`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,32 @@
+"""`search run --dry-run`: what would be launched for one sampled trial; makes nothing."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+
+from search.run import Prepared
+
+
+def dry_run(prepared: Prepared) -> Iterator[str]:
+    """The lines that describe one trial: its slots, parameters, config and command."""
+    config, directory = prepared.config, prepared.directory
+    study = optuna.create_study(sampler=config.study.sampler.build(prepared.space, config.study.seed))
+    stored = prepared.space.suggest(study.ask())
+    settings, seed = prepared.space.settings(stored), prepared.objective.seeds[0]
+    lease = prepared.slots.lease(config.trial.ranks)
+    assert lease is not None
+    run = directory.trial(0) / "seed-0"
+    with tempfile.TemporaryDirectory() as scratch:  # a command may need a file beside its run directory
+        command = prepared.task.command(settings, seed, Path(scratch) / "seed-0", None)
+        words = [word.replace(str(Path(scratch) / "seed-0"), str(run)) for word in command]
+    yield f"study {config.study.name}: {config.study.trials} trials in {directory.path}, kept in {prepared.storage}"
+    yield f"launcher: {prepared.launcher.name}, {config.trial.ranks} ranks on {lease.environment}"
+    yield "parameters: " + ", ".join(f"{name} = {value}" for name, value in prepared.space.shown(stored).items())
+    yield f"command of each rank: {shlex.join(words)}"
+    yield "config:"
+    yield from ("  " + line for line in prepared.task.describe(settings, seed).splitlines())

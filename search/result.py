@@ -1,0 +1,104 @@
+"""What a search came to, as an object and as the lines that end it on the screen."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from search.confirm import Confirmation
+from search.display import number
+from search.space import Space
+from search.study import best_trial
+from search.study_dir import StudyDir
+
+
+@dataclass(frozen=True)
+class Ending:
+    status: Literal["done", "stopped", "failed"]
+    """stopped: on request, run it again to go on. failed: `reason` says why."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    study: str
+    ending: Ending
+    directory: Path
+    storage: str
+    """URL of the storage, without a password."""
+    trials: Mapping[str, int]
+    """Optuna's state -> number of trials in the whole study."""
+    best_trial: int | None = None
+    best_value: float | None = None
+    best_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted setting -> value, of the best trial."""
+    best_shown: Mapping[str, str] = field(default_factory=dict)
+    """The same for people."""
+    confirmation: Confirmation | None = None
+
+    def lines(self) -> Iterator[str]:
+        """The end of a search, for people."""
+        counted = ", ".join(f"{count} {state.lower()}" for state, count in self.trials.items())
+        yield f"study {self.study}: {sum(self.trials.values())} trials ({counted})"
+        if self.best_trial is not None:
+            yield f"best value: {number(self.best_value)} (trial {self.best_trial})"
+            for name, value in self.best_shown.items():
+                yield f"  {name} = {value}"
+        if self.confirmation is not None:
+            yield f"confirmation: {self.confirmation.describe()}"
+            for failure in self.confirmation.failures:
+                yield f"  {failure}"
+        yield f"files: {near(self.directory)}"
+        yield f"storage: {self.storage}"
+        if self.best_trial is not None:
+            yield f"best again: {self.command('best')}"
+        yield f"dashboard: {self.command('dashboard')}"
+
+    def command(self, name: str, *options: str) -> str:
+        """A command of this package on this study, as it can be typed here."""
+        own_storage = self.storage == StudyDir(self.study).database
+        words = [python_here(), "-m", "search", name, "--study", self.study, *options]
+        return shlex.join(words + ([] if own_storage else ["--storage", self.storage]))
+
+
+def collect(
+    study: optuna.Study,
+    space: Space,
+    directory: StudyDir,
+    storage: str,
+    confirmation: Confirmation | None,
+    ending: Ending,
+) -> StudyResult:
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state.name for trial in trials)
+    counts = {state.name: states[state.name] for state in TrialState if states[state.name]}
+    shown_storage = sqlalchemy.engine.make_url(storage).render_as_string(hide_password=True)
+    best = best_trial(study)
+    common = (directory.name, ending, directory.path, shown_storage, counts)
+    if best is None:
+        return StudyResult(*common)
+    settings, shown = space.settings(best.params), space.shown(best.params)
+    return StudyResult(*common, best.number, best.value, settings, shown, confirmation)
+
+
+def near(path: Path) -> str:
+    """The path from here, where it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def python_here() -> str:
+    """How this Python is called from this directory: `python` where the PATH leads to it."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    return near(Path(os.path.abspath(sys.executable)))

@@ -1,0 +1,101 @@
+"""Hosts and their slots, and which trial has which. A slot is a share of a host's cores and, if it has GPUs, one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.errors import BadInput
+from harness.launching.hostfile import Host
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Slots of one trial: host -> the ids of its slots, 0 … host.slots - 1."""
+
+    slots: Mapping[str, tuple[int, ...]]
+    of: Mapping[str, int]
+    """Host -> how many slots it has in all: an id is a share of its cores only beside that number."""
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.slots.values()))
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts as a launcher wants them, each with the slots that this trial may use."""
+        return tuple(Host(name, len(ids)) for name, ids in self.slots.items())
+
+    @property
+    def environment(self) -> str:
+        """`HARNESS_SLOTS`: `hostA:0,1/4;hostB:2,3/4`, ids and the number of that host's slots."""
+        return ";".join(f"{name}:{','.join(map(str, ids))}/{self.of[name]}" for name, ids in self.slots.items())
+
+    def to_json(self) -> dict[str, object]:
+        return {"slots": {name: list(ids) for name, ids in self.slots.items()}, "of": dict(self.of)}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Mapping]) -> Lease:
+        return Lease({name: tuple(ids) for name, ids in value["slots"].items()}, dict(value["of"]))
+
+
+class Slots:
+    """All slots, free and leased; every slot is in one lease at most."""
+
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        self.hosts = tuple(hosts)
+        self._free: dict[str, list[int]] = {host.name: list(range(host.slots)) for host in hosts}
+
+    @property
+    def total(self) -> int:
+        return sum(host.slots for host in self.hosts)
+
+    @property
+    def free(self) -> int:
+        return sum(map(len, self._free.values()))
+
+    def check(self, ranks: int) -> None:
+        if ranks > self.total:
+            where = ", ".join(f"{host.name} has {host.slots}" for host in self.hosts)
+            raise BadInput(f"trial.ranks must be <= {self.total}, the slots there are ({where}), got {ranks}")
+
+    def lease(self, ranks: int) -> Lease | None:
+        """Slots for so many ranks, on one host where that is possible; None where too few are free."""
+        if self.free < ranks:
+            return None
+        enough = [name for name, free in self._free.items() if len(free) >= ranks]
+        if enough:  # the fullest host that still has room, so that whole hosts stay free for others
+            names = [min(enough, key=lambda name: len(self._free[name]))]
+        else:
+            names = sorted(self._free, key=lambda name: -len(self._free[name]))
+        slots: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            taken = self._free[name][: ranks - sum(map(len, slots.values()))]
+            if taken:
+                slots[name] = tuple(taken)
+        lease = Lease(slots, {name: self._size(name) for name in slots})
+        self.take(lease)
+        return lease
+
+    def take(self, lease: Lease) -> None:
+        """Marks the slots of `lease` as its own, for a job that a restarted driver finds running."""
+        for name, ids in lease.slots.items():
+            if name in self._free:
+                self._free[name] = [slot for slot in self._free[name] if slot not in ids]
+
+    def give_back(self, lease: Lease) -> None:
+        for name, ids in lease.slots.items():
+            if name in self._free:
+                known = (slot for slot in ids if slot < self._size(name))
+                self._free[name] = sorted({*self._free[name], *known})
+
+    def _size(self, name: str) -> int:
+        return next(host.slots for host in self.hosts if host.name == name)
+
+
+def local_slots(cores_per_slot: int = 1) -> int:
+    """Slots of this machine: its GPUs if there are any, otherwise the cores this process may use, in shares."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, len(os.sched_getaffinity(0)) // cores_per_slot)

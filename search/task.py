@@ -1,0 +1,185 @@
+"""What a trial trains: a preset of `harness train`, or a command of the user's own. One run is one job of all ranks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+
+from harness.config import NetworkSettings, RunConfig, load_table, resolve
+from harness.envs import EnvSettings, share_of
+from harness.errors import BadInput
+from harness.files import write_text
+from harness.run import check
+from harness.settings import copy_tables, set_dotted
+from search.config import StudyConfig, dotted
+from search.space import Space, show
+
+JOINT_SAMPLES = 20
+PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][\w.-]*)\}")
+
+
+class Task(ABC):
+    evaluations: int | None
+    """K, the number of reports of one run; None where nobody knows."""
+    speaks_for_all: bool
+    """Whether a `result.json` stands for all ranks; a script's rank 0 writes it whatever becomes of the others."""
+
+    @abstractmethod
+    def check(self, space: Space, ranks: int) -> None:
+        """Refuses, before anything starts, a space whose settings a run would not take."""
+
+    @abstractmethod
+    def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
+        """Refuses (`BadInput`) sampled settings that do not go together."""
+
+    @abstractmethod
+    def describe(self, settings: Mapping[str, Any], seed: int) -> str:
+        """The resolved settings as TOML: the trial's `config.toml`."""
+
+    @abstractmethod
+    def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
+        """The command of one rank, of the run in `output`; writes what it needs beside `output`.
+
+        `episodes`: of the evaluation at the end, where it is to differ from the search's.
+        """
+
+
+class PresetTask(Task):
+    """`python -m harness train` on a preset or TOML file with fixed settings and a trial's own."""
+
+    speaks_for_all = True
+
+    def __init__(self, preset: str, fixed: Mapping[str, Any]) -> None:
+        self.preset = preset
+        self.fixed = fixed
+        self.table = load_table(preset)
+        self.evaluations = self.resolve({}, 0).evaluation.count
+        self._checked: list[tuple[EnvSettings, NetworkSettings]] = []
+
+    def resolve(self, settings: Mapping[str, Any], seed: int, episodes: int | None = None) -> RunConfig:
+        table = copy_tables(self.table)
+        for name, value in {**self.fixed, **settings, "seed": seed}.items():
+            set_dotted(table, name, value)
+        if episodes is not None:
+            set_dotted(table, "evaluation.final_episodes", episodes)
+        return resolve(table, self.preset)
+
+    def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
+        config = self.resolve(settings, 0)
+        if config.env is None:
+            return
+        made = (config.env.model_copy(update={"count": 1}), config.network)
+        if made in self._checked:  # making an environment may take seconds
+            share_of(config.env.count, 0, ranks)
+        else:
+            check(config, ranks)
+            self._checked.append(made)
+
+    def check(self, space: Space, ranks: int) -> None:
+        for name in ("seed", "evaluation.count"):
+            if name in space.names or name == "seed" and name in self.fixed:
+                raise BadInput(f"{name} cannot be searched or fixed here: the trials of a study share it (study.seed)")
+        self.check_settings({}, ranks)
+        for parameter, stored in space.probes():
+            try:
+                self.check_settings(space.settings(stored), ranks)
+            except BadInput as error:
+                # Where it is not this setting that is wrong, the probe alone says nothing: others may go with it.
+                if parameter.name in str(error):
+                    x = f" (x = {show(stored[parameter.name])})" if parameter.transform else ""
+                    raise BadInput(f"space.{parameter.name}: {error}{x}") from None
+        self.check_joint_samples(space, ranks)
+
+    def check_joint_samples(self, space: Space, ranks: int) -> None:
+        """Refuses a space in which no sample goes together; where some do, the others are outcomes of their trials."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        wrong = None
+        for _ in range(JOINT_SAMPLES):
+            stored = space.suggest(study.ask())
+            try:
+                return self.check_settings(space.settings(stored), ranks)
+            except BadInput as error:
+                wrong = f"space: none of {JOINT_SAMPLES} samples can be run; for example {space.shown(stored)}: {error}"
+        raise BadInput(str(wrong))
+
+    def describe(self, settings: Mapping[str, Any], seed: int) -> str:
+        return self.resolve(settings, seed).to_toml()
+
+    def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
+        config = output.with_name(f"{output.name}.toml")
+        write_text(config, self.resolve(settings, seed, episodes).to_toml())
+        return (sys.executable, "-m", "harness", "train", str(config), "--output", str(output))
+
+
+class CommandTask(Task):
+    """A command with `{name}` for each parameter and fixed value, `{seed}` and `{output}` (the run's directory)."""
+
+    GIVEN = ("seed", "output")
+    speaks_for_all = False
+
+    def __init__(self, words: list[str], fixed: Mapping[str, Any], evaluations: int | None) -> None:
+        self.words = [sys.executable if words[0] == "python" else words[0], *words[1:]]
+        self.fixed = fixed
+        self.evaluations = evaluations
+
+    @property
+    def placeholders(self) -> list[str]:
+        return [name for word in self.words for name in PLACEHOLDER.findall(word)]
+
+    def check(self, space: Space, ranks: int) -> None:
+        known = [*space.names, *self.fixed, *self.GIVEN]
+        for name in self.placeholders:
+            if name not in known:
+                raise BadInput(f"trial.command has {{{name}}}, which is no parameter of the space; it may be {known}")
+        for name in (*space.names, *self.fixed):
+            if name in self.GIVEN:
+                raise BadInput(f"{name} cannot be searched or fixed: each run of a trial is given its own {{{name}}}")
+            if name not in self.placeholders:
+                raise BadInput(f"space.{name} is not used: trial.command has no {{{name}}}")
+        if shutil.which(self.words[0]) is None:
+            raise BadInput(f"trial.command: {self.words[0]!r} is no program on the PATH")
+
+    def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
+        """What goes together only the command knows."""
+
+    def describe(self, settings: Mapping[str, Any], seed: int) -> str:
+        return tomli_w.dumps({"command": self.words, "seed": seed, "settings": {**self.fixed, **settings}})
+
+    def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
+        values = {**self.fixed, **settings, "seed": seed, "output": str(output)}
+        filled: list[str] = []
+        for word in self.words:
+            names = PLACEHOLDER.findall(word)
+            if all(name in values for name in names):
+                filled.append(PLACEHOLDER.sub(lambda found: as_argument(values[found[1]]), word))
+            elif PLACEHOLDER.fullmatch(word) and filled[-1].startswith("-"):
+                filled.pop()  # `--momentum {momentum}` of a parameter that does not exist here goes as a whole
+        return (sys.executable, "-m", "harness.slots", *filled)  # a rank sees its own cores and GPU alone
+
+
+def as_argument(value: Any) -> str:
+    """Texts as they are, all else as JSON: 0.001, true, [64, 64]."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def make_task(config: StudyConfig) -> Task:
+    trial, fixed = config.trial, dotted(config.trial.overrides)
+    if trial.command is not None:
+        if trial.seeds > 1 and config.objective.evaluations is None:
+            raise BadInput(
+                "objective.evaluations is missing: for a command with trial.seeds > 1, the most reports of one seed"
+            )
+        return CommandTask(trial.command, fixed, config.objective.evaluations)
+    assert trial.preset is not None
+    if config.objective.evaluations is not None:
+        raise BadInput("objective.evaluations is for commands; a preset's is trial.overrides.evaluation.count")
+    return PresetTask(trial.preset, fixed)

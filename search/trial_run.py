@@ -1,0 +1,118 @@
+"""One running trial of the study: its seeds in turn on the same slots, its reports to the pruner, its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from search.judging import End
+from search.objective import Objective
+from search.seed_run import Runner, SeedRun
+from search.slots import Lease
+from search.trial_dir import Report, TrialDir
+
+
+class TrialRun:
+    """`start` or `attach` it, then `poll` until it gives an end."""
+
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        settings: Mapping[str, Any],
+        directory: TrialDir,
+        lease: Lease,
+        objective: Objective,
+        runner: Runner,
+    ) -> None:
+        self.trial = trial
+        self.settings = settings
+        self.directory = directory
+        self.lease = lease
+        self.objective = objective
+        self.runner = runner
+        self.values: list[float] = []
+        """Of the seeds that are done."""
+        self.began = time.time()
+        self.diverged: str | None = None
+        self.stopping = False
+        frozen = trial.storage.get_trial(trial._trial_id)
+        self.reports: dict[int, float] = dict(frozen.intermediate_values)
+        """Optuna's step -> value."""
+        self._run: SeedRun | None = None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def state(self) -> str:
+        """What it is doing, in a word."""
+        if self._run is not None and self._run.asked is not None:
+            return "stopping"
+        return "running" if self.reports else "starting"
+
+    def start(self) -> None:
+        """Starts the next seed."""
+        index = len(self.values)
+        seed = self.objective.seeds[index]
+        self._run = self.runner.start(self.directory, index, seed, self.settings, self.lease)
+
+    def attach(self) -> None:
+        """Finds the job that a driver before this one started; it may be over."""
+        index = max(self.directory.jobs)
+        for earlier in range(index):
+            result = self.directory.result(earlier)
+            self.values.append(result.value if result and result.value is not None else math.nan)
+        self._run = self.runner.find(self.directory, index)
+
+    def ask_to_stop(self) -> None:
+        """Because the driver is to stop: the trial is neither pruned nor failed by itself."""
+        self.stopping = True
+        if self._run is not None:
+            self._run.ask_to_stop("stopped")
+
+    def end_now(self) -> End:
+        """Ends its job at once, because the driver must."""
+        if self._run is not None:
+            self._run.end_now("ended with the driver")
+        return End("stopped", reason="ended with the driver")
+
+    def poll(self) -> End | None:
+        """How the trial ended; None while it goes on. Never waits, but for a job that must be ended."""
+        assert self._run is not None
+        end = self._run.poll()  # before the reports: when the job is over, all that it reported is there
+        for report in self.directory.new_reports():
+            self._take(report)
+        if end is None:
+            return None
+        if self.diverged is not None and end.status != "stopped":
+            return End("diverged", reason=self.diverged, last_lines=end.last_lines)
+        if end.status != "done" or end.value is None:
+            return end
+        self.values.append(end.value)
+        if len(self.values) == len(self.objective.seeds):
+            return End("done", self.objective.value(self.values))
+        if self._run.asked == "pruned":  # too late for this seed, but not for the next
+            return End("pruned")
+        if self.stopping:
+            return End("stopped", reason="stopped on request")
+        self.start()
+        return None
+
+    def _take(self, report: Report) -> None:
+        """One report: kept in the study, and shown to the pruner."""
+        assert self._run is not None
+        self._run.heard()
+        step = self.objective.step(report.seed, report.step)
+        if report.value is None:
+            self.diverged = f"evaluation {report.step} gave a value that is not finite"
+            self._run.ask_to_stop("pruned")
+        elif step is not None and step not in self.reports:
+            self.reports[step] = report.value
+            self.trial.report(report.value, step)
+            if step != self.objective.steps and self._run.asked is None and self.trial.should_prune():
+                self._run.ask_to_stop("pruned")
