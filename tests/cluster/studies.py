@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,20 +35,31 @@ seeds = 0
     return path
 
 
-def search(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`python -m search …` in `folder`, running; its output, errors included, as text."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "search", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Search:
+    """`python -m search …` in `folder`, running, with all that it prints in a file. Ended when left."""
 
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.log = folder / f"search-{arguments[0]}.log"
+        with self.log.open("w") as out:
+            command = [sys.executable, "-m", "search", *arguments]
+            self.process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
 
-def search_to_its_end(folder: Path, *arguments: str) -> str:
-    with search(folder, *arguments) as process:
-        printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running():
+            self.process.terminate()
+        self.process.wait(60)
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def finish(self, seconds: float = 300) -> str:
+        """Waits until it has ended well; what it printed."""
+        code = self.process.wait(seconds)
+        assert code == 0, f"exit code {code}:\n{self.printed()}"
+        return self.printed()

@@ -89,13 +89,14 @@ def test_the_study_script_runs_trials_over_both_nodes(user: SlurmUser) -> None:
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
 
 
-def test_two_trials_share_one_allocation_side_by_side(user: SlurmUser) -> None:
+def test_two_trials_share_a_node_side_by_side(user: SlurmUser) -> None:
     (user.folder / "study.toml").write_text(SIDE_BY_SIDE.format(python=sys.executable))
     (user.folder / "trial.py").write_text(WAITS_FOR_ITS_NEIGHBOUR)
-    user.sbatch("--ntasks-per-node=2", str(SCRIPTS / "study.sbatch"), "study.toml")
+    user.sbatch("--nodes=1", "--ntasks-per-node=4", str(SCRIPTS / "study.sbatch"), "study.toml")
 
-    met = [json.loads(line) for line in (user.folder / "met.jsonl").read_text().splitlines()]
-    assert [each["met"] for each in met] == [True, True], "one trial waited in Slurm's queue for the other's end"
+    trials = [json.loads(line) for line in (user.folder / "met.jsonl").read_text().splitlines()]
+    assert sorted(trial["slots"] for trial in trials) == ["n1:0,1/4", "n1:2,3/4"]
+    assert all(trial["met"] for trial in trials), "one waited in Slurm's queue for the other's end"
 
 
 SIDE_BY_SIDE = """
@@ -133,7 +134,7 @@ while not Path(f"{there}.here").exists() and time.monotonic() < until:
     time.sleep(0.1)
 if rank == 0:
     with open("met.jsonl", "a") as out:
-        print(json.dumps({"trial": here, "met": Path(f"{there}.here").exists()}), file=out)
+        print(json.dumps({"slots": os.environ["HARNESS_SLOTS"], "met": Path(f"{there}.here").exists()}), file=out)
 reporting.report(1, float(sys.argv[1]))
 """
 
