@@ -33,6 +33,7 @@ STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fracti
 
 class PPOSettings(AlgorithmSettings):
     name: Literal["ppo"]
+    """Proximal policy optimisation."""
     rollout_steps: int = Field(128, ge=1)
     """Steps of each environment between updates (T)."""
     minibatch_size: int = Field(256, ge=1)

@@ -1,0 +1,65 @@
+"""Settings: overrides, presets, what is written is what is read."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.config import load_run_config, preset_names, preset_path, resolve
+from harness.errors import BadInput
+from harness.settings import apply_overrides
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid_and_say_in_their_first_line_what_they_are(name: str) -> None:
+    config = load_run_config(name)
+    assert config.run.name == name
+    assert preset_path(name).read_text().startswith("# ")
+    assert resolve(tomllib.loads(config.to_toml())) == config, "what is written is what was read"
+
+
+def test_overrides_are_toml_values_or_else_words() -> None:
+    changed = apply_overrides({"a": {"b": 1}}, ["a.b=2.5", "a.c=[1, 2]", "a.d=adam", "e.f.g=true", "h='x=y'"])
+    assert changed == {"a": {"b": 2.5, "c": [1, 2], "d": "adam"}, "e": {"f": {"g": True}}, "h": "x=y"}
+
+
+def test_overrides_leave_what_they_change_as_it_was() -> None:
+    table = {"a": {"b": 1}}
+    apply_overrides(table, ["a.b=2"])
+    assert table == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("override", ["a", "=1", "a..b=1", ".a=1"])
+def test_what_is_no_override_is_refused(override: str) -> None:
+    with pytest.raises(BadInput, match="section.key=value"):
+        apply_overrides({}, [override])
+
+
+def test_an_override_into_a_value_is_refused() -> None:
+    with pytest.raises(BadInput, match="seed is a value, not a section"):
+        load_run_config("ppo-cartpole", ["seed=1", "seed.x=2"])
+
+
+def test_a_file_is_named_where_it_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[env]\nid = "CartPole-v1"\n[algorithm]\nname = "ppo"\ngamma = 2\n')
+    with pytest.raises(BadInput, match=r"algorithm.gamma must be <= 1, got 2 \(.*mine.toml\)"):
+        load_run_config(str(tmp_path / "mine.toml"))
+
+
+def test_every_setting_is_documented_in_place() -> None:
+    def undocumented(model: type, prefix: str = "") -> list[str]:
+        missing = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            inner = field.annotation
+            if hasattr(inner, "model_fields"):
+                missing += undocumented(inner, f"{prefix}{name}.")
+            elif not field.description:
+                missing.append(prefix + name)
+        return missing
+
+    config = load_run_config("ppo-cartpole")
+    sections = [type(getattr(config, name)) for name in type(config).model_fields]
+    models = [section for section in sections if hasattr(section, "model_fields")]
+    assert [(model.__name__, undocumented(model)) for model in models if undocumented(model)] == []
