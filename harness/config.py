@@ -22,9 +22,9 @@ from harness.training.precision import PrecisionSettings
 class RunSettings(Settings):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What the run is called; its directory is `runs/NAME-seedS` unless `--output` says otherwise."""
-    steps: int = Field(100_000, ge=1)
-    """Environment steps of all ranks together; whole rollouts that fit into it are made. Algorithms without an
-    environment count what they count as steps themselves (supervised: samples)."""
+    steps: int | None = Field(None, ge=1)
+    """The budget, in environment steps of all ranks together; whole rollouts that fit into it are made. Absent where
+    the algorithm has a budget of its own (supervised: `algorithm.epochs`)."""
     max_minutes: float | None = Field(None, gt=0)
     """Minutes after which the run stops with a checkpoint, by itself."""
     max_restarts: int = Field(0, ge=0)
@@ -37,13 +37,14 @@ class NetworkSettings(Settings):
     model_config = pydantic.ConfigDict(**{**Settings.model_config, "populate_by_name": True})
 
     hidden: list[int] = Field([64, 64])
-    """Widths of the hidden layers, the same for policy and value, which share no weights."""
+    """Widths of the hidden layers, the same for policy and value, which share no weights. Of supervised learning on
+    images: channels of the convolutions."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """The non-linearity between layers."""
     class_: str | None = Field(None, alias="class")
     """A network of your own, `module:Class`; built as `Class(observation_space, action_parameters, **kwargs)`, and its
     `forward(observations)` returns `(action_parameters, values)` of shapes `(batch, action_parameters)` and
-    `(batch,)`."""
+    `(batch,)`. For supervised learning `Class(input_shape, classes, **kwargs)`, and it returns `(batch, classes)`."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments for `class`."""
 

@@ -58,6 +58,8 @@ def check(config: RunConfig, ranks: int) -> None:
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         algorithm_class(config.algorithm.name).check(config, *check_environment(config.env))
+    else:
+        algorithm_class(config.algorithm.name).check_data(config, ranks)
 
 
 def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:

@@ -92,6 +92,10 @@ class Algorithm(ABC):
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
         """BadInput, before anything starts, where it cannot act in these spaces or its network cannot be built."""
 
+    @classmethod
+    def check_data(cls, config: RunConfig, ranks: int) -> None:
+        """BadInput, before anything starts, where it has no environment and what it learns from does not do."""
+
     @abstractmethod
     def iterate(self, iteration: int) -> Iteration:
         """Iteration number `iteration` (from 0): one rollout (or epoch) and its updates."""

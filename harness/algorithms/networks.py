@@ -170,6 +170,52 @@ class ActorCritic(nn.Module):
         return parameters, values.float()
 
 
+def make_classifier(settings: NetworkSettings, shape: tuple[int, ...], classes: int, user_class: Any) -> nn.Module:
+    """Inputs (n, *shape) to logits (n, classes): convolutions for images (channels, height, width), else a perceptron,
+    with BatchNorm between their layers; or `user_class` where the settings name one, checked on one input.
+    """
+    if user_class is None:
+        return convolutional(settings, shape, classes) if len(shape) == 3 else perceptron(settings, shape, classes)
+    where = f"network.class = {settings.class_!r}"
+    try:
+        model = user_class(shape, classes, **settings.kwargs)
+    except TypeError as error:
+        expected = "Class(input_shape, classes, **network.kwargs)"
+        raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
+    expected = f"take inputs {(1, *shape)} and return logits {(1, classes)}"
+    try:
+        with torch.no_grad():
+            found = tuple(model.eval()(torch.zeros(1, *shape)).shape)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise BadInput(f"{where}: forward must {expected}, but failed: {error}") from None
+    if found != (1, classes):
+        raise BadInput(f"{where}: forward must {expected}, got {found}")
+    return model
+
+
+def convolutional(settings: NetworkSettings, shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for filters in settings.hidden:
+        # no bias: BatchNorm takes it away again
+        layers += [nn.Conv2d(channels, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
+        layers.append(ACTIVATIONS[settings.activation]())
+        channels = filters
+        if min(height, width) >= 4:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, classes))
+
+
+def perceptron(settings: NetworkSettings, shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    inputs = int(np.prod(shape))
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in settings.hidden:
+        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), ACTIVATIONS[settings.activation]()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
 def make_actor_critic(
     settings: NetworkSettings, observation_space: spaces.Box, action_space: spaces.Space, env_id: str, user_class: Any
 ) -> ActorCritic:

@@ -70,6 +70,8 @@ class PPOSettings(AlgorithmSettings):
                 f"algorithm.minibatch_size must be at most a rollout's samples, rollout_steps * env.count = {samples}, "
                 f"got {self.minibatch_size}"
             )
+        if config.run.steps is None:
+            raise ValueError("run.steps is missing: the budget of ppo, in environment steps")
         if config.run.steps < samples:
             raise ValueError(
                 f"run.steps must be at least one rollout, algorithm.rollout_steps * env.count = {samples}, "
@@ -88,6 +90,7 @@ class PPO(Algorithm):
         share = self.envs.share
         self.samples = settings.rollout_steps * share.total
         self.env_steps_per_iteration = self.samples
+        assert config.run.steps is not None
         self.iterations = config.run.steps // self.samples
         self.minibatches = max(1, round(self.samples / settings.minibatch_size))
 
