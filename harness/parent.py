@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.config import RunConfig
@@ -16,7 +16,7 @@ from harness.files import write_text
 from harness.launching import Job, Outcome, RunningJob, available_hosts, get_launcher, inside_launcher, take_slots
 from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
 from harness.lifecycle.signals import StopRequests
-from harness.reporting import open_display, read_progress
+from harness.reporting import Progress, Status, open_display, read_progress
 
 POLL_SECONDS = 0.1
 STOP_GRACE = 60.0
@@ -77,39 +77,60 @@ def watch(running: RunningJob, title: str, run_dir: Path) -> tuple[Outcome, str 
 
     Nothing that carries the run's id is left afterwards, on any host.
     """
-    display = open_display(title)
-    said = 0
-    last = None
     deadline = 0.0
     try:
-        with StopRequests() as requests, display:
+        with StopRequests() as requests, RunDisplay(title, run_dir) as display:
             while (outcome := running.poll()) is None:
-                status, lines = read_progress(run_dir)
-                for line in lines[said:]:
-                    display.say(line)
-                said = len(lines)
-                if status is not None and status != last:
-                    display.update(status)
-                    last = status
+                display.draw()
                 if requests.received:
                     now = time.monotonic()
                     if not deadline:
                         deadline = now + STOP_GRACE
                         display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
-                    running.request_stop()
+                    running.request_stop()  # each poll: a rank that is still importing does not listen yet
                     if now > deadline:
                         display.say(f"the ranks did not stop within {STOP_GRACE:.0f} s: ending them")
                         running.end()
                 time.sleep(POLL_SECONDS)
-            status, lines = read_progress(run_dir)
-            for line in lines[said:]:
-                display.say(line)
-            if status is not None:
-                display.update(status)
     finally:
         for problem in running.end():
             print(problem, file=sys.stderr, flush=True)
     return outcome, requests.received
+
+
+class RunDisplay:
+    """Shows what rank 0 writes into `progress.json`. A terminal that is gone ends the display, not the run."""
+
+    def __init__(self, title: str, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.progress = open_display(title)
+        self.said = 0
+        self.last: Status | None = None
+
+    def __enter__(self) -> RunDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.draw()
+        self.guarded(lambda: self.progress.close())
+
+    def draw(self) -> None:
+        status, lines = read_progress(self.run_dir)
+        for line in lines[self.said :]:
+            self.say(line)
+        self.said = len(lines)
+        if status is not None and status != self.last:
+            latest = self.last = status
+            self.guarded(lambda: self.progress.update(latest))
+
+    def say(self, line: str) -> None:
+        self.guarded(lambda: self.progress.say(line))
+
+    def guarded(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except OSError:
+            self.progress = Progress()
 
 
 def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConfig, ranks: int) -> Result:

@@ -6,11 +6,14 @@ import signal
 import threading
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequests:
-    """While it is open, SIGTERM, SIGUSR2 and SIGINT only set `received`; a second SIGINT ends the process at once."""
+    """While it is open, SIGTERM, SIGUSR2, SIGINT and SIGHUP only set `received`; a second SIGINT ends the process at once.
+
+    A signal that was ignored before (`nohup`) stays so.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -20,6 +23,8 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._take)
         return self
 
