@@ -138,12 +138,19 @@ class SlurmCluster:
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """All processes, this one excepted, that carry this cluster's SLURM_CONF: daemons, job steps, ranks."""
+        """All processes of this cluster but this one: daemons, job steps, ranks.
+
+        They carry its SLURM_CONF. Only slurmstepd writes its title over its environment: it is known by its folder.
+        """
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == str(self.conf):
-                    found.append(process)
+                if process.name() == "slurmstepd":
+                    own = process.cwd().startswith(str(self.folder))
+                else:
+                    own = process.pid != os.getpid() and process.environ().get("SLURM_CONF") == str(self.conf)
             except psutil.Error:
                 continue  # it ended meanwhile, or is not ours to look into
+            if own:
+                found.append(process)
         return found
