@@ -1,0 +1,112 @@
+"""A rank's place by each launcher's variables, and its slot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.distributed.world import detect_place, expand_tasks_per_node
+from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
+from tests.command import environment, harness
+
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+GLOO = {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": "0", "HOROVOD_LOCAL_SIZE": "1"}
+SRUN = {
+    "SLURM_JOB_ID": "9",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "4",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURMD_NODENAME": "n3",
+}
+BATCH = {"SLURM_JOB_ID": "9", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURMD_NODENAME": "n1"}
+
+
+def place(env: dict[str, str]) -> tuple[int, int, int, int, str]:
+    found = detect_place(env)
+    return found.rank, found.size, found.local_rank, found.local_size, found.launcher
+
+
+def test_each_launcher_is_known_by_its_variables() -> None:
+    assert place(MPIRUN) == (3, 4, 1, 2, "mpi")
+    assert place(GLOO) == (1, 2, 0, 1, "gloo")
+    assert place(SRUN) == (4, 5, 0, 1, "slurm")
+    assert place({}) == (0, 1, 0, 1, "none")
+
+
+def test_mpirun_inside_slurm_is_mpirun() -> None:
+    """Its daemons are started by srun, so its ranks carry Slurm's variables too."""
+    assert place({**SRUN, **MPIRUN})[-1] == "mpi"
+
+
+def test_a_batch_script_is_no_rank() -> None:
+    assert place(BATCH) == (0, 1, 0, 1, "none")
+    assert place({**BATCH, "SLURM_STEP_ID": "extern"})[-1] == "none"
+
+
+def test_a_step_of_one_task_is_alone() -> None:
+    assert place({**SRUN, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NODEID": "0"})[1] == 1
+
+
+def test_slurm_names_the_host_where_it_can() -> None:
+    assert detect_place(SRUN).host == "n3"
+    assert detect_place({}).host == socket.gethostname()
+
+
+def test_tasks_per_node_are_expanded() -> None:
+    assert expand_tasks_per_node("2(x3),1") == [2, 2, 2, 1]
+    assert expand_tasks_per_node("4") == [4]
+
+
+def test_a_slot_is_found_by_host_and_local_rank() -> None:
+    env = {"HARNESS_SLOTS": "elsewhere:0,1/4;here:2,3/4"}
+    assert own_slot(env, "here", 0) == Slot(2, 4) and own_slot(env, "here", 1) == Slot(3, 4)
+    assert own_slot(env, "elsewhere.example", 1) == Slot(1, 4)
+    assert own_slot({}, "here", 0) is None
+    assert own_slot({"HARNESS_SLOTS": "nowhere.invalid:0/1"}, "here", 0) is None
+
+
+def test_slots_share_the_cores_and_none_is_left_out() -> None:
+    cores = [0, 2, 4, 6, 8, 10, 12]
+    shares = [share_of_cores(cores, Slot(index, 3)) for index in range(3)]
+    assert [core for share in shares for core in share] == cores
+    assert [share_of_cores([5], Slot(index, 2)) for index in range(2)] == [[5], [5]]
+
+
+def test_a_slot_sees_one_of_the_gpus_that_were_visible() -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    show_one_gpu(Slot(2, 4), env)
+    assert env["CUDA_VISIBLE_DEVICES"] == "6"
+    env = {}
+    show_one_gpu(Slot(1, 2), env)
+    assert env["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_command_is_confined_to_its_slot() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    env = environment({"HARNESS_SLOTS": "localhost:1/2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"})
+    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES'])"
+    command = [sys.executable, "-m", "harness.slots", sys.executable, "-c", tell]
+    shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
+
+
+@pytest.mark.parametrize("path", ["horovod", "mpi"])
+def test_a_rank_that_finds_itself_alone_is_refused(path: str, tmp_path: Path) -> None:
+    """As happens when the launcher belongs to another MPI: two tasks, each of which believes to be the only one."""
+    env = {"PMI_RANK": "0", "PMI_SIZE": "2"}  # MPICH's launcher around ranks of Open MPI
+    ran = harness("train", "ppo-cartpole", f"sync.path={path}", cwd=tmp_path, env=env)
+    assert ran.code == 2 and "started 2 ranks" in ran.err and "rank 0 of 1" in ran.err, ran.err
+    assert not (tmp_path / "runs").exists()
