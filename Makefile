@@ -6,7 +6,7 @@ MPI ?= pypi
 EXTRAS ?= dev,dashboard
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)
+STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)-$(EXTRAS)
 
 .PHONY: install run test lint clean
 

@@ -19,6 +19,8 @@ from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
 
 POLL_SECONDS = 0.1
+REQUEST_SECONDS = 1.0
+"""Between stop requests while not all ranks listen yet; inside a Slurm allocation each of them is a job step."""
 STOP_GRACE = 60.0
 """Seconds that the ranks have, after a stop request, to reach a boundary and write a checkpoint."""
 
@@ -62,7 +64,7 @@ def train_on_ranks(
         (run_dir / "result.json").unlink(missing_ok=True)
         (run_dir / "progress.json").unlink(missing_ok=True)
         running = starter.start(job)
-        outcome, asked = watch(running, config.run.name, run_dir)
+        outcome, asked = watch(running, ranks, config.run.name, run_dir)
         result = conclude(run_dir, outcome, asked, config, ranks)
         if result.status != "failed" or result.divergence or asked:
             break
@@ -72,22 +74,24 @@ def train_on_ranks(
     return result
 
 
-def watch(running: RunningJob, title: str, run_dir: Path) -> tuple[Outcome, str | None]:
+def watch(running: RunningJob, ranks: int, title: str, run_dir: Path) -> tuple[Outcome, str | None]:
     """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
 
     Nothing that carries the run's id is left afterwards, on any host.
     """
-    deadline = 0.0
+    deadline, reached, next_request = 0.0, 0, 0.0
     try:
         with StopRequests() as requests, RunDisplay(title, run_dir) as display:
             while (outcome := running.poll()) is None:
                 display.draw()
-                if requests.received:
-                    now = time.monotonic()
-                    if not deadline:
-                        deadline = now + STOP_GRACE
-                        display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
-                    running.request_stop()  # each poll: a rank that is still importing does not listen yet
+                now = time.monotonic()
+                if requests.received and not deadline:
+                    deadline = now + STOP_GRACE
+                    display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
+                if deadline:
+                    if reached < ranks and now >= next_request:  # a rank that is still importing does not listen yet
+                        reached += running.request_stop()
+                        next_request = now + REQUEST_SECONDS
                     if now > deadline:
                         display.say(f"the ranks did not stop within {STOP_GRACE:.0f} s: ending them")
                         running.end()

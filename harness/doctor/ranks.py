@@ -54,7 +54,9 @@ print(f"\\nREDUCED rank={world.rank} size={world.size} total={total[0]} ms={midd
 
 def reduce_with_two_ranks(what: str, launcher: list[str], code: str, advice: str) -> Row:
     """Two real ranks under `launcher` add up 5,000 numbers; whatever they leave behind is ended."""
-    env = launch_environment(os.environ)
+    # two ranks here, not on the nodes of an allocation that this may run inside
+    here = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    env = launch_environment(here)
     program = shutil.which(launcher[0], path=env["PATH"])
     if program is None:
         return Row(what, "missing", f"there is no {launcher[0]}", "make install")

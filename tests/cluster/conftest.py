@@ -53,7 +53,7 @@ def postgres_server(short_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> str:
     """The URL of an empty PostgreSQL database of this test's own."""
-    need(importlib.util.find_spec("psycopg2"), "psycopg2 is not installed (the extra `postgres`)")
+    need(importlib.util.find_spec("psycopg"), "psycopg is not installed (the extra `postgres`)")
     return postgres_server.create_database(request.node.name)
 
 

@@ -60,13 +60,10 @@ class PostgresServer:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
     def create_database(self, name: str) -> str:
-        """A new empty database; returns its URL as SQLAlchemy and Optuna take it.
-
-        The driver is named: without it SQLAlchemy 2.0 looks for psycopg2 and 2.1 for psycopg, whatever is installed.
-        """
+        """A new empty database; returns its URL as users write it."""
         name = re.sub(r"\W+", "_", name.lower())[:60]
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "search", name)
-        return f"postgresql+psycopg2://search@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://search@127.0.0.1:{self.port}/{name}"
 
     def stop(self) -> None:
         self.daemon.stop(signal.SIGINT)  # "fast shutdown": TERM would wait until the last client leaves

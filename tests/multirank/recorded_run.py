@@ -36,4 +36,6 @@ run_dir, preset, *overrides = sys.argv[1:]
 path = f"sync.path={os.environ[SYNC_PATH]}"
 result = train(load_run_config(preset, [path, *overrides]), Path(run_dir))
 state = trained[0].step.arena.parameters.detach().clone()
-give({"rollouts": rollouts, "parameters": state, "status": result.status, "sync_path": result.sync_path})
+steps = result.gradient_steps
+summary = {"status": result.status, "sync_path": result.sync_path, "gradient_steps": steps}
+give({"rollouts": rollouts, "parameters": state, **summary})

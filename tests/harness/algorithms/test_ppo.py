@@ -1,0 +1,123 @@
+"""PPO's loss against equation 9 written out, the value of what a time limit cut off, and the stop on KL."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.algorithms import Context
+from harness.algorithms.ppo import PPO, STATISTICS
+from harness.config import load_run_config
+from harness.distributed.collectives import Alone
+from harness.envs import make_environments
+from harness.reporting import PhaseTimer
+
+CONFIG = """
+[run]
+steps = 4096
+[env]
+id = "{env}"
+count = 4
+[algorithm]
+name = "ppo"
+rollout_steps = 16
+minibatch_size = 16
+"""
+
+
+def make(folder: Path, *overrides: str, env: str = "CartPole-v1") -> PPO:
+    (folder / "run.toml").write_text(CONFIG.format(env=env))
+    config = load_run_config(str(folder / "run.toml"), overrides)
+    assert config.env is not None
+    envs = make_environments(config.env, 0, 1)
+    play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
+    return PPO(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, play))
+
+
+def test_the_loss_is_equation_9(tmp_path: Path) -> None:
+    ppo = make(tmp_path, "algorithm.entropy_coefficient=0.03", "algorithm.clip_range_value=0.1")
+    draw = np.random.default_rng(0)
+    n, clip = 64, 0.2
+    batch = {
+        "observations": torch.from_numpy(draw.normal(size=(n, 4)).astype(np.float32)),
+        "actions": torch.from_numpy(draw.integers(0, 2, (n, 1))),
+        "log_probs": torch.from_numpy(np.log(draw.uniform(0.2, 0.8, n)).astype(np.float32)),
+        "values": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
+        "advantages": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
+        "returns": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
+    }
+    loss, statistics = ppo.loss(batch, clip)
+
+    with torch.no_grad():
+        logits, values = (out.double().numpy() for out in ppo.module(batch["observations"]))
+    total = {name: 0.0 for name in STATISTICS}
+    for i in range(n):
+        exponents = [math.exp(logit) for logit in logits[i]]
+        probabilities = [e / sum(exponents) for e in exponents]
+        old, advantage = math.exp(float(batch["log_probs"][i])), float(batch["advantages"][i])
+        ratio = probabilities[int(batch["actions"][i, 0])] / old
+        kept = min(max(ratio, 1 - clip), 1 + clip)
+        before = float(batch["values"][i])
+        value = before + min(max(values[i] - before, -0.1), 0.1)
+        total["policy_loss"] -= min(ratio * advantage, kept * advantage) / n
+        total["value_loss"] += (value - float(batch["returns"][i])) ** 2 / n
+        total["entropy"] -= sum(p * math.log(p) for p in probabilities) / n
+        total["kl"] += (ratio - 1 - math.log(ratio)) / n
+        total["clip_fraction"] += (abs(ratio - 1) > clip) / n
+    total["loss"] = total["policy_loss"] + 0.5 * total["value_loss"] - 0.03 * total["entropy"]
+    assert loss.item() == pytest.approx(total["loss"], rel=1e-4)
+    for name, value in zip(STATISTICS, statistics.tolist()):
+        assert value == pytest.approx(total[name], rel=1e-4, abs=1e-6), name
+
+
+def test_what_a_time_limit_cut_off_is_worth_its_value(tmp_path: Path) -> None:
+    """Rewards of 1 and episodes cut every 5 steps: where an episode was cut, γ V(last observation) is added."""
+    ppo = make(tmp_path, "env.kwargs.max_episode_steps=5")
+    seen = []
+    step = ppo.envs.step
+    ppo.envs.step = lambda actions: seen.append(step(actions)) or seen[-1]  # type: ignore
+    ppo.collect(0)
+    cut = np.array([result.truncated & ~result.terminated for result in seen])
+    assert cut.any() and not cut.all()
+    for at, result in enumerate(seen):
+        assert result.final_observations is None or np.isfinite(result.final_observations[cut[at]]).all()
+        for env in range(4):
+            expected = 1.0
+            if cut[at, env]:
+                assert result.final_observations is not None
+                expected += 0.99 * float(ppo.values(result.final_observations[env][None])[0])
+            assert ppo.rollout.rewards[at, env] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_episode_that_terminates_is_worth_nothing_more(tmp_path: Path) -> None:
+    ppo = make(tmp_path, "env.count=8", "algorithm.rollout_steps=64", "algorithm.minibatch_size=64")
+    ppo.collect(0)
+    ended = ppo.rollout.dones == 1
+    assert ended.any() and (ppo.rollout.rewards[ended] == 1.0).all()
+
+
+def test_updates_stop_before_the_step_that_would_go_too_far(tmp_path: Path) -> None:
+    ppo = make(tmp_path, "algorithm.target_kl=1e-9", "algorithm.epochs=10")
+    metrics = ppo.iterate(0).metrics
+    assert ppo.step.gradient_steps == 1, "the first step meets no divergence yet, the second does"
+    assert metrics["kl"] >= 0
+
+
+def test_one_iteration_makes_every_update_and_counts_them(tmp_path: Path) -> None:
+    done = make(tmp_path).iterate(0)
+    assert (done.env_steps, done.gradient_steps) == (64, 4 * 4)
+    assert {*STATISTICS, "lr", "explained_variance", "clip_range"} <= set(done.metrics)
+    assert all(math.isfinite(value) for value in done.metrics.values())
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
+    ppo = make(tmp_path, f"precision.kind={kind}", env="tests.environments:Line-v0")
+    for iteration in range(25):
+        metrics = ppo.iterate(iteration).metrics
+    assert metrics["return_mean"] > 15, "an episode of 20 steps; chance gives 10"
+    assert ppo.step.arena.parameters.dtype == torch.float32
