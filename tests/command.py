@@ -1,4 +1,4 @@
-"""The real command line, for tests: `harness("train", "ppo-cartpole")` runs it and gives exit code and what it printed."""
+"""The real command line, for tests: `harness("train", "ppo-cartpole")` gives exit code and what was printed."""
 
 from __future__ import annotations
 

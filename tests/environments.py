@@ -1,4 +1,4 @@
-"""Environments of the tests' own, for `env.id = "tests.environments:Name-v0"`: small, and broken where a test wants it."""
+"""Environments of the tests, for `env.id = "tests.environments:Name-v0"`: small, and broken where a test wants it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequests:
-    """While it is open, SIGTERM, SIGUSR2, SIGINT and SIGHUP only set `received`; a second SIGINT ends the process at once.
+    """While it is open, the STOP_SIGNALS only set `received`; a second SIGINT ends the process at once.
 
     A signal that was ignored before (`nohup`) stays so.
     """

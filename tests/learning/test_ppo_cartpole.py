@@ -1,4 +1,4 @@
-"""`ppo-cartpole` learns: the final policy is good on 100 episodes of its own, for most seeds, on one rank and on two."""
+"""`ppo-cartpole` learns: the final policy is good on 100 episodes, for most seeds, on one rank and on two."""
 
 from __future__ import annotations
 
