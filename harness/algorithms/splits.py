@@ -17,7 +17,7 @@ from harness.algorithms.randomness import generator
 from harness.errors import BadInput
 from harness.settings import named_object
 
-DIGITS_TRAINING_SAMPLES = 1077
+DIGITS_TRAINING_SAMPLES, DIGITS_SHAPE, DIGITS = 1077, (1, 8, 8), 10
 SPLIT_SEED = 0
 """Of the digits' splits: runs of all seeds are measured on the same test samples."""
 LARGEST_ANGLE, LARGEST_SHIFT = 10.0, 1.0
@@ -132,7 +132,7 @@ def digits() -> list[Samples]:
     images, labels = load_digits(return_X_y=True)
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=SPLIT_SEED, stratify=labels)
     train, validation = train_test_split(rest, test_size=360, random_state=SPLIT_SEED, stratify=labels[rest])
-    images = images.reshape(-1, 1, 8, 8)
+    images = images.reshape(-1, *DIGITS_SHAPE)
     return [Samples(as_inputs(images[part]), as_targets(labels[part])) for part in (train, validation, test)]
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
 from harness.algorithms.networks import make_classifier
 from harness.algorithms.randomness import generator
-from harness.algorithms.splits import DIGITS_TRAINING_SAMPLES, Samples, load_splits, make_loader
+from harness.algorithms.splits import DIGITS, DIGITS_SHAPE, DIGITS_TRAINING_SAMPLES, Samples, load_splits, make_loader
 from harness.errors import BadInput
 from harness.settings import named_object
 from harness.training.distributed_trainer import DistributedTrainer
@@ -57,6 +57,8 @@ class SupervisedSettings(AlgorithmSettings):
             raise ValueError("run.steps must be absent: the budget of supervised is algorithm.epochs")
         if config.optimizer.schedule == "kl_adaptive":
             raise ValueError("optimizer.schedule = 'kl_adaptive' needs a policy, which supervised has none of")
+        if self.dataset != "digits" and ":" not in self.dataset:
+            raise ValueError(f"algorithm.dataset must be 'digits' or module:function, got {self.dataset!r}")
         if self.dataset == "digits" and self.batch_size > DIGITS_TRAINING_SAMPLES:
             raise ValueError(
                 f"algorithm.batch_size must be at most the {DIGITS_TRAINING_SAMPLES} training samples, "
@@ -73,7 +75,10 @@ class Supervised(Algorithm):
         assert isinstance(settings, SupervisedSettings)
         if settings.batch_size < ranks:
             raise BadInput(f"algorithm.batch_size must be at least the {ranks} ranks, got {settings.batch_size}")
-        if settings.dataset != "digits":
+        user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
+        if settings.dataset == "digits":
+            make_classifier(config.network, DIGITS_SHAPE, DIGITS, user_class)
+        else:  # what it returns may be large: it is the ranks that load it
             named_object(settings.dataset, "algorithm.dataset")
 
     def __init__(self, context: Context) -> None:
