@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from optuna.exceptions import StorageInternalError
+
 from harness.errors import BadInput
+from search.display import complain
 
 EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
 BAD_INPUT = 2
@@ -56,8 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(arguments)
         return run(options) if options.command == "run" else look(options)
     except BadInput as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return BAD_INPUT
+    except StorageInternalError as error:
+        complain(f"the study's storage failed: {error}; trials that run go on: run again to take them up")
+        return 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -83,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     ending = run_study(options.study, options.overrides, **changes).ending
     if ending.reason:
-        print(ending.reason, file=sys.stderr)
+        complain(ending.reason)
     return EXIT_CODES[ending.status]
 
 

@@ -21,16 +21,13 @@ def dashboard(name: str, storage: str | None, port: int) -> None:
     except ImportError:
         raise BadInput("the dashboard is not installed: pip install 'rl-harness[dashboard]'") from None
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
             raise BadInput(f"--port {port} cannot be used: {error.strerror}") from None
-    print(
-        f"study {name}: http://{HOST}:{port}/dashboard/studies/{study._study_id} (Ctrl-C ends the dashboard)",
-        flush=True,
-    )
+    address = f"http://{HOST}:{port}/dashboard/studies/{study._study_id}"
     try:
+        print(f"study {name}: {address} (Ctrl-C ends the dashboard)", flush=True)
         run_server(opened, host=HOST, port=port)
     except KeyboardInterrupt:
         pass

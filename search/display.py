@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,8 +75,40 @@ class LiveTable:
         self.live.stop()
 
 
+class Guarded:
+    """Another display for as long as it can be shown: a terminal that is gone ends the display, not the study."""
+
+    def __init__(self, display: Display) -> None:
+        self.display: Display | None = display
+
+    def event(self, text: str) -> None:
+        self._show(lambda display: display.event(text))
+
+    def rows(self, rows: Sequence[Row], summary: str) -> None:
+        self._show(lambda display: display.rows(rows, summary))
+
+    def close(self) -> None:
+        self._show(lambda display: display.close())
+
+    def _show(self, show: Callable[[Display], None]) -> None:
+        if self.display is not None:
+            try:
+                show(self.display)
+            except OSError:
+                self.display = None
+                sys.stdout = open(os.devnull, "w")  # or what is still in its buffer changes the exit code
+
+
+def complain(text: str) -> None:
+    """One line on standard error, if anybody is there to read it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")
+
+
 def open_display() -> Display:
-    return LiveTable() if sys.stdout.isatty() else Lines()
+    return Guarded(LiveTable() if sys.stdout.isatty() else Lines())
 
 
 def trial_table(rows: Sequence[Row]) -> Table:

@@ -94,7 +94,7 @@ class Driver:
         )
         notes = {
             "ranks": self.ranks,
-            "hosts": list(lease.slots),
+            "hosts": lease.host_names,
             "slots": lease.environment,
             "seeds": list(self.tools.objective.seeds),
         }
@@ -131,8 +131,7 @@ class Driver:
             self.faults.failed(end)
 
     def shown(self, run: TrialRun) -> str:
-        stored = run.trial.params
-        return ", ".join(f"{name} = {value}" for name, value in self.tools.space.shown(stored).items())
+        return ", ".join(f"{name} = {value}" for name, value in self.tools.space.shown(run.params).items())
 
     def row(self, run: TrialRun) -> Row:
         step = max(run.reports, default=None)

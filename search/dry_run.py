@@ -9,14 +9,16 @@ from pathlib import Path
 
 import optuna
 
+from harness.errors import BadInput
 from search.run import Prepared
+from search.space import Stored
+from search.task import JOINT_SAMPLES
 
 
 def dry_run(prepared: Prepared) -> Iterator[str]:
     """The lines that describe one trial: its slots, parameters, config and command."""
     config, directory = prepared.config, prepared.directory
-    study = optuna.create_study(sampler=config.study.sampler.build(prepared.space, config.study.seed))
-    stored = prepared.space.suggest(study.ask())
+    stored = runnable_sample(prepared)
     settings, seed = prepared.space.settings(stored), prepared.objective.seeds[0]
     lease = prepared.slots.lease(config.trial.ranks)
     assert lease is not None
@@ -30,3 +32,16 @@ def dry_run(prepared: Prepared) -> Iterator[str]:
     yield f"command of each rank: {shlex.join(words)}"
     yield "config:"
     yield from ("  " + line for line in prepared.task.describe(settings, seed).splitlines())
+
+
+def runnable_sample(prepared: Prepared) -> Stored:
+    """The first draw of the study's sampler whose settings go together."""
+    study = optuna.create_study(sampler=prepared.config.study.sampler.build(prepared.space, prepared.config.study.seed))
+    while True:
+        stored = prepared.space.suggest(study.ask())
+        try:
+            prepared.task.check_settings(prepared.space.settings(stored), prepared.config.trial.ranks)
+            return stored
+        except BadInput:  # as in a study, where such a trial is told as pruned
+            if len(study.trials) == JOINT_SAMPLES:
+                raise

@@ -1,4 +1,4 @@
-"""Ctrl-C, TERM and USR2 as requests that the event loop reads: the first asks all to stop, the second ends them."""
+"""Signals as requests that the event loop reads: the first asks all to stop, the second ends them at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopRequests:
@@ -19,7 +19,8 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = (number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)  # nohup
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *error: object) -> None:

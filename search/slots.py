@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ class Lease:
     def hosts(self) -> tuple[Host, ...]:
         """The hosts as a launcher wants them, each with the slots that this trial may use."""
         return tuple(Host(name, len(ids)) for name, ids in self.slots.items())
+
+    @property
+    def host_names(self) -> list[str]:
+        return [socket.gethostname() if name == "localhost" else name for name in self.slots]
 
     @property
     def environment(self) -> str:

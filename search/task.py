@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import tomli_w
+from optuna.samplers import PartialFixedSampler, RandomSampler
 
 from harness.config import NetworkSettings, RunConfig, load_table, resolve
 from harness.envs import EnvSettings, share_of
@@ -21,7 +22,7 @@ from harness.files import write_text
 from harness.run import check
 from harness.settings import copy_tables, set_dotted
 from search.config import StudyConfig, dotted
-from search.space import Space, show
+from search.space import Space, Stored, show
 
 JOINT_SAMPLES = 20
 PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][\w.-]*)\}")
@@ -93,23 +94,21 @@ class PresetTask(Task):
             try:
                 self.check_settings(space.settings(stored), ranks)
             except BadInput as error:
-                # Where it is not this setting that is wrong, the probe alone says nothing: others may go with it.
-                if parameter.name in str(error):
+                if not self.runs_with_some(space, stored, ranks):
                     x = f" (x = {show(stored[parameter.name])})" if parameter.transform else ""
                     raise BadInput(f"space.{parameter.name}: {error}{x}") from None
-        self.check_joint_samples(space, ranks)
 
-    def check_joint_samples(self, space: Space, ranks: int) -> None:
-        """Refuses a space in which no sample goes together; where some do, the others are outcomes of their trials."""
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        wrong = None
+    def runs_with_some(self, space: Space, stored: Stored, ranks: int) -> bool:
+        """Whether what cannot be run with the preset's other settings can be with some that are sampled."""
+        sampler = PartialFixedSampler(stored, RandomSampler(seed=0))
+        study = optuna.create_study(sampler=sampler)
         for _ in range(JOINT_SAMPLES):
-            stored = space.suggest(study.ask())
             try:
-                return self.check_settings(space.settings(stored), ranks)
-            except BadInput as error:
-                wrong = f"space: none of {JOINT_SAMPLES} samples can be run; for example {space.shown(stored)}: {error}"
-        raise BadInput(str(wrong))
+                self.check_settings(space.settings(space.suggest(study.ask())), ranks)
+                return True
+            except BadInput:
+                continue
+        return False
 
     def describe(self, settings: Mapping[str, Any], seed: int) -> str:
         return self.resolve(settings, seed).to_toml()

@@ -39,6 +39,8 @@ class TrialRun:
         self.began = time.time()
         self.diverged: str | None = None
         self.stopping = False
+        self.params = trial.params
+        """As the study stores them."""
         frozen = trial.storage.get_trial(trial._trial_id)
         self.reports: dict[int, float] = dict(frozen.intermediate_values)
         """Optuna's step -> value."""

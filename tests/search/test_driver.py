@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import socket
+import subprocess
 import time
 
 from harness.launching.processes import processes_of
@@ -21,7 +24,7 @@ def test_every_trial_is_a_job_of_two_ranks_and_its_result_is_in_the_study(workpl
         assert trial.intermediate_values == {step: trial.params["x"] * step for step in (1, 2, 3, 4)}
         assert sorted(line["rank"] for line in workplace.started(trial.number)) == [0, 1]
         notes = trial.user_attrs
-        assert (notes["ranks"], notes["hosts"], notes["settings"]) == (2, ["localhost"], trial.params)
+        assert (notes["ranks"], notes["hosts"], notes["settings"]) == (2, [socket.gethostname()], trial.params)
         assert notes["seconds"] > 0
         directory = workplace.path / "studies" / "s" / f"trial-{trial.number:05d}"
         assert {"config.toml", "job.json", "reports.jsonl", "output.log", "seed-0"} <= set(os.listdir(directory))
@@ -288,3 +291,40 @@ def test_a_confirmation_that_was_interrupted_is_gone_on_with(workplace: Workplac
 
     assert workplace.states() == ["COMPLETE"]  # no trial was added: the run before was not over
     assert len(workplace.started(-1)) == 4  # two seeds of two ranks: none was started twice
+
+
+def test_a_terminal_gets_a_live_table_and_the_events(workplace: Workplace) -> None:
+    workplace.plan(all={"steps": 10, "pause": 0.2})
+    ours, theirs = pty.openpty()
+    driver = subprocess.Popen(
+        workplace.command("run", "study.toml", "study.trials=1"),
+        cwd=workplace.path, env={**workplace.environment, "TERM": "xterm", "COLUMNS": "120"}, stdout=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:  # the other side is closed: it has ended
+        pass
+    os.close(ours)
+    assert driver.wait(timeout=30) == 0
+    text = shown.decode()
+    assert "parameters" in text and "running" in text and "0 more trials to come" in text
+    assert "trial 0 done with value" in text
+
+
+def test_a_terminal_that_goes_away_stops_the_study_in_good_order(workplace: Workplace) -> None:
+    workplace.plan(all={"steps": 600, "pause": 0.1})
+    ours, theirs = pty.openpty()
+    driver = subprocess.Popen(
+        workplace.command("run", "study.toml"),
+        cwd=workplace.path, env=workplace.environment, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    workplace.wait_for(lambda: workplace.started(0), 40, "trial")
+    os.close(ours)
+    driver.send_signal(signal.SIGHUP)
+
+    assert driver.wait(timeout=40) == 75
+    assert workplace.states() == ["FAIL", "WAITING"]
