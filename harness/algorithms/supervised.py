@@ -119,7 +119,6 @@ class Supervised(Algorithm):
 
     def iterate(self, iteration: int) -> Iteration:
         self.context.phases.start("train")
-        self.trainer.epoch = iteration
         if isinstance(self.split, Samples):
             self.split.epoch = iteration
         # what a network draws by itself (dropout) differs between ranks, and is the same again after a resume

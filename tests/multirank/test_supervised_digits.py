@@ -26,9 +26,8 @@ def test_one_rank_reaches_its_accuracy(accuracy_alone: float) -> None:
     assert accuracy_alone >= 0.96
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", "horovodrun-gloo"])
-def test_two_ranks_reach_the_same(launcher: str, accuracy_alone: float, tmp_path: Path) -> None:
-    run = train(tmp_path, "--ranks", "2", "--launcher", launcher)
+def test_two_ranks_reach_the_same(accuracy_alone: float, tmp_path: Path) -> None:
+    run = train(tmp_path, "--ranks", "2", "--launcher", "horovodrun")
     result = read_json(run / "result.json")
     assert (result["status"], result["ranks"], result["sync_path"]) == ("done", 2, "horovod")
     assert (result["env_steps"], result["gradient_steps"], result["eval_episodes"]) == (30 * 1077, 30 * 17, 360)
@@ -36,10 +35,9 @@ def test_two_ranks_reach_the_same(launcher: str, accuracy_alone: float, tmp_path
     assert abs(result["value"] - accuracy_alone) <= 0.01
 
 
-@pytest.mark.parametrize("augment", ["true", "false"])
-def test_two_ranks_shuffle_augment_and_normalise_as_one(augment: str, tmp_path: Path) -> None:
+def test_two_ranks_shuffle_augment_and_normalise_as_one(tmp_path: Path) -> None:
     """Two epochs of what rounding does not make chaotic: no ReLU, no Adam where gradients are all but 0."""
-    short = ["algorithm.epochs=2", "evaluation.count=1", f"algorithm.augment={augment}"]
+    short = ["algorithm.epochs=2", "evaluation.count=1", "algorithm.augment=true"]
     smooth = ["network.activation=silu", "optimizer.name=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.9"]
     found = []
     for number, ranks in enumerate(([], ["--ranks", "2", "--launcher", "mpirun", "sync.path=mpi"])):
