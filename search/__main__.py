@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -55,6 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 bad input, 75 stopped on request, 1 anything else."""
+    if os.getcwd() not in sys.path:  # as `python -m search` has it: a user's own environment lies there
+        sys.path.insert(0, os.getcwd())
     try:
         options = parse(arguments)
         return run(options) if options.command == "run" else look(options)

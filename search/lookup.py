@@ -5,7 +5,8 @@ from __future__ import annotations
 import optuna
 
 from harness.errors import BadInput
-from search.space import Space, read_space
+from search.read_space import read_space
+from search.space import Space
 from search.storage import open_storage
 from search.study import existing_study
 from search.study_dir import STUDIES, StudyDir

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy
 from optuna.trial import TrialState
 
 from search.confirm import Confirmation
 from search.display import number
 from search.space import Space
+from search.storage import without_password
 from search.study import best_trial
 from search.study_dir import StudyDir
 
@@ -83,9 +83,8 @@ def collect(
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     counts = {state.name: states[state.name] for state in TrialState if states[state.name]}
-    shown_storage = sqlalchemy.engine.make_url(storage).render_as_string(hide_password=True)
     best = best_trial(study)
-    common = (directory.name, ending, directory.path, shown_storage, counts)
+    common = (directory.name, ending, directory.path, without_password(storage), counts)
     if best is None:
         return StudyResult(*common)
     settings, shown = space.settings(best.params), space.shown(best.params)

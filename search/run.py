@@ -16,12 +16,13 @@ from search.display import Display, open_display
 from search.driver import Driver
 from search.objective import Objective, search_seeds
 from search.plan import Plan
+from search.read_space import read_space
 from search.result import Ending, StudyResult, collect
 from search.seed_run import Runner
 from search.signals import StopRequests
 from search.slots import Slots, local_slots
-from search.space import Space, read_space
-from search.storage import open_storage
+from search.space import Space
+from search.storage import open_storage, without_password
 from search.study import best_trial, changed_settings, open_study
 from search.study_dir import StudyDir
 from search.task import Task, make_task
@@ -122,7 +123,7 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
         open_storage(config.study.storage, create=True)  # before a directory is made for a study that cannot be kept
     directory.lock()
     study = open_study(config, prepared.space, prepared.objective, open_storage(prepared.storage, create=True))
-    directory.belongs_to(study.user_attrs["id"], prepared.storage)
+    directory.belongs_to(study.user_attrs["id"], without_password(prepared.storage))
     runner = Runner(config.study.name, prepared.task, prepared.launcher, config.trial)
     tools = Tools(
         config, study, prepared.space, prepared.objective, runner, prepared.slots, directory, display, stop
@@ -130,7 +131,7 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     plan = Plan(study, config.study.trials)
     for line in first_lines(prepared, tools, plan):
         display.event(line)
-    study.set_user_attr("config", config.to_table())
+    study.set_user_attr("config", config.model_dump(mode="json", exclude_none=True, exclude={"study": {"storage"}}))
     driver = Driver(tools)
     driver.run(plan)
     confirmation, ending = confirm_best(tools, driver, plan)

@@ -52,6 +52,11 @@ def open_storage(url: str, create: bool = False) -> RDBStorage:
         raise BadInput(f"storage {shown} cannot be used: {first_line(cause)}") from None
 
 
+def without_password(url: str) -> str:
+    """The URL as it may be shown and written down."""
+    return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+
+
 def prepare_sqlite(path: Path, create: bool) -> None:
     """Write-ahead logging, which the file remembers: readers (the dashboard, `status`) do not block the one writer."""
     if not path.exists() and not create:

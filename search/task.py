@@ -15,8 +15,8 @@ import optuna
 import tomli_w
 from optuna.samplers import PartialFixedSampler, RandomSampler
 
-from harness.config import NetworkSettings, RunConfig, load_table, resolve
-from harness.envs import EnvSettings, share_of
+from harness.config import RunConfig, load_table, resolve
+from harness.envs import share_of
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.run import check
@@ -64,7 +64,7 @@ class PresetTask(Task):
         self.fixed = fixed
         self.table = load_table(preset)
         self.evaluations = self.resolve({}, 0).evaluation.count
-        self._checked: list[tuple[EnvSettings, NetworkSettings]] = []
+        self._checked: list[Any] = []
 
     def resolve(self, settings: Mapping[str, Any], seed: int, episodes: int | None = None) -> RunConfig:
         table = copy_tables(self.table)
@@ -76,12 +76,11 @@ class PresetTask(Task):
 
     def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
         config = self.resolve(settings, 0)
-        if config.env is None:
-            return
-        made = (config.env.model_copy(update={"count": 1}), config.network)
-        if made in self._checked:  # making an environment may take seconds
+        made: Any = (config.network, config.algorithm)
+        if config.env is not None:
             share_of(config.env.count, 0, ranks)
-        else:
+            made = (config.network, config.env.model_copy(update={"count": 1}))
+        if made not in self._checked:  # to make an environment, or to read data, may take seconds
             check(config, ranks)
             self._checked.append(made)
 

@@ -15,9 +15,13 @@ import pytest
 
 from search import run_study
 from search.__main__ import main
+from search.config import resolve_study
+from search.storage import open_storage, without_password
+from search.study import existing_study
 from tests.conftest import wait_for
 from tests.search.conftest import STUDY, Workplace
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 PRESET = ("run", "ppo-cartpole")
 OWN = ("run", "study.toml")
 
@@ -171,12 +175,8 @@ def test_the_report_is_one_file_and_its_plots_are_in_the_dashboard(
 
 
 def system_attrs(workplace: Workplace) -> dict[str, Any]:
-    import optuna
-
-    from search.storage import open_storage
-
     storage = open_storage(f"sqlite:///{workplace.path}/studies/s/study.db")
-    return storage.get_study_system_attrs(optuna.load_study(study_name="s", storage=storage)._study_id)
+    return storage.get_study_system_attrs(existing_study("s", storage)._study_id)
 
 
 def test_the_dashboard_serves_a_study_that_runs_and_does_not_disturb_it(workplace: Workplace) -> None:
@@ -219,8 +219,6 @@ def free_port() -> int:
 
 
 def test_run_study_does_in_python_what_the_command_does(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.config import resolve_study
-
     monkeypatch.chdir(workplace.path)
     result = run_study(resolve_study(STUDY), ["study.trials=2", "confirm.seeds=2"], name="py")
 
@@ -241,3 +239,18 @@ def test_a_trials_when_in_slurm_hosts_come_from_the_allocation(
     assert main([*PRESET, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "2 ranks on n1:0/1;n2:0/1" in shown
+
+
+def test_a_storage_elsewhere_is_found_again_and_not_written_into_the_studys_config(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    url = f"sqlite:///{workplace.path}/elsewhere.db"
+    workplace.run("study.trials=1", "--storage", url)
+    monkeypatch.chdir(workplace.path)
+
+    assert not list(workplace.path.glob("studies/s/*.db"))
+    assert main(["status", "--study", "s"]) == 0
+    assert "1 trials" in capsys.readouterr().out
+    study = existing_study("s", open_storage(url))
+    assert "storage" not in study.user_attrs["config"]["study"]
+    assert "pass" not in without_password("postgresql://user:pass@host/db")

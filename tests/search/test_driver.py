@@ -11,6 +11,8 @@ import subprocess
 import time
 
 from harness.launching.processes import processes_of
+from search.storage import open_storage
+from search.study import existing_study
 from tests.search.conftest import Workplace
 
 
@@ -180,12 +182,7 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
 
 def test_a_trial_that_was_asked_for_but_never_launched_is_launched_by_the_next_driver(workplace: Workplace) -> None:
     workplace.run("study.trials=1")
-    import optuna
-
-    from search.storage import open_storage
-
-    storage = open_storage(f"sqlite:///{workplace.path}/studies/s/study.db")
-    optuna.load_study(study_name="s", storage=storage).ask()
+    existing_study("s", open_storage(f"sqlite:///{workplace.path}/studies/s/study.db")).ask()
 
     workplace.run("study.trials=1")
 

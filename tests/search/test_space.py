@@ -10,7 +10,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.errors import BadInput
-from search.space import read_space, same_space
+from search.read_space import read_space
+from search.space import same_space
 
 
 def sample(table: dict[str, Any], count: int = 50) -> list[dict[str, Any]]:

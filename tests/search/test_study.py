@@ -17,8 +17,9 @@ from search.config import StudyConfig, dotted, load_study, resolve_study
 from search.objective import Objective
 from search.plan import Plan
 from search.pruners import PRUNERS
+from search.read_space import read_space
 from search.samplers import SAMPLERS, is_exhausted, sampler_seed
-from search.space import Space, read_space
+from search.space import Space
 from search.storage import open_storage
 from search.study import OUTCOME, best_trial, changed_settings, enqueue_again, open_study, worst_value
 
