@@ -277,6 +277,24 @@ def test_the_best_is_confirmed_on_seeds_that_the_search_never_used(workplace: Wo
     assert f"confirmation: {4 * x + 1:.6g} ± 1 over 3 unseen seeds" in printed
 
 
+def test_only_a_new_best_is_confirmed_anew_and_the_confirmation_before_is_kept(workplace: Workplace) -> None:
+    workplace.plan(t1={"raise_at": 2}, t2={"steps": 8})  # twice the steps of trial 0, hence the best
+    workplace.run("study.trials=1", "confirm.seeds=1")
+
+    assert "trial 0 was confirmed before" in workplace.run("study.trials=1", "confirm.seeds=1")
+    assert len(workplace.started(-1)) == 2  # two ranks of one run
+    assert "confirming trial 2" in workplace.run("study.trials=1", "confirm.seeds=1")
+    kept = json.loads((workplace.path / "studies/s/confirm-of-0-1/confirmation.json").read_text())
+    now = json.loads((workplace.path / "studies/s/confirm/confirmation.json").read_text())
+    assert (kept["trial"], now["trial"]) == (0, 2)
+
+
+def test_a_confirmation_that_fails_is_told_and_ends_with_1(workplace: Workplace) -> None:
+    workplace.plan(**{"t-1": {"raise_at": 2}})
+    printed = workplace.run("study.trials=1", "confirm.seeds=2", rc=1)
+    assert "confirmation: none of the seeds ended well" in printed and "the confirmation is not complete" in printed
+
+
 def test_a_confirmation_that_was_interrupted_is_gone_on_with(workplace: Workplace) -> None:
     workplace.plan(**{"t0": {}, "t-1": {"steps": 50, "pause": 0.1}})
     driver = workplace.start("study.trials=1", "confirm.seeds=2")
