@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -58,15 +59,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def train(arguments: argparse.Namespace) -> int:
     from harness.api import train as train_run
     from harness.config import load_run_config
+    from harness.lifecycle.run_directory import read_result
     from harness.run import default_run_dir
 
     config = load_run_config(arguments.config, arguments.overrides)
     output = arguments.output or default_run_dir(config)
     names = ("ranks", "hostfile", "launcher", "resume")
+    before = read_result(output)
     result = train_run(config, output=output, **{name: getattr(arguments, name) for name in names})
     if not is_other_rank():
         print(summary(result, output), flush=True)
+        if before == result:
+            print("it was finished already, and nothing was trained: --resume never begins it anew", flush=True)
     return result.exit_code
+
+
+def let_rank_0_speak_first() -> None:
+    """All ranks find most bad input alike, and one line is enough: rank 0's exit ends the others while they wait here.
+
+    What this rank alone found (a package that its host lacks) is still told, after a moment.
+    """
+    if is_other_rank():
+        time.sleep(3.0)
 
 
 def is_other_rank() -> bool:
@@ -94,8 +108,10 @@ def summary(result: Result, run_dir: Path) -> str:
 def evaluate(arguments: argparse.Namespace) -> int:
     from harness.policy import evaluate as evaluate_policy
 
-    if arguments.episodes < 1:
-        raise BadInput(f"--episodes must be >= 1, got {arguments.episodes}")
+    for name, least in (("episodes", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise BadInput(f"--{name} must be >= {least}, got {value}")
     which: Literal["latest", "best"] = "best" if arguments.best else "latest"
     found = evaluate_policy(arguments.run_dir, arguments.episodes, arguments.seed, which, arguments.video)
     print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
@@ -125,14 +141,17 @@ COMMANDS = {"train": train, "evaluate": evaluate, "presets": presets, "doctor": 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the installed command, unlike `python -m`, has it not
     command = ""
     try:
         parsed = parse(arguments)
         command = parsed.command
         return COMMANDS[parsed.command](parsed)
     except BadInput as error:
-        if command != "train" or not is_other_rank():  # all ranks found the same: one line is enough
-            print(f"harness: {error}", file=sys.stderr)
+        if command == "train":
+            let_rank_0_speak_first()
+        print(f"harness: {error}", file=sys.stderr, flush=True)
         return 2
 
 

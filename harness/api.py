@@ -42,4 +42,6 @@ def train(
         return train_here(config, run_dir, resume)
     check(config, ranks)
     done = finished(run_dir, config, resume)
-    return done or train_on_ranks(config, run_dir, ranks, launcher or default_launcher(os.environ), hostfile, resume)
+    if done is not None:
+        return done
+    return train_on_ranks(config, run_dir, ranks, launcher or default_launcher(os.environ), hostfile, resume)

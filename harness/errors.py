@@ -14,7 +14,3 @@ class Diverged(Exception):
 
 class RanksDisagree(Exception):
     """Something that must be equal on all ranks is not (parameters, a decision): the run cannot be trusted further."""
-
-
-class LostRank(Exception):
-    """Another rank is gone or raised: this rank cannot go on alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import uuid
@@ -13,7 +14,17 @@ from harness.config import RunConfig
 from harness.distributed.world import host_name
 from harness.errors import BadInput
 from harness.files import write_text
-from harness.launching import Job, Outcome, RunningJob, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.launching import (
+    Host,
+    Job,
+    Launcher,
+    Outcome,
+    RunningJob,
+    available_hosts,
+    get_launcher,
+    inside_launcher,
+    take_slots,
+)
 from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
@@ -46,10 +57,31 @@ def train_on_ranks(
     starter = get_launcher(launcher)
     hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    settings = run_dir / "config.toml"
-    if not settings.exists():
-        write_text(settings, config.to_toml())
+    if config.sync.path == "mpi" and launcher == "horovodrun-gloo":
+        raise BadInput("sync.path = 'mpi' needs ranks started by mpirun or horovodrun; --launcher is horovodrun-gloo")
+    fresh = not run_dir.exists()
+    settings = run_dir / "requested.toml"
+    write_text(settings, config.to_toml())
+    try:
+        return start_and_watch(config, run_dir, settings, ranks, starter, hosts, resume)
+    except BadInput:
+        if fresh:  # what the ranks refused leaves nothing behind
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+    finally:
+        settings.unlink(missing_ok=True)
+
+
+def start_and_watch(
+    config: RunConfig,
+    run_dir: Path,
+    settings: Path,
+    ranks: int,
+    starter: Launcher,
+    hosts: tuple[Host, ...],
+    resume: str,
+) -> Result:
+    """Starts the ranks on `settings`, again after a death as often as the config allows."""
     for restarts in range(config.run.max_restarts + 1):
         command = ("harness", "train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
         job = Job(
@@ -64,7 +96,7 @@ def train_on_ranks(
         (run_dir / "result.json").unlink(missing_ok=True)
         (run_dir / "progress.json").unlink(missing_ok=True)
         running = starter.start(job)
-        outcome, asked = watch(running, ranks, config.run.name, run_dir)
+        outcome, asked = watch(running, ranks, config, run_dir)
         result = conclude(run_dir, outcome, asked, config, ranks)
         if result.status != "failed" or result.divergence or asked:
             break
@@ -74,14 +106,14 @@ def train_on_ranks(
     return result
 
 
-def watch(running: RunningJob, ranks: int, title: str, run_dir: Path) -> tuple[Outcome, str | None]:
+def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> tuple[Outcome, str | None]:
     """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
 
     Nothing that carries the run's id is left afterwards, on any host.
     """
     deadline, reached, next_request = 0.0, 0, 0.0
     try:
-        with StopRequests() as requests, RunDisplay(title, run_dir) as display:
+        with StopRequests() as requests, RunDisplay(config, run_dir) as display:
             while (outcome := running.poll()) is None:
                 display.draw()
                 now = time.monotonic()
@@ -105,9 +137,9 @@ def watch(running: RunningJob, ranks: int, title: str, run_dir: Path) -> tuple[O
 class RunDisplay:
     """Shows what rank 0 writes into `progress.json`. A terminal that is gone ends the display, not the run."""
 
-    def __init__(self, title: str, run_dir: Path) -> None:
+    def __init__(self, config: RunConfig, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.progress = open_display(title)
+        self.progress = open_display(config.run.name, every=config.logging.every_seconds)
         self.said = 0
         self.last: Status | None = None
 
@@ -143,10 +175,9 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
     written = read_result(run_dir)
     if written is not None:
         return written
-    if outcome.exit_code == 2 and failures:
-        raise BadInput(failures[0]["reason"].removeprefix("BadInput: "))
     if outcome.exit_code == 2:
-        raise BadInput(next(iter(outcome.last_lines[-1:]), "the ranks refused this input; see output.log"))
+        said = [line for line in outcome.last_lines if line.startswith("harness: ")]
+        raise BadInput(said[-1].removeprefix("harness: ") if said else "the ranks refused this input")
     if failures and outcome.signal is None:  # the rank that raised knows best; an abort hides it from its launcher
         first = failures[0]
         rank, host, lines = first["rank"], first["host"], first["lines"]
@@ -155,7 +186,9 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
         rank, host, lines = outcome.failed_rank, outcome.host or host_name(), list(outcome.last_lines)
         reason = outcome.describe() if outcome.exit_code else "the ranks ended without a result"
     if asked:
-        reason = f"ended after {asked}, before a checkpoint was written: {reason}"
+        kept = (run_dir / "checkpoints" / "latest").exists()
+        left = "its last checkpoint is kept" if kept else "before a checkpoint was written"
+        reason = f"ended after {asked}, {left}: {reason}"
     result = Result(
         status="failed",
         reason=reason,

@@ -8,10 +8,10 @@ an iteration, by one collective, and acted on by all at the same boundary.
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,18 @@ from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World
 from harness.envs import check_environment, make_environments, play_episodes, share_of
-from harness.envs.playing import episode_seeds
+from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
 from harness.lifecycle import checkpoint
+from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
     check_same_run,
     git_commit,
+    prepare,
     read_result,
     record_failure,
-    take_failures,
     versions,
 )
 from harness.lifecycle.signals import StopRequests
@@ -65,6 +66,9 @@ def check(config: RunConfig, ranks: int) -> None:
 def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:
     """The result of this very run where the directory holds it finished; BadInput where it holds another one."""
     check_same_run(run_dir, config.to_table())
+    if resume not in ("auto", "never") and checkpoint.load(Path(resume)) is None:
+        raise BadInput(f"--resume must be auto, never, or the path of a whole checkpoint, got {resume}")
+    check_free(run_dir)
     result = read_result(run_dir)
     return result if result is not None and result.status == "done" and resume == "auto" else None
 
@@ -84,32 +88,47 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     if known is not None:
         world.stop()
         return known
+    lock = DirectoryLock(run_dir)
+    run: Run | None = None
     with StopRequests() as requests:
         try:
-            result = Run(config, run_dir, world, collectives, requests).go(resume)
+            if world.place.rank == 0:
+                lock.take()
+            run = Run(config, run_dir, world, collectives, requests)
+            result = run.go(resume)
             collectives.barrier()  # nobody leaves before rank 0 has written all
         except BaseException as error:
-            leave_alone(world, run_dir, error)
+            leave_alone(world, run_dir, run, error)
             raise  # a rank that is alone tells it itself
+        finally:
+            lock.release()
     world.stop()
     return result
 
 
-def leave_alone(world: World, run_dir: Path, error: BaseException) -> None:
+def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseException) -> None:
     """This rank cannot go on and the others wait for it: it records why, and ends them with itself."""
     reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     lines = traceback.format_exc().splitlines()[-20:]
     place = world.place
     if place.size == 1:
-        if not isinstance(error, BadInput):
-            Result("failed", reason, failed_rank=0, failed_host=place.host, last_lines=lines).write(run_dir)
+        if run is not None and not isinstance(error, BadInput):
+            run.write(replace(run.result("failed", reason), failed_rank=0, failed_host=place.host, last_lines=lines))
         return
+    if isinstance(error, BadInput):
+        print(f"harness: rank {place.rank} on {place.host}: {error}", file=sys.stderr)
+        world.abort(2)
     traceback.print_exc()
     if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
         record_failure(run_dir, place.rank, place.host, reason, lines)
-        if isinstance(error, BadInput):
-            world.abort(2)
     world.abort(1)
+
+
+class StopHere(Exception):
+    """The ranks agreed to end the run before an evaluation is over; it is made again when the run goes on."""
+
+    def __init__(self, reason: int) -> None:
+        self.reason = reason
 
 
 @dataclass
@@ -120,8 +139,12 @@ class Counters:
     env_steps: int = 0
     gradient_steps: int = 0
     evaluations: int = 0
+    """The number of the last one, of `evaluation.count`; a short run skips numbers."""
+    evaluated: int = 0
+    """How many were made."""
     best: float | None = None
     best_at: int = 0
+    """`evaluated` when the best was found."""
     seconds: float = 0.0
 
 
@@ -159,7 +182,14 @@ class Run:
         assert self.config.env is not None and self.environments is not None
         normalize = self.environments.normalize
         seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
-        return play_episodes(self.config.env, lambda seen: act(normalize(seen)), seeds, self.collectives)
+        at_once = AT_ONCE * self.collectives.size
+        returns = []
+        for first in range(0, episodes, at_once):  # between them, a request to stop is heard
+            if first and (reason := self._agreed_reason()) != GO_ON:
+                raise StopHere(reason)
+            part = seeds[first : first + at_once]
+            returns.append(play_episodes(self.config.env, lambda seen: act(normalize(seen)), part, self.collectives))
+        return np.concatenate(returns)
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
@@ -185,58 +215,50 @@ class Run:
                 reason = self._agreed_reason()
             check_equal(self.collectives, self._parameters())
             result = self._conclude(reason)
+        except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
+            result = self._conclude(stop.reason)
         except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
-            result = self._result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
+            result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
         finally:
             self.metrics.close()
             self.progress.close()
             algorithm.close()
+        self.write(result)
+        return result
+
+    def write(self, result: Result) -> None:
+        """On rank 0: result.json, unless a newer attempt of this trial writes its own."""
         if self.rank == 0 and not self.reporter.superseded():
             result.write(self.run_dir)
-        return result
 
     def _open(self, resume: str) -> None:
         """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
         start_from: Path | None = None
         if self.rank == 0:
-            start_from = self._prepare_directory(resume)
+            start_from = prepare(self.run_dir, resume)
             write_text(self.run_dir / "config.toml", self._resolved().to_toml())
         start_from = self.collectives.broadcast_object(start_from)
         self.progress = open_progress(
-            self.config.run.name, self.world.place, self.run_dir, bool(os.environ.get("HARNESS_HAS_PARENT"))
+            self.config.run.name,
+            self.world.place,
+            self.run_dir,
+            has_parent=bool(os.environ.get("HARNESS_HAS_PARENT")),
+            every=self.config.logging.every_seconds,
         )
         if self.rank == 0:
             self.progress.say(self._first_line())
         if start_from is not None:
             found = checkpoint.load(start_from)
             if found is None:
-                raise BadInput(f"--resume {start_from}: no whole checkpoint there")
+                raise BadInput(f"{start_from}: no whole checkpoint there, as this rank sees it")
             self.algorithm.load_state(found.state)
             self.counters = Counters(**found.progress)
             if self.rank == 0:
                 self.progress.say(f"resumed from {start_from}: {self.counters.env_steps:,} steps done")
-        self.metrics = open_metrics(self.run_dir, self.rank)
-
-    def _prepare_directory(self, resume: str) -> Path | None:
-        """Makes the directory ready for this attempt; returns the checkpoint to go on from, if any."""
-        kept = self.run_dir / "checkpoints"
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
-        take_failures(self.run_dir)
-        if resume not in ("auto", "never"):
-            return Path(resume).absolute()
-        if resume == "auto":
-            found, damaged = checkpoint.load_newest(kept)
-            for path in damaged:
-                print(f"{path} is damaged: it is passed over", flush=True)
-            if found is not None:
-                return found.directory
-        for name in ("metrics.jsonl", "progress.json"):
-            (self.run_dir / name).unlink(missing_ok=True)
-        for name in ("tensorboard", "checkpoints"):
-            shutil.rmtree(self.run_dir / name, ignore_errors=True)
-        return None
+        self.metrics = open_metrics(
+            self.run_dir, self.rank, self.config.logging.tensorboard, self.counters.iteration, self.counters.env_steps
+        )
 
     def _resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
@@ -272,9 +294,10 @@ class Run:
             self.phases.start("evaluate")
             self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
             metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
+            counters.evaluated += 1
             better = counters.best is None or self.eval.mean > counters.best
             if better:
-                counters.best, counters.best_at = self.eval.mean, reached
+                counters.best, counters.best_at = self.eval.mean, counters.evaluated
             self.algorithm.on_evaluation(self.eval)
             for number in range(counters.evaluations + 1, reached + 1):
                 self.reporter.report(number, self.eval.mean, counters.env_steps)
@@ -298,14 +321,14 @@ class Run:
         settings, counters = self.config.evaluation, self.counters
         if settings.stop_at is not None and self.eval is not None and self.eval.mean >= settings.stop_at:
             return True
-        waited = counters.evaluations - counters.best_at
+        waited = counters.evaluated - counters.best_at
         return settings.patience is not None and counters.best is not None and waited >= settings.patience
 
     def _agreed_reason(self) -> int:
         """Why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the verdict."""
         mine = STOP_REQUEST if self.requests.received else GO_ON
         limit = self.config.run.max_minutes
-        if self.rank == 0 and limit is not None and self.counters.seconds > 60 * limit:
+        if self.rank == 0 and limit is not None and time.monotonic() - self.began > 60 * limit:
             mine = max(mine, TIME_IS_UP)
         verdict = self.reporter.poll()
         if verdict is not None:
@@ -337,22 +360,25 @@ class Run:
 
     def _conclude(self, reason: int) -> Result:
         if reason == PRUNED:
-            return self._result("pruned", "pruned by the study", self.reporter.last_value)
+            return self.result("pruned", "pruned by the study", self.reporter.last_value)
         if reason == SUPERSEDED:
-            return self._result("stopped", "a newer attempt of this trial runs")
+            return self.result("stopped", "a newer attempt of this trial runs")
         if reason != GO_ON:
             self._save()
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
-            return self._result("stopped", why.get(reason, "stopped by the study"))
-        self.phases.start("evaluate")
-        self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
-        self.phases.stop()
+            return self.result("stopped", why.get(reason, "stopped by the study"))
         self._save()
+        self.phases.start("evaluate")
+        try:
+            self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
+        except StopHere as stop:
+            return self._conclude(stop.reason)
+        self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
         why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"
-        return self._result("done", why_early if early else None, self.eval.mean)
+        return self.result("done", why_early if early else None, self.eval.mean)
 
     def _reached_stop_at(self) -> bool:
         stop_at, best = self.config.evaluation.stop_at, self.counters.best
@@ -361,7 +387,7 @@ class Run:
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
 
-    def _result(self, status: str, reason: str | None, value: float | None = None, divergence: bool = False) -> Result:
+    def result(self, status: str, reason: str | None, value: float | None = None, divergence: bool = False) -> Result:
         counters = self.counters
         return Result(
             status=status,

@@ -8,6 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from torch import nn
 
 from harness.distributed.world import detect_place
 
@@ -54,5 +56,28 @@ class Broken(Line):
         return observation, reward, terminated, truncated, info
 
 
+class Bytes(Line):
+    """As Line, seen as a picture of bytes."""
+
+    observation_space = gym.spaces.Box(0, 255, (2, 4), np.uint8)
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (2, 4)).astype(np.uint8)
+
+
+class WithDropout(nn.Module):
+    """A user's network that is not the same twice while it trains."""
+
+    def __init__(self, observation_space: gym.spaces.Box, action_parameters: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Dropout(0.5))
+        self.policy, self.value = nn.Linear(32, action_parameters), nn.Linear(32, 1)
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.trunk(observations)
+        return self.policy(features), self.value(features).squeeze(-1)
+
+
+gym.register("Bytes-v0", Bytes, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)

@@ -16,6 +16,7 @@ from harness.errors import BadInput
 
 if TYPE_CHECKING:
     from harness.config import NetworkSettings
+    from harness.envs import EnvSettings
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
@@ -41,11 +42,14 @@ class ActorCriticMLP(nn.Module):
     def __init__(self, observation_space: spaces.Box, action_parameters: int, hidden: Sequence[int], activation: str):
         super().__init__()
         inputs = int(np.prod(observation_space.shape))
+        self.scale = 1.0 / 255.0 if observation_space.dtype == np.uint8 else 1.0
         self.policy = mlp(inputs, hidden, action_parameters, activation, last_gain=0.01)
         self.value = mlp(inputs, hidden, 1, activation, last_gain=1.0)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         flat = observations.flatten(1)
+        if flat.dtype == torch.uint8:
+            flat = flat.float() * self.scale
         return self.policy(flat), self.value(flat).squeeze(-1)
 
 
@@ -217,10 +221,17 @@ def perceptron(settings: NetworkSettings, shape: tuple[int, ...], classes: int) 
 
 
 def make_actor_critic(
-    settings: NetworkSettings, observation_space: spaces.Box, action_space: spaces.Space, env_id: str, user_class: Any
+    settings: NetworkSettings,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    env: EnvSettings,
+    user_class: Any,
 ) -> ActorCritic:
-    """The default network, or `user_class` where the settings name one, checked on one observation."""
-    head = make_action_head(action_space, env_id)
+    """The default network, or `user_class` where the settings name one, checked on one observation.
+
+    Observations come as float32; as uint8 where the environment gives them so and they are not normalised.
+    """
+    head = make_action_head(action_space, env.id)
     if user_class is None:
         network: nn.Module = ActorCriticMLP(
             observation_space, head.parameter_count, settings.hidden, settings.activation
@@ -233,7 +244,8 @@ def make_actor_critic(
         expected = "Class(observation_space, action_parameters, **network.kwargs)"
         raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
     model = ActorCritic(network, head)
-    probe = torch.zeros((1, *observation_space.shape))
+    kept = observation_space.dtype == np.uint8 and not env.normalize_observations
+    probe = torch.zeros((1, *observation_space.shape), dtype=torch.uint8 if kept else torch.float32)
     try:
         parameters, values = model(probe)
         shapes = tuple(parameters.shape), tuple(values.shape)

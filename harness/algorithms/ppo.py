@@ -96,6 +96,9 @@ class PPO(Algorithm):
 
         torch.manual_seed(config.seed)
         self.module = self.network(config, self.envs.observation_space, self.envs.action_space).to(self.device)
+        # Dropout, and BatchNorm by its batch, would make the probability ratio compare two different networks, and the
+        # deterministic policy none: the network stays in evaluation mode throughout.
+        self.module.eval()
         self.head = self.module.head
         self.precision = Precision(config.precision, self.device)
         self.step = Step(
@@ -114,6 +117,8 @@ class PPO(Algorithm):
         )
         shape, dtype = self.envs.observation_space.shape, self.envs.observation_dtype
         self.rollout = Rollout(settings.rollout_steps, share.count, shape, dtype, example[0].detach().cpu().numpy())
+        self.iteration = 0
+        """The next one."""
         self.observations = self.envs.reset(config.seed)
         self.episode_returns = np.zeros(share.count)
         self.episode_lengths = np.zeros(share.count, dtype=np.int64)
@@ -122,7 +127,7 @@ class PPO(Algorithm):
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> ActorCritic:
         assert config.env is not None
         user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
-        return make_actor_critic(config.network, observation_space, action_space, config.env.id, user_class)
+        return make_actor_critic(config.network, observation_space, action_space, config.env, user_class)
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -132,7 +137,6 @@ class PPO(Algorithm):
 
     def iterate(self, iteration: int) -> Iteration:
         phases, collectives = self.context.phases, self.collectives
-        self.learning_rate.on_progress(iteration / self.iterations)
         episodes = self.collect(iteration)
         phases.start("agree")
         agreed = collectives.agree(episodes)
@@ -146,6 +150,7 @@ class PPO(Algorithm):
             metrics["return_mean"] = agreed["returns"] / agreed["episodes"]
             metrics["length_mean"] = agreed["lengths"] / agreed["episodes"]
         metrics["lr"] = self.learning_rate.value
+        self.iteration = iteration + 1
         return Iteration(self.samples, int(metrics.pop("gradient_steps")), metrics)
 
     def collect(self, iteration: int) -> dict[str, float]:
@@ -153,6 +158,7 @@ class PPO(Algorithm):
         rollout, phases, share = self.rollout, self.context.phases, self.envs.share
         noise = self.action_noise(iteration)[:, share.slice]
         ended = {"episodes": 0.0, "returns": 0.0, "lengths": 0.0, "non_finite_rewards": 0.0}
+        rewards = np.zeros(share.count)  # their sums, which one that is not finite spoils
         cut: list[tuple[int, np.ndarray, np.ndarray]] = []  # (step, which environments, their last observations)
         for step in range(rollout.steps):
             phases.start("act")
@@ -168,6 +174,7 @@ class PPO(Algorithm):
             rollout.dones[step] = done
             rollout.rewards[step] = result.rewards
             self.episode_returns += result.true_rewards
+            rewards += result.true_rewards
             self.episode_lengths += 1
             if done.any():
                 ended["episodes"] += float(done.sum())
@@ -180,8 +187,8 @@ class PPO(Algorithm):
                     assert result.final_observations is not None
                     cut.append((step, np.flatnonzero(only_cut), result.final_observations[only_cut]))
             self.observations = result.observations
+        ended["non_finite_rewards"] = float((~np.isfinite(rewards)).sum())
         phases.start("advantages")
-        ended["non_finite_rewards"] = float((~np.isfinite(rollout.rewards)).sum())
         self.bootstrap_time_limits(cut)
         bootstrap_value = self.values(self.observations)
         rollout.compute_advantages(bootstrap_value, self.settings.gamma, self.settings.gae_lambda)
@@ -198,8 +205,7 @@ class PPO(Algorithm):
             at += len(envs)
 
     def update(self, iteration: int) -> dict[str, float]:
-        """K epochs of minibatches; means of the statistics over the minibatches that were stepped on, over all
-        ranks."""
+        """K epochs of minibatches; means of the statistics over them (those before a stop on KL), over all ranks."""
         settings, phases, rollout = self.settings, self.context.phases, self.rollout
         clip = settings.clip_range
         if settings.clip_schedule == "linear":
@@ -209,7 +215,7 @@ class PPO(Algorithm):
         names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
         data = {name: rollout.flat(name).to(self.device) for name in names}
         totals, batches, steps = torch.zeros(len(STATISTICS), dtype=torch.float64), 0, 0
-        stopped = False
+        stopped, all_batches = False, settings.epochs * self.minibatches
         for epoch, (parts, counts) in enumerate(plan):
             for number, part in enumerate(parts):
                 phases.start("gradient")
@@ -219,6 +225,7 @@ class PPO(Algorithm):
                     batch = {name: values[rows] for name, values in data.items()}
                     if settings.normalize_advantages:
                         batch["advantages"] = (batch["advantages"] - centres[epoch, number]) / scales[epoch, number]
+                self.learning_rate.on_progress((iteration + batches / all_batches) / self.iterations)
                 statistics = self.step.gradient(
                     None if batch is None else lambda: self.loss(batch, clip), len(part) / counts[number]
                 )
@@ -333,6 +340,7 @@ class PPO(Algorithm):
             "learning_rate": self.learning_rate.state_dict(),
             "precision": self.precision.state(),
             "environments": self.envs.state(),
+            "iteration": self.iteration,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -341,6 +349,8 @@ class PPO(Algorithm):
         self.learning_rate.load_state_dict(state["learning_rate"])
         self.precision.load_state(state["precision"])
         self.envs.load_state(state["environments"])
+        self.iteration = int(state["iteration"])
+        self.observations = self.envs.reset(self.config.seed, self.iteration)
 
     def close(self) -> None:
         self.envs.close()

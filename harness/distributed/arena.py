@@ -51,9 +51,6 @@ class Arena:
         """The same memory as one parameter, for optimizers that work elementwise: one tensor to step, not dozens."""
         self.flat.grad = self.gradients
 
-    def zero_gradients(self) -> None:
-        self.gradients.zero_()
-
     def release_gradients(self) -> None:
         """Takes every `.grad` away, so that `own_gradients` can tell which of them a backward pass makes."""
         for parameter in self.members:

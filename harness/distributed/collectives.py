@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -134,7 +133,10 @@ def broadcast_state(collectives: Collectives, module: torch.nn.Module) -> None:
     """Rank 0's parameters and buffers on every rank, as one object: any dtype, once at the start."""
     if collectives.size == 1:
         return
-    packed = io.BytesIO()
-    torch.save(module.state_dict(), packed)
-    received = pickle.loads(collectives.broadcast_object(pickle.dumps(packed.getvalue())))
+    packed = None
+    if collectives.rank == 0:
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        packed = file.getvalue()
+    received = collectives.broadcast_object(packed)
     module.load_state_dict(torch.load(io.BytesIO(received), weights_only=True))

@@ -60,6 +60,20 @@ def detect_place(env: Mapping[str, str]) -> Place:
     return Place(0, 1, 0, 1, host, "none")
 
 
+OTHER_LAUNCHERS = {"WORLD_SIZE": "torchrun", "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun", "PMIX_RANK": "a PMIx launcher"}
+
+
+def refuse_unknown_launcher(env: Mapping[str, str], place: Place) -> None:
+    """BadInput for one of N processes that would each believe to be alone, and all write into one directory."""
+    for name, launcher in OTHER_LAUNCHERS.items():
+        several = name in env and (name == "PMIX_RANK" or env[name].isdigit() and int(env[name]) > 1)
+        if place.size == 1 and place.launcher == "none" and several:
+            raise BadInput(
+                f"{name}={env[name]} says that {launcher} started this process as one of several, but it does not know "
+                "its place among them: start ranks by horovodrun, mpirun, srun or --ranks N"
+            )
+
+
 def expand_tasks_per_node(text: str) -> list[int]:
     """Slurm's `2(x3),1` as [2, 2, 2, 1]."""
     counts: list[int] = []
@@ -67,6 +81,10 @@ def expand_tasks_per_node(text: str) -> list[int]:
         count, _, times = part.partition("(x")
         counts += [int(count)] * (int(times.rstrip(")")) if times else 1)
     return counts
+
+
+def available_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def prepare_environment() -> None:
@@ -88,17 +106,14 @@ class World:
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
         self.place = detect_place(env)
+        refuse_unknown_launcher(env, self.place)
         self.slot = own_slot(env, self.place.host, self.place.local_rank)
         if self.slot is not None:
             confine(self.slot)
-        self.cores = self._cores()
+        self.cores = len(available_cores())
+        """Cores that are this rank's; known in full once the ranks have started."""
         self.device = self._device()
         self.collectives: Collectives = Alone()
-
-    def _cores(self) -> int:
-        """Cores that are this rank's: what it may use, shared with the ranks beside it unless a slot has done that."""
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return available if self.slot is not None else max(1, available // self.place.local_size)
 
     def _device(self) -> torch.device:
         if not torch.cuda.is_available():
@@ -121,7 +136,18 @@ class World:
                 f"the launcher started {self.place.size} ranks, but this one finds itself {found}: its {path} does not "
                 "belong to that launcher; see `python -m harness doctor`"
             )
+        self.cores = self._cores_beside_others()
         return self.collectives
+
+    def _cores_beside_others(self) -> int:
+        """Cores for this rank alone: those it may use, shared with the ranks of this host that may use them too.
+
+        Where the launcher has bound each rank to cores of its own, nobody shares.
+        """
+        own = available_cores()
+        masks = self.collectives.gather_objects((self.place.host, own))
+        sharing = sum(1 for host, cores in masks if host == self.place.host and set(cores) & set(own))
+        return max(1, len(own) // sharing)
 
     def _start_mpi(self) -> Collectives:
         if self.place.launcher != "mpi":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -24,6 +25,9 @@ EXTRAS = {
 
 def make_environment(settings: EnvSettings, **kwargs: Any) -> gym.Env:
     """The environment with its wrappers; raises BadInput where it does not exist or its extra is not installed."""
+    module = settings.id.partition(":")[0] if ":" in settings.id else None
+    if module is not None and not exists(module):
+        raise BadInput(f"env.id = {settings.id!r}: there is no module {module!r} on the path of this directory")
     try:
         env = gym.make(settings.id, disable_env_checker=True, **{**settings.kwargs, **kwargs})
     except gym.error.DependencyNotInstalled as error:
@@ -33,10 +37,6 @@ def make_environment(settings: EnvSettings, **kwargs: Any) -> gym.Env:
             raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
         raise BadInput(f"env.id = {settings.id!r} does not exist; {nearest(settings.id)}") from None
     except ModuleNotFoundError as error:
-        if ":" in settings.id and error.name == settings.id.split(":")[0]:
-            raise BadInput(
-                f"env.id = {settings.id!r}: there is no module {error.name!r} on the path of this directory"
-            ) from None
         raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
     except (TypeError, gym.error.Error) as error:
         raise BadInput(f"env.id = {settings.id!r} with env.kwargs = {settings.kwargs}: {one_line(error)}") from None
@@ -59,6 +59,13 @@ def check_environment(settings: EnvSettings) -> tuple[spaces.Box, spaces.Space]:
             "env.wrappers = ['gymnasium.wrappers:FlattenObservation'] flattens them"
         )
     return observation, action
+
+
+def exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent package that is missing, or no name of a module
+        return False
 
 
 def extra_of(env_id: str) -> str | None:

@@ -62,8 +62,9 @@ class RunningMoments:
         return float(agreed[0]), agreed[1 : 1 + size].reshape(self.shape), agreed[1 + size :].reshape(self.shape)
 
     def state(self) -> dict[str, Any]:
-        as_tensor = {"mean": torch.from_numpy(self.mean.copy()), "squares": torch.from_numpy(self.squares.copy())}
-        return {"count": self.count, **as_tensor}
+        # np.array: moments of single numbers are numpy scalars, which torch does not take
+        as_tensors = {name: torch.from_numpy(np.array(getattr(self, name))) for name in ("mean", "squares")}
+        return {"count": self.count, **as_tensors}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.count = float(state["count"])

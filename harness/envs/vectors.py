@@ -76,9 +76,11 @@ class Environments:
         self.observation_dtype = np.dtype(np.uint8 if kept else np.float32)
         self.seen: list[np.ndarray] = []
 
-    def reset(self, seed: int) -> np.ndarray:
-        """(envs, *obs_shape): first observations; `seed` is the run's."""
-        every = np.random.SeedSequence([seed, 0xE27]).generate_state(self.share.total, np.uint32)
+    def reset(self, seed: int, iteration: int = 0) -> np.ndarray:
+        """(envs, *obs_shape): first observations. They follow from the run's seed, and from the `iteration` that a
+        resumed run goes on with, so that it does not begin with the episodes it began with before.
+        """
+        every = np.random.SeedSequence([seed, 0xE27, iteration]).generate_state(self.share.total, np.uint32)
         seeds: Any = [int(each) for each in every[self.share.slice]]
         observations, _ = self.vector.reset(seed=seeds)
         return self._observe(observations)

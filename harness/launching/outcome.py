@@ -20,7 +20,7 @@ IMPROPER_EXIT = re.compile(r"due to process rank (\d+) with PID \d+ on\s+node (\
 GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.$", re.M)
 LOST_HOST = re.compile(r"ORTE has lost communication with a remote daemon[\s\S]*?Remote daemon: \S+ on node (\S+)")
 # What a rank raises because another one is gone: not the one to name while another raised something else.
-FOLLOWERS = ("HorovodInternalError", "LostRank")
+FOLLOWERS = ("HorovodInternalError",)
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,14 @@ from pathlib import Path
 
 from harness.launching import processes
 from harness.launching.hostfile import slurm_hosts
+from harness.slots import names_this_host
 
 CONNECT_SECONDS = 5
 
 
 def is_here(name: str) -> bool:
     """Whether `name` is this host: one of its names, or a name of one of its addresses."""
-    own = socket.gethostname()
-    if name in ("localhost", own, own.partition(".")[0], os.environ.get("SLURMD_NODENAME")):
-        return True
-    try:
-        address = socket.gethostbyname(name)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))  # the system lets us have our own addresses alone
-            return True
-    except OSError:
-        return False
+    return names_this_host(name, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
 
 
 def others(names: Sequence[str]) -> list[str]:

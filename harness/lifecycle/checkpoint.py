@@ -49,11 +49,13 @@ def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[
         {"progress": progress, "files": {"state.pt": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}},
     )
     sync_directory(aside)
-    if final.exists():  # the same step again, after a resume: the new one replaces it
-        shutil.rmtree(final)
+    replaced = directory / f".{final.name}.replaced.{os.getpid()}"
+    if final.exists():  # the same step again: the new one takes its place
+        final.rename(replaced)
     aside.rename(final)
     sync_directory(directory)
     point(directory / "latest", final.name)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +15,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import read_json, write_json
+from harness.lifecycle import checkpoint
 
 EXIT_CODES = {"done": 0, "pruned": 0, "stopped": 75, "failed": 1}
 
@@ -62,21 +65,36 @@ def read_result(run_dir: Path) -> Result | None:
     return Result(**{key: value for key, value in found.items() if key in Result.__dataclass_fields__})
 
 
-def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
-    """Refuses a directory that holds another run: BadInput names what differs.
+DECIDED = ("run.threads", "env.backend", "sync.path", "compile.mode")
+"""Settings that a run decides itself where they are `auto` or unset, and keeps."""
+MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "checkpoint.", "logging.")
+"""Settings, or sections of them, that change nothing in what a run learns."""
+OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
 
-    What is `auto` or unset in ours was decided when the run began, and is no difference.
+
+def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
+    """Refuses a directory that holds another run, or files that are no run's: BadInput names what differs.
+
+    What is left to the run in ours was decided when it began, and is no difference.
     """
     try:
         theirs = tomllib.loads((run_dir / "config.toml").read_text())
     except FileNotFoundError:
+        foreign = [name for name in OURS if (run_dir / name).exists()]
+        if foreign:
+            raise BadInput(
+                f"{run_dir} holds {', '.join(foreign)} but no config.toml, so it is no run of ours: choose another "
+                "directory by --output"
+            ) from None
         return
+    except NotADirectoryError:
+        raise BadInput(f"--output {run_dir} must be a directory") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{run_dir}/config.toml cannot be read: {error}") from None
     differing = [
         f"{key} is {there!r} there and {here!r} here"
         for key, here, there in differences(flatten(ours), flatten(theirs))
-        if here not in ("auto", None)
+        if not (key in DECIDED and here in ("auto", None)) and not key.startswith(MAY_CHANGE)
     ]
     if differing:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
@@ -96,6 +114,33 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def prepare(run_dir: Path, resume: str) -> Path | None:
+    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any.
+
+    `resume` is `auto`, `never`, or a checkpoint's path. What cannot be gone on with is kept under another name where it
+    is damaged, and deleted where `never` asks for a new beginning.
+    """
+    kept = run_dir / "checkpoints"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
+    take_failures(run_dir)
+    if resume not in ("auto", "never"):
+        return Path(resume).absolute()
+    if resume == "auto":
+        found, damaged = checkpoint.load_newest(kept)
+        for path in damaged:
+            print(f"{path} is damaged: it is passed over", flush=True)
+        if found is not None:
+            return found.directory
+        if damaged:
+            kept.rename(kept.with_name(f"checkpoints-damaged-{time.strftime('%Y%m%d-%H%M%S')}"))
+    for name in ("metrics.jsonl", "progress.json"):
+        (run_dir / name).unlink(missing_ok=True)
+    for name in ("tensorboard", "checkpoints"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    return None
 
 
 def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.files import plain
+from harness.files import plain, read_json_lines, write_text
 
 
 class Board:
@@ -33,6 +33,13 @@ class Board:
         values = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
 
+    def start_again(self, after: int) -> None:
+        """What an earlier attempt wrote of steps past `after` is not shown."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        session = SessionLog(status=SessionLog.START)
+        self._writer.add_event(self._event(wall_time=time.time(), step=after + 1, session_log=session))
+
     def close(self) -> None:
         self._writer.close()
 
@@ -44,11 +51,22 @@ class MetricsWriter:
     and as it is in TensorBoard.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        tensorboard: bool = True,
+        after_update: int | None = None,
+        after_env_steps: int | None = None,
+    ) -> None:
+        """`after_update`: the run goes on after this one (0: it begins); later ones are cut off."""
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
+        if after_update is not None:
+            cut_after(run_dir / "metrics.jsonl", after_update)
         self._lines = (run_dir / "metrics.jsonl").open("a")
-        self._board = Board(run_dir / "tensorboard")
+        self._board = Board(run_dir / "tensorboard") if tensorboard else None
+        if self._board is not None and after_update:
+            self._board.start_again(after_update if after_env_steps is None else after_env_steps)
 
     def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> None:
         """One record: the number of the update, the environment steps up to it where there are any, and flat scalars.
@@ -58,11 +76,13 @@ class MetricsWriter:
         steps = {} if env_steps is None else {"env_steps": env_steps}
         self._lines.write(json.dumps(plain({"update": update, **steps, **scalars}), allow_nan=False) + "\n")
         self._lines.flush()
-        self._board.log(update if env_steps is None else env_steps, scalars)
+        if self._board is not None:
+            self._board.log(update if env_steps is None else env_steps, scalars)
 
     def close(self) -> None:
         self._lines.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class NoMetrics:
@@ -75,6 +95,20 @@ class NoMetrics:
         pass
 
 
-def open_metrics(run_dir: Path, rank: int) -> MetricsWriter | NoMetrics:
+def cut_after(path: Path, update: int) -> None:
+    """Leaves the lines of updates up to `update`, each of them whole."""
+    records, _ = read_json_lines(path)
+    if path.exists():
+        kept = [record for record in records if record["update"] <= update]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def open_metrics(
+    run_dir: Path,
+    rank: int,
+    tensorboard: bool = True,
+    after_update: int | None = None,
+    after_env_steps: int | None = None,
+) -> MetricsWriter | NoMetrics:
     """The writer of this rank: rank 0 writes, the others do not."""
-    return MetricsWriter(run_dir) if rank == 0 else NoMetrics()
+    return MetricsWriter(run_dir, tensorboard, after_update, after_env_steps) if rank == 0 else NoMetrics()

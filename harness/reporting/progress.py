@@ -58,10 +58,10 @@ class Progress:
 class PlainProgress(Progress):
     """Lines for logs: one every `every` seconds and one for each evaluation, at most one a second, and the last."""
 
-    every = 10.0
     at_least_apart = 1.0
 
-    def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
+    def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic, every: float = 10.0) -> None:
+        self.every = every
         self._stream = stream
         self._clock = clock
         self._shown: Status | None = None
@@ -186,16 +186,16 @@ def read_progress(run_dir: Path) -> tuple[Status | None, list[str]]:
     return Status(**found["status"]) if found["status"] is not None else None, list(found["said"])
 
 
-def open_display(title: str, stream: TextIO | None = None) -> Progress:
+def open_display(title: str, stream: TextIO | None = None, every: float = 10.0) -> Progress:
     """For the process that the user started: live where `stream` is a terminal that can be drawn on, else lines."""
     from rich.console import Console
 
     console = Console(file=stream)
     terminal = console.file.isatty() and not console.is_dumb_terminal
-    return LiveProgress(title, stream) if terminal else PlainProgress(stream)
+    return LiveProgress(title, stream) if terminal else PlainProgress(stream, every=every)
 
 
-def open_progress(title: str, place: Place, run_dir: Path, has_parent: bool = False) -> Progress:
+def open_progress(title: str, place: Place, run_dir: Path, has_parent: bool = False, every: float = 10.0) -> Progress:
     """What this rank tells.
 
     Only a process without a launcher draws: under mpirun a rank sees a terminal even where the output is a file. Where
@@ -204,8 +204,8 @@ def open_progress(title: str, place: Place, run_dir: Path, has_parent: bool = Fa
     if place.rank != 0:
         return Progress()
     if has_parent:
-        return Several(FileProgress(run_dir), PlainProgress())
-    return PlainProgress() if place.launcher != "none" else open_display(title)
+        return Several(FileProgress(run_dir), PlainProgress(every=every))
+    return PlainProgress(every=every) if place.launcher != "none" else open_display(title, every=every)
 
 
 def status_line(status: Status) -> str:

@@ -41,8 +41,8 @@ class OptimizerSettings(Settings):
     """Share of the run's updates over which the rate rises from 0 to its full height (not with kl_adaptive)."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """linear, cosine: the rate at the end, as a fraction of the full height. plateau: the rate never falls below it."""
-    plateau_metric: str = "eval_return_mean"
-    """plateau: name of the metric that is watched."""
+    plateau_metric: Literal["eval_return_mean"] = "eval_return_mean"
+    """plateau: the metric that is watched, the mean of each evaluation."""
     plateau_mode: Literal["max", "min"] = "max"
     """plateau: whether more of the metric is better, or less."""
     plateau_factor: float = Field(default=0.5, gt=0, lt=1)

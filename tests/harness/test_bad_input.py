@@ -23,7 +23,7 @@ CASES = {
     "a choice that is none": (["ppo-cartpole", "sync.path=fast"], ["sync.path", "'horovod' or 'mpi'", "'fast'"]),
     "an override without =": (["ppo-cartpole", "optimizer.lr"], ["'optimizer.lr'", "section.key=value"]),
     "an environment that does not exist": (["ppo-cartpole", "env.id=CartPoll-v1"], ["CartPoll-v1", "CartPole-v1"]),
-    "a module that does not exist": (["ppo-cartpole", "env.id=no_such:Env-v0"], ["env.id", "no_such"]),
+    "a module that does not exist": (["ppo-cartpole", "env.id=no_such:Env-v0"], ["there is no module 'no_such'"]),
     "an environment without its extra": (
         ["ppo-cartpole", "env.id=HalfCheetah-v5"],
         ["HalfCheetah-v5", "extra 'mujoco'", "pip install"],
@@ -47,6 +47,10 @@ CASES = {
     "fewer environments than ranks": (
         ["ppo-cartpole", "env.count=1", "--ranks", "2", "algorithm.minibatch_size=32"],
         ["env.count", "at least the number of ranks, 2", "got 1"],
+    ),
+    "a path that the launcher cannot carry": (
+        ["ppo-cartpole", "sync.path=mpi", "--ranks", "2", "--launcher", "horovodrun-gloo"],
+        ["sync.path", "mpirun or horovodrun"],
     ),
     "no ranks": (["ppo-cartpole", "--ranks", "0"], ["--ranks", ">= 1", "0"]),
     "an unknown launcher": (

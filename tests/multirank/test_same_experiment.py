@@ -13,6 +13,9 @@ from tests.multirank.launch import WAYS, run_ranks
 SCRIPT = Path(__file__).with_name("recorded_run.py")
 TINY = ["env.count=4", "algorithm.minibatch_size=32", "evaluation.count=1", "evaluation.episodes=3"]
 CARTPOLE = ["ppo-cartpole", *TINY, "evaluation.final_episodes=3"]
+NORMALIZED = ["env.normalize_observations=true", "env.normalize_rewards=true"]
+# 4 epochs: after 20 a ratio at the edge of the clip may fall to either side of it by rounding alone
+LIMITED = [*CARTPOLE, "env.kwargs.max_episode_steps=10", "algorithm.epochs=4", *NORMALIZED]
 KL_STOP = [*CARTPOLE, "algorithm.target_kl=0.002", "optimizer.lr=0.01"]
 PENDULUM = ["ppo-pendulum", *TINY, "evaluation.final_episodes=3", "algorithm.rollout_steps=30", "algorithm.epochs=2"]
 
@@ -35,6 +38,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]
     folder = tmp_path_factory.mktemp("alone")
     return {
         "cartpole": train(1, "mpi", folder / "cartpole", CARTPOLE, 3 * 32 * 4),
+        "limited": train(1, "mpi", folder / "limited", LIMITED, 3 * 32 * 4),
         "kl": train(1, "mpi", folder / "kl", KL_STOP, 3 * 32 * 4),
         "pendulum": train(1, "mpi", folder / "pendulum", PENDULUM, 3 * 30 * 4),
     }
@@ -54,6 +58,10 @@ def test_continuous_actions_normalised_observations_and_uneven_minibatches_too(
     alone: dict[str, tuple[Any, ...]], tmp_path: Path
 ) -> None:
     assert_same(train(3, "mpi", tmp_path, PENDULUM, 3 * 30 * 4), alone["pendulum"])
+
+
+def test_time_limits_and_scaled_rewards_too(alone: dict[str, tuple[Any, ...]], tmp_path: Path) -> None:
+    assert_same(train(3, "horovod-mpi", tmp_path, LIMITED, 3 * 32 * 4), alone["limited"])
 
 
 def test_the_stop_on_kl_is_agreed(alone: dict[str, tuple[Any, ...]], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.distributed.world import detect_place, expand_tasks_per_node
+from harness.distributed.world import World, detect_place, expand_tasks_per_node
+from harness.errors import BadInput
 from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
 from tests.command import environment, harness
 
@@ -101,6 +102,15 @@ def test_a_command_is_confined_to_its_slot() -> None:
     command = [sys.executable, "-m", "harness.slots", sys.executable, "-c", tell]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "env", [{"WORLD_SIZE": "2", "RANK": "1"}, {"MV2_COMM_WORLD_SIZE": "4"}, {"PMIX_RANK": "0"}], ids=str
+)
+def test_one_of_several_whose_launcher_is_unknown_is_refused(env: dict[str, str]) -> None:
+    with pytest.raises(BadInput, match="started this process as one of several"):
+        World(env)
+    World({"WORLD_SIZE": "1", "RANK": "0"})
 
 
 @pytest.mark.parametrize("path", ["horovod", "mpi"])

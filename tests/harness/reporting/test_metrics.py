@@ -72,3 +72,23 @@ def test_other_ranks_write_nothing_and_do_not_load_tensorboard(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_cuts_what_came_after_it(tmp_path):
+    writer = open_metrics(tmp_path, rank=0)
+    for update in (1, 2, 3, 4):
+        writer.log(update, {"loss": 1.0})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as torn:
+        torn.write('{"update": 5, "lo')
+    writer = open_metrics(tmp_path, rank=0, after_update=2)
+    writer.log(3, {"loss": 2.0})
+    writer.close()
+    assert [(record["update"], record["loss"]) for record in records(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_tensorboard_is_left_out_where_nobody_wants_it(tmp_path):
+    writer = open_metrics(tmp_path, rank=0, tensorboard=False)
+    writer.log(1, {"loss": 1.0})
+    writer.close()
+    assert not (tmp_path / "tensorboard").exists() and len(records(tmp_path)) == 1

@@ -216,5 +216,5 @@ def test_a_launcher_whose_ranks_are_unknown_here_is_refused_rather_than_each_ran
     from harness.training.distributed_trainer import own_world
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BadInput, match="horovodrun, mpirun or srun"):
+    with pytest.raises(BadInput, match="start ranks by horovodrun, mpirun, srun"):
         own_world.__wrapped__()

@@ -1,0 +1,45 @@
+"""One run at a time in a directory: the lock goes with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from harness.errors import BadInput
+
+NAME = ".lock"
+
+
+class DirectoryLock:
+    """Held from `take` until `release` or the end of this process. Taken by rank 0 alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / NAME
+        self.descriptor: int | None = None
+
+    def take(self) -> None:
+        """BadInput where another process holds it, on this host or, where the file system tells, on another."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BadInput(
+                f"{self.path.parent} is in use by a run that goes on: wait for it, stop it, or choose another --output"
+            ) from None
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def check_free(directory: Path) -> None:
+    """BadInput where a run goes on in `directory`; takes nothing."""
+    if (directory / NAME).exists():
+        lock = DirectoryLock(directory)
+        lock.take()
+        lock.release()
