@@ -159,7 +159,7 @@ def test_failures_after_a_report_do_not_stop_the_study(workplace: Workplace) -> 
 
 def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace: Workplace) -> None:
     """Of the trials that ran when it was killed, one is still running, one has ended and one was killed meanwhile."""
-    workplace.plan(t0={"steps": 60, "pause": 0.1}, t1={"steps": 10, "pause": 0.1}, t2={"steps": 600, "pause": 0.1})
+    workplace.plan(t0={"steps": 90, "pause": 0.1}, t1={"steps": 10, "pause": 0.1}, t2={"steps": 600, "pause": 0.1})
     slots = workplace.slots(6)
     driver = workplace.start("study.trials=5", *slots)
     workplace.wait_for(lambda: len([line for line in workplace.log() if "start" in line]) == 6, 30, "three trials")
@@ -175,9 +175,10 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
     trials = workplace.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert [len(workplace.started(trial)) for trial in range(5)] == [2] * 5
-    assert list(trials[0].intermediate_values) == list(range(1, 61))
+    assert list(trials[0].intermediate_values) == list(range(1, 91))
     assert trials[1].value == trials[1].params["x"] * 10
     assert "trial 0 was running when its driver ended: taken up again" in printed
+    assert len({trials[number].user_attrs["slots"] for number in (0, 3, 4)}) == 3  # trial 0 kept its own
 
 
 def test_a_trial_that_was_asked_for_but_never_launched_is_launched_by_the_next_driver(workplace: Workplace) -> None:
