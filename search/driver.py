@@ -113,8 +113,9 @@ class Driver:
         self.tools.display.event(f"trial {trial.number} cannot be run: {why}")
 
     def watch(self, run: TrialRun) -> None:
+        reported_before = bool(run.reports)
         end = run.poll()
-        if run.reports:
+        if run.reports and not reported_before:
             self.faults.none_here()
         if end is not None:
             self.finish(run, end)

@@ -149,6 +149,15 @@ def test_three_faults_of_one_cause_in_a_row_stop_the_study(workplace: Workplace)
     assert "3 trials in a row failed before a report" in printed and "RuntimeError: trial 2 cannot go on" in printed
 
 
+def test_faults_beside_a_healthy_trial_stop_the_study_too_and_its_parameters_are_kept(workplace: Workplace) -> None:
+    workplace.plan(all={"raise_at": 1}, t0={"steps": 600, "pause": 0.1})
+
+    workplace.run("study.trials=20", *workplace.slots(4), rc=1)
+
+    assert workplace.states() == ["FAIL"] * 4 + ["WAITING"]
+    assert workplace.trials()[4].user_attrs["again"] == 0
+
+
 def test_failures_after_a_report_do_not_stop_the_study(workplace: Workplace) -> None:
     workplace.plan(t0={"raise_at": 2}, t1={"raise_at": 2}, t2={"raise_at": 2}, t3={"raise_at": 1})
 
