@@ -72,6 +72,7 @@ def main() -> None:
     if slot is not None:
         confine(slot)
         show_one_gpu(slot, env)
+        env["HARNESS_SLOTS"] = "localhost:0/1"  # what is left is all of it: the command must not take its share again
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -49,7 +49,7 @@ def test_the_walk_with_things_of_ones_own_works_as_written(tmp_path: Path) -> No
     run = read_json(tmp_path / "runs" / "corridor-seed0" / "result.json")
     assert run["status"] == "done" and run["ranks"] == 2
     results = sorted((tmp_path / "studies" / "corridor-study").glob("trial-*/seed-0/result.json"))
-    assert len(results) == 5 and all(read_json(path)["ranks"] == 2 for path in results)
+    assert len(results) == 6 and all(read_json(path)["ranks"] == 2 for path in results)
     reports = sorted((tmp_path / "studies" / "script-study").glob("trial-*/reports.jsonl"))
     assert len(reports) == 5 and all(path.read_text().strip() for path in reports)
 

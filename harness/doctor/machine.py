@@ -83,7 +83,7 @@ def check_compiler() -> list[Row]:
     name = os.environ.get("CXX", "g++")
     path = shutil.which(name) or (shutil.which("clang++") if name == "g++" else None)
     if path is None:
-        return [Row("C++ compiler", "missing", f"no {name} on the PATH", "install g++, or train with compile.mode=off")]
+        return [Row("C++ compiler", "missing", f"no {name} on the PATH", "install g++")]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text("#include <omp.h>\n#include <vector>\nint probe() { return omp_get_max_threads(); }\n")
@@ -91,7 +91,7 @@ def check_compiler() -> list[Row]:
         try:
             done = subprocess.run(build, capture_output=True, text=True, timeout=LOAD_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
-            return [Row("C++ compiler", "broken", f"{path}: {error}", "train with compile.mode=off")]
+            return [Row("C++ compiler", "broken", f"{path}: {error}", "install g++")]
     if done.returncode:
-        return [Row("C++ compiler", "broken", f"{path}: {last_line(done.stderr)}", "train with compile.mode=off")]
+        return [Row("C++ compiler", "broken", f"{path}: {last_line(done.stderr)}", "install g++")]
     return [Row("C++ compiler", "ok", f"{path} (torch.compile can be used)")]

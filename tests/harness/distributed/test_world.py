@@ -98,10 +98,11 @@ def test_a_slot_sees_one_of_the_gpus_that_were_visible() -> None:
 def test_a_command_is_confined_to_its_slot() -> None:
     cores = sorted(os.sched_getaffinity(0))
     env = environment({"HARNESS_SLOTS": "localhost:1/2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"})
-    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES'])"
+    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['HARNESS_SLOTS'])"
     command = [sys.executable, "-m", "harness.slots", sys.executable, "-c", tell]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
+    assert "localhost:0/1" in shown, "a World in the command takes no share of the share"
 
 
 @pytest.mark.parametrize(
