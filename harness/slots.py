@@ -1,4 +1,4 @@
-"""A rank's slot: its share of a host's cores and, where there are GPUs, one of them.
+"""A rank's slot: its share of a host's cores and, where there are GPUs enough, one of them.
 
 A driver that runs several jobs on one host gives each of them slots of its own, by `HARNESS_SLOTS` in the environment:
 `hostA:0,1/4;hostB:2,3/4` (the slots given / the slots that the host has). `python -m harness.slots COMMAND` confines a
@@ -7,11 +7,14 @@ command that knows nothing of this to its rank's slot. Standard library alone: i
 
 from __future__ import annotations
 
+import glob
 import os
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+
+CONFINED = "HARNESS_CONFINED"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,12 @@ class Slot:
 
 
 def own_slot(env: Mapping[str, str], host: str, local_rank: int) -> Slot | None:
-    """The slot of this host's rank number `local_rank`; None where `HARNESS_SLOTS` names none."""
+    """The slot of this host's rank number `local_rank`; None where `HARNESS_SLOTS` names none.
+
+    In a command that is confined to its slot already, all that it sees is its own: slot 0 of 1.
+    """
+    if CONFINED in env:
+        return Slot(0, 1)
     for part in env.get("HARNESS_SLOTS", "").split(";"):
         name, _, rest = part.rpartition(":")
         indices, _, total = rest.partition("/")
@@ -48,7 +56,7 @@ def names_this_host(name: str, host: str) -> bool:
 def share_of_cores(cores: list[int], slot: Slot) -> list[int]:
     """The slot's part of `cores`; at least one, shared where there are more slots than cores."""
     first, last = slot.index * len(cores) // slot.of, (slot.index + 1) * len(cores) // slot.of
-    return cores[first:last] or [cores[slot.index % len(cores)]]
+    return cores[first:last] or [cores[first]]
 
 
 def confine(slot: Slot) -> None:
@@ -57,11 +65,18 @@ def confine(slot: Slot) -> None:
         os.sched_setaffinity(0, share_of_cores(sorted(os.sched_getaffinity(0)), slot))
 
 
+def visible_gpus(env: Mapping[str, str]) -> list[str]:
+    """The GPUs that a process with this environment sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    if "CUDA_VISIBLE_DEVICES" in env:
+        return [name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    found = glob.glob("/proc/driver/nvidia/gpus/*") or glob.glob("/dev/nvidia[0-9]*")
+    return [str(index) for index in range(len(found))]
+
+
 def show_one_gpu(slot: Slot, env: MutableMapping[str, str]) -> None:
-    """Leaves in `CUDA_VISIBLE_DEVICES` the slot's GPU alone, of those that were visible; no GPU is no error."""
-    visible = env.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(index) for index in range(slot.of)]
-    env["CUDA_VISIBLE_DEVICES"] = devices[slot.index % len(devices)]
+    """Leaves in `CUDA_VISIBLE_DEVICES` the slot's GPU alone; none where there are not enough for every slot."""
+    gpus = visible_gpus(env)
+    env["CUDA_VISIBLE_DEVICES"] = gpus[slot.index] if len(gpus) >= slot.of else ""
 
 
 def main() -> None:
@@ -72,7 +87,7 @@ def main() -> None:
     if slot is not None:
         confine(slot)
         show_one_gpu(slot, env)
-        env["HARNESS_SLOTS"] = "localhost:0/1"  # what is left is all of it: the command must not take its share again
+        env[CONFINED] = "1"
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -5,6 +5,7 @@ The search's own best value is the luckiest of many; it flatters.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ class Confirmation:
     """Number of the trial whose parameters were confirmed."""
     seeds: list[int]
     episodes: int
+    trained: str
+    """Stands for the ranks and all settings: a confirmation of others is another one."""
     values: list[float]
     """Of the seeds that ended well, in their order."""
     mean: float | None
@@ -54,7 +57,13 @@ def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
         return None
     used = {seed for trial in tools.study.get_trials(deepcopy=False) for seed in trial.user_attrs.get("seeds", [])}
     seeds = list(confirm_seeds(config.study.seed, config.confirm.seeds, used | set(tools.objective.seeds)))
-    question: dict[str, Any] = {"trial": best.number, "seeds": seeds, "episodes": config.confirm.episodes}
+    described = tools.runner.task.describe(best.user_attrs["settings"], 0)
+    question: dict[str, Any] = {
+        "trial": best.number,
+        "seeds": seeds,
+        "episodes": config.confirm.episodes,
+        "trained": hashlib.sha256(f"{config.trial.ranks} ranks\n{described}".encode()).hexdigest()[:16],
+    }
     before = tools.study.user_attrs.get(CONFIRMATION)
     if before and not before["failures"] and question.items() <= before.items():
         tools.display.event(f"trial {best.number} was confirmed before: it is still the best")
@@ -82,6 +91,9 @@ def own_directory(tools: Tools, question: dict[str, Any]) -> TrialDir:
     path = tools.directory.confirm
     asked = read_json(path / "question.json")
     if path.exists() and asked != question:
+        old = open_trial_dir(path, parallel=True)
+        for index in old.jobs:  # of a driver that was killed: what still runs would write into the new one
+            tools.runner.find(old, index).end_now("another confirmation begins")
         kept, copy = f"confirm-of-{(asked or {}).get('trial', 'unknown')}", 1
         while path.with_name(f"{kept}-{copy}").exists():
             copy += 1
@@ -152,14 +164,16 @@ class SeedsAtOnce:
             self.running[index] = (run, lease)
 
     def watch(self) -> None:
-        ended = {index: run.poll() for index, (run, _) in self.running.items()}
+        ended = {index: run.poll(self.read_reports) for index, (run, _) in self.running.items()}
+        for index, end in ended.items():
+            if end is not None:
+                self.finish(index, end)
+
+    def read_reports(self) -> None:
         for report in self.directory.new_reports():
             self.last[report.seed] = (report.step, report.value)
             if report.seed in self.running:
                 self.running[report.seed][0].heard()
-        for index, end in ended.items():
-            if end is not None:
-                self.finish(index, end)
 
     def finish(self, index: int, end: End) -> None:
         _, lease = self.running.pop(index)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.errors import BadInput
+from search.judging import End
 from search.slots import Lease
-from search.study import OUTCOME, OWNER, enqueue_again
+from search.study import OUTCOME, OWNER, enqueue_again, frozen_trial
+from search.telling import tell
 from search.tools import Tools
 from search.trial_dir import open_trial_dir
 from search.trial_run import TrialRun
@@ -38,10 +42,29 @@ def find_again(tools: Tools) -> tuple[list[TrialRun], list[optuna.Trial]]:
         lease = Lease.from_json(directory.jobs[max(directory.jobs)]["lease"])
         tools.slots.take(lease)
         run = TrialRun(trial, frozen.user_attrs["settings"], directory, lease, tools.objective, tools.runner)
-        run.attach()
+        try:
+            run.attach()
+        except BadInput as error:  # its job is another host's, and cannot be seen from here
+            give_up_if_silent(tools, run, error)
+            continue
         started.append(run)
         tools.display.event(f"trial {frozen.number} was running when its driver ended: taken up again")
     return started, unborn
+
+
+def give_up_if_silent(tools: Tools, run: TrialRun, error: BadInput) -> None:
+    """Tells a trial whose host is gone (a requeued batch job, a new container) as failed, and queues it again.
+
+    BadInput where its files say that it may still run there.
+    """
+    minutes = tools.config.trial.max_minutes
+    written = [path.stat().st_mtime for path in run.directory.path.rglob("*") if path.is_file()]
+    if time.time() - max(written, default=0.0) < 60 * minutes:
+        raise BadInput(f"{error}, or here once its files were still for {minutes:g} minutes (trial.max_minutes)")
+    tools.slots.give_back(run.lease)
+    tell(tools.study, run, End("failed", reason="its host is gone"), tools.config.objective.on_divergence)
+    enqueue_again(tools.study, frozen_trial(tools.study, run.number))
+    tools.display.event(f"trial {run.number} ran on a host that is gone: failed, its parameters are queued again")
 
 
 def is_ours(tools: Tools, frozen: FrozenTrial) -> bool:

@@ -15,9 +15,11 @@ class Plan:
     def __init__(self, study: optuna.Study, more: int) -> None:
         self.study = study
         kept = study.user_attrs.get(PLAN)
-        self.goes_on = kept is not None and not kept["done"]
+        # asked for another number of trials, an interrupted run is not what is wanted any more
+        self.goes_on = kept is not None and not kept["done"] and kept.get("more", more) == more
         self.trials = kept["trials"] if self.goes_on and kept else self._finished() + more
-        self.study.set_user_attr(PLAN, {"trials": self.trials, "done": False})
+        self.more = more
+        self._keep(done=False)
 
     def left(self, running: int) -> int:
         """Trials to be asked for beside those that run already."""
@@ -25,7 +27,10 @@ class Plan:
 
     def done(self) -> None:
         """All trials have ended and the best was confirmed: the next run adds trials."""
-        self.study.set_user_attr(PLAN, {"trials": self.trials, "done": True})
+        self._keep(done=True)
+
+    def _keep(self, done: bool) -> None:
+        self.study.set_user_attr(PLAN, {"trials": self.trials, "more": self.more, "done": done})
 
     def _finished(self) -> int:
         return sum(map(is_finished, self.study.get_trials(deepcopy=False)))

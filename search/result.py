@@ -69,7 +69,11 @@ class StudyResult:
         """A command of this package on this study, as it can be typed here."""
         own_storage = self.storage == StudyDir(self.study).database
         words = [python_here(), "-m", "search", name, "--study", self.study, *options]
-        return shlex.join(words + ([] if own_storage else ["--storage", self.storage]))
+        if own_storage:
+            return shlex.join(words)
+        if ":***@" in self.storage:  # the password is not to be shown: whoever types this puts the URL there
+            return f'{shlex.join(words)} --storage "$STORAGE"'
+        return shlex.join([*words, "--storage", self.storage])
 
 
 def collect(

@@ -92,7 +92,7 @@ def prepare(
         )
     allocation = slurm_hosts(os.environ)
     hosts = read_hosts(hostfile) if hostfile is not None else allocation
-    slots = Slots(hosts or [Host("localhost", local_slots(config.trial.cores))])
+    slots = Slots(hosts or [Host("localhost", local_slots(config.trial.cores, config.trial.ranks))])
     slots.check(config.trial.ranks)
     # horovodrun reaches other hosts by ssh, which an allocation need not allow; mpirun has Slurm's own means
     launcher = get_launcher(config.trial.launcher or ("mpirun" if allocation else "horovodrun"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,14 @@ class SeedRun:
             self.directory.write_verdict(why, self.seed)
             self.asked, self._asked_at = why, time.monotonic()
 
-    def poll(self) -> End | None:
-        """How the run ended; None while it runs. Ends one that does not stop when asked, or is silent for too long."""
+    def poll(self, read_reports: Callable[[], None] = lambda: None) -> End | None:
+        """How the run ended; None while it runs. Ends one that does not stop when asked, or is silent for too long.
+
+        `read_reports` is called between the two: when the job is over all that it reported is there, and only reports
+        that were read tell whether it is silent (this driver may have been away).
+        """
         outcome = self.job.poll()
+        read_reports()
         if outcome is not None:
             if outcome.exit_code != 0:
                 self.job.end()  # what a launcher that failed left behind

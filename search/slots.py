@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.errors import BadInput
 from harness.launching.hostfile import Host
+from harness.slots import visible_gpus
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Slots:
     def check(self, ranks: int) -> None:
         if ranks > self.total:
             where = ", ".join(f"{host.name} has {host.slots}" for host in self.hosts)
-            raise BadInput(f"trial.ranks must be <= {self.total}, the slots there are ({where}), got {ranks}")
+            remedy = "a hostfile names more (`--hostfile`, a line may be `localhost slots=4`)"
+            raise BadInput(f"trial.ranks must be <= {self.total}, the slots there are ({where}), got {ranks}; {remedy}")
 
     def lease(self, ranks: int) -> Lease | None:
         """Slots for so many ranks, on one host where that is possible; None where too few are free."""
@@ -99,8 +101,10 @@ class Slots:
         return next(host.slots for host in self.hosts if host.name == name)
 
 
-def local_slots(cores_per_slot: int = 1) -> int:
-    """Slots of this machine: its GPUs if there are any, otherwise the cores this process may use, in shares."""
-    import torch
+def local_slots(cores_per_slot: int = 1, ranks: int = 1) -> int:
+    """Slots of this machine: its GPUs where a trial's ranks can have one each, else shares of the cores it may use.
 
-    return torch.cuda.device_count() or max(1, len(os.sched_getaffinity(0)) // cores_per_slot)
+    Ranks do not share a GPU: a trial of more ranks than there are GPUs trains on cores.
+    """
+    gpus = len(visible_gpus(os.environ))
+    return gpus if gpus >= ranks else max(1, len(os.sched_getaffinity(0)) // cores_per_slot)

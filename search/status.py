@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import datetime
 
@@ -31,7 +32,10 @@ def status(name: str, storage: str | None, once: bool) -> None:
     elif once:
         console.print(overview(study, space))
     else:
-        with Live(overview(study, space), console=console, auto_refresh=False) as live:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(overview(study, space), console=console, auto_refresh=False) as live,
+        ):
             while not study.user_attrs.get(PLAN, {"done": True})["done"]:
                 time.sleep(REFRESH_SECONDS)
                 live.update(overview(study, space), refresh=True)

@@ -115,7 +115,11 @@ class PresetTask(Task):
     def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
         config = output.with_name(f"{output.name}.toml")
         write_text(config, self.resolve(settings, seed, episodes).to_toml())
-        return (sys.executable, "-m", "harness", "train", str(config), "--output", str(output))
+        return (*CONFINED, sys.executable, "-m", "harness", "train", str(config), "--output", str(output))
+
+
+CONFINED = (sys.executable, "-m", "harness.slots")
+"""Before a command: each of its ranks sees the cores and the GPU of its own slot alone."""
 
 
 class CommandTask(Task):
@@ -161,7 +165,7 @@ class CommandTask(Task):
                 filled.append(PLACEHOLDER.sub(lambda found: as_argument(values[found[1]]), word))
             elif PLACEHOLDER.fullmatch(word) and filled[-1].startswith("-"):
                 filled.pop()  # `--momentum {momentum}` of a parameter that does not exist here goes as a whole
-        return (sys.executable, "-m", "harness.slots", *filled)  # a rank sees its own cores and GPU alone
+        return (*CONFINED, *filled)
 
 
 def as_argument(value: Any) -> str:

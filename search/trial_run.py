@@ -86,9 +86,7 @@ class TrialRun:
     def poll(self) -> End | None:
         """How the trial ended; None while it goes on. Never waits, but for a job that must be ended."""
         assert self._run is not None
-        end = self._run.poll()  # before the reports: when the job is over, all that it reported is there
-        for report in self.directory.new_reports():
-            self._take(report)
+        end = self._run.poll(self._read_reports)
         if end is None:
             return None
         if self.diverged is not None and end.status != "stopped":
@@ -96,7 +94,7 @@ class TrialRun:
         if end.status != "done" or end.value is None:
             return end
         self.values.append(end.value)
-        if len(self.values) == len(self.objective.seeds):
+        if len(self.values) >= len(self.objective.seeds):  # more where the study had more seeds when it began
             return End("done", self.objective.value(self.values))
         if self._run.asked == "pruned":  # too late for this seed, but not for the next
             return End("pruned")
@@ -104,6 +102,10 @@ class TrialRun:
             return End("stopped", reason="stopped on request")
         self.start()
         return None
+
+    def _read_reports(self) -> None:
+        for report in self.directory.new_reports():
+            self._take(report)
 
     def _take(self, report: Report) -> None:
         """One report: kept in the study, and shown to the pruner."""

@@ -116,10 +116,15 @@ class World:
         self.collectives: Collectives = Alone()
 
     def _device(self) -> torch.device:
-        if not torch.cuda.is_available():
+        """A GPU of this rank's own; the CPU where there are not enough for all ranks of this host, as NCCL wants it."""
+        index, of = self.place.local_rank, self.place.local_size
+        if self.slot is not None and self.slot.of > 1:
+            index, of = self.slot.index, self.slot.of
+        elif self.slot is not None:  # its GPU is the only one that it sees
+            index, of = 0, 1
+        if not torch.cuda.is_available() or torch.cuda.device_count() < of:
             return torch.device("cpu")
-        index = self.slot.index if self.slot is not None else self.place.local_rank
-        device = torch.device("cuda", index % torch.cuda.device_count())
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         return device
 

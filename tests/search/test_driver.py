@@ -187,7 +187,34 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
     assert list(trials[0].intermediate_values) == list(range(1, 91))
     assert trials[1].value == trials[1].params["x"] * 10
     assert "trial 0 was running when its driver ended: taken up again" in printed
-    assert len({trials[number].user_attrs["slots"] for number in (0, 3, 4)}) == 3  # trial 0 kept its own
+    slots_of = [trial.user_attrs["slots"] for trial in trials]
+    assert slots_of[0] not in slots_of[3:], "trial 0 runs on, and kept its own"
+
+
+def test_a_trial_whose_host_is_gone_is_told_as_failed_and_queued_again(workplace: Workplace) -> None:
+    """As after a batch job that was requeued onto another node: nothing of it can be seen from here."""
+    workplace.plan(t0={"steps": 600, "pause": 0.1})
+    driver = workplace.start("study.trials=2")
+    workplace.wait_for(lambda: (workplace.path / "studies/s/trial-00000/reports.jsonl").exists(), 30, "a report")
+    driver.kill()
+    driver.wait()
+    for line in workplace.started(0):
+        os.kill(line["pid"], signal.SIGKILL)
+    folder = workplace.path / "studies" / "s" / "trial-00000"
+    job = json.loads((folder / "job.json").read_text().replace(f'"{socket.gethostname()}"', '"elsewhere"'))
+    (folder / "job.json").write_text(json.dumps(job))
+
+    refused = workplace.run("study.trials=2", rc=2)
+    assert "elsewhere" in refused and "trial.max_minutes" in refused
+
+    hours_ago = time.time() - 7200
+    for path in folder.rglob("*"):
+        os.utime(path, (hours_ago, hours_ago))
+    workplace.plan()
+    workplace.run("study.trials=2")
+    trials = workplace.trials()
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
+    assert "host is gone" in trials[0].user_attrs["reason"] and trials[1].params == trials[0].params
 
 
 def test_a_trial_that_was_asked_for_but_never_launched_is_launched_by_the_next_driver(workplace: Workplace) -> None:

@@ -84,25 +84,28 @@ def test_slots_share_the_cores_and_none_is_left_out() -> None:
     shares = [share_of_cores(cores, Slot(index, 3)) for index in range(3)]
     assert [core for share in shares for core in share] == cores
     assert [share_of_cores([5], Slot(index, 2)) for index in range(2)] == [[5], [5]]
+    crowded = [share_of_cores([0, 1, 2], Slot(index, 8))[0] for index in range(8)]
+    assert max(crowded.count(core) for core in (0, 1, 2)) == 3, "more slots than cores are spread evenly"
 
 
 def test_a_slot_sees_one_of_the_gpus_that_were_visible() -> None:
     env = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
     show_one_gpu(Slot(2, 4), env)
     assert env["CUDA_VISIBLE_DEVICES"] == "6"
-    env = {}
+    env = {"CUDA_VISIBLE_DEVICES": "4"}
     show_one_gpu(Slot(1, 2), env)
-    assert env["CUDA_VISIBLE_DEVICES"] == "1"
+    assert env["CUDA_VISIBLE_DEVICES"] == "", "there are not enough for all: none is shared"
 
 
 def test_a_command_is_confined_to_its_slot() -> None:
     cores = sorted(os.sched_getaffinity(0))
     env = environment({"HARNESS_SLOTS": "localhost:1/2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"})
-    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['HARNESS_SLOTS'])"
+    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['HARNESS_CONFINED'])"
     command = [sys.executable, "-m", "harness.slots", sys.executable, "-c", tell]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
-    assert "localhost:0/1" in shown, "a World in the command takes no share of the share"
+    confined = {"HARNESS_SLOTS": "localhost:1/2", "HARNESS_CONFINED": "1"}
+    assert own_slot(confined, "here", 0) == Slot(0, 1), "a World in the command takes no share of its share"
 
 
 @pytest.mark.parametrize(
