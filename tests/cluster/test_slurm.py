@@ -159,7 +159,7 @@ def test_a_missing_environment_is_one_line(user: SlurmUser, script: str) -> None
 
 @pytest.mark.slow
 def test_a_run_and_a_study_whose_time_is_nearly_up_stop_in_good_order(user: SlurmUser) -> None:
-    """Slurm warns two to three minutes before the end of four: by then both jobs, which go side by side, are under way."""
+    """Slurm warns two to three minutes before the end of four: by then both jobs, side by side, are under way."""
     run = user.submit(
         "--time=4", str(SCRIPTS / "train.sbatch"), "ppo-cartpole", "run.steps=1000000000", "--output", "run"
     )
