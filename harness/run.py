@@ -371,10 +371,7 @@ class Run:
             return self.result("stopped", why.get(reason, "stopped by the study"))
         self._save()
         self.phases.start("evaluate")
-        try:
-            self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
-        except StopHere as stop:
-            return self._conclude(stop.reason)
+        self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
         self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
         why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"

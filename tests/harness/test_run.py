@@ -162,3 +162,11 @@ def test_a_network_with_dropout_acts_the_same_twice(tmp_path: Path) -> None:
     policy = package.load_policy(tmp_path)
     seen = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     assert all((policy(seen) == policy(seen)).all() for _ in range(5))
+
+
+def test_a_request_to_stop_is_heard_during_the_final_evaluation(tmp_path: Path) -> None:
+    """The time is over while 100,000 episodes are played: the run stops with its checkpoint, and not as finished."""
+    endless = [*QUICK[:3], "evaluation.final_episodes=100000", "run.max_minutes=0.3"]
+    result = package.train("ppo-cartpole", endless, output=tmp_path)
+    assert (result.status, result.env_steps) == ("stopped", 2560) and "run.max_minutes" in (result.reason or "")
+    assert (tmp_path / "checkpoints" / "latest" / "manifest.json").is_file()
