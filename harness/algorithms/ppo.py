@@ -15,8 +15,9 @@ import torch
 from gymnasium import spaces
 from pydantic import Field
 
+from harness.algorithms.acting import make_actor
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
-from harness.algorithms.memory import Rollout, minibatch_indices
+from harness.algorithms.memory import EpisodeAccount, Rollout, minibatch_indices
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
 from harness.errors import Diverged
@@ -120,8 +121,8 @@ class PPO(Algorithm):
         self.iteration = 0
         """The next one."""
         self.observations = self.envs.reset(config.seed)
-        self.episode_returns = np.zeros(share.count)
-        self.episode_lengths = np.zeros(share.count, dtype=np.int64)
+        self.episodes = EpisodeAccount(share.count)
+        self.actor = make_actor(self.module, self.device)
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> ActorCritic:
@@ -155,44 +156,31 @@ class PPO(Algorithm):
 
     def collect(self, iteration: int) -> dict[str, float]:
         """Fills the rollout; returns this rank's sums over the episodes that ended, to be agreed."""
-        rollout, phases, share = self.rollout, self.context.phases, self.envs.share
-        noise = self.action_noise(iteration)[:, share.slice]
-        ended = {"episodes": 0.0, "returns": 0.0, "lengths": 0.0, "non_finite_rewards": 0.0}
-        rewards = np.zeros(share.count)  # their sums, which one that is not finite spoils
+        rollout, phases, share, envs, head = self.rollout, self.context.phases, self.envs.share, self.envs, self.head
         cut: list[tuple[int, np.ndarray, np.ndarray]] = []  # (step, which environments, their last observations)
+        self.actor.begin(rollout, self.action_noise(iteration)[:, share.slice])
+        observations = self.observations
         for step in range(rollout.steps):
             phases.start("act")
-            actions, log_probs, values = self.act(self.observations, noise[step])
+            actions = self.actor.act(step, observations)
             phases.start("environment")
-            result = self.envs.step(self.head.for_environment(actions))
+            result = envs.step(head.for_environment(actions))
             phases.start("store")
-            done = result.terminated | result.truncated
-            rollout.observations[step] = self.observations
-            rollout.actions[step] = actions
-            rollout.log_probs[step] = log_probs
-            rollout.values[step] = values
-            rollout.dones[step] = done
+            rollout.observations[step] = observations
             rollout.rewards[step] = result.rewards
-            self.episode_returns += result.true_rewards
-            rewards += result.true_rewards
-            self.episode_lengths += 1
-            if done.any():
-                ended["episodes"] += float(done.sum())
-                ended["returns"] += float(self.episode_returns[done].sum())
-                ended["lengths"] += float(self.episode_lengths[done].sum())
-                self.episode_returns[done] = 0.0
-                self.episode_lengths[done] = 0
+            rollout.true_rewards[step] = result.true_rewards
+            np.logical_or(result.terminated, result.truncated, out=rollout.dones[step])
+            if result.final_observations is not None:
                 only_cut = result.truncated & ~result.terminated
                 if only_cut.any():
-                    assert result.final_observations is not None
                     cut.append((step, np.flatnonzero(only_cut), result.final_observations[only_cut]))
-            self.observations = result.observations
-        ended["non_finite_rewards"] = float((~np.isfinite(rewards)).sum())
+            observations = result.observations
+        self.observations = observations
         phases.start("advantages")
+        self.actor.finish()
         self.bootstrap_time_limits(cut)
-        bootstrap_value = self.values(self.observations)
-        rollout.compute_advantages(bootstrap_value, self.settings.gamma, self.settings.gae_lambda)
-        return ended
+        rollout.compute_advantages(self.values(observations), self.settings.gamma, self.settings.gae_lambda)
+        return self.episodes.take_in(rollout.true_rewards, rollout.dones)
 
     def bootstrap_time_limits(self, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Adds what followed a time limit to the last reward: γ V(last observation) (Pardo et al. 2018, equation 6)."""
@@ -308,13 +296,6 @@ class PPO(Algorithm):
         return means[:-2].reshape(shape).astype(np.float32), deviations[:-2].reshape(shape).astype(np.float32)
 
     # -- the policy ----------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions, their log-probabilities and the values, for observations as `Environments` gives them."""
-        parameters, values = self.module(torch.from_numpy(observations).to(self.device))
-        actions = self.head.sample(parameters, torch.from_numpy(noise).to(self.device))
-        return actions.cpu().numpy(), self.head.log_prob(parameters, actions).cpu().numpy(), values.cpu().numpy()
 
     @torch.no_grad()
     def values(self, observations: np.ndarray) -> np.ndarray:

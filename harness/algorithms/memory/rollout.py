@@ -20,8 +20,10 @@ class Rollout:
         self.values = np.zeros((steps, envs), np.float32)
         self.rewards = np.zeros((steps, envs), np.float32)
         """Rewards as they are learned from: scaled, and with the value of what a time limit cut off."""
-        self.dones = np.zeros((steps, envs), np.float32)
-        """1 where the step ended an episode, by termination or truncation."""
+        self.true_rewards = np.zeros((steps, envs), np.float32)
+        """Rewards as the environment gave them."""
+        self.dones = np.zeros((steps, envs), bool)
+        """Where the step ended an episode, by termination or truncation."""
         self.advantages = np.zeros((steps, envs), np.float32)
         self.returns = np.zeros((steps, envs), np.float32)
 
@@ -31,14 +33,12 @@ class Rollout:
         `bootstrap_value`: float32 (envs,), the value of the observation after the last step. Where a time limit ended
         an episode, its value must be in the rewards already: what follows belongs to another episode.
         """
-        advantage = np.zeros(self.envs, np.float32)
-        next_value = bootstrap_value
-        for step in reversed(range(self.steps)):
-            goes_on = 1.0 - self.dones[step]
-            delta = self.rewards[step] + gamma * next_value * goes_on - self.values[step]
-            advantage = delta + gamma * gae_lambda * goes_on * advantage
-            self.advantages[step] = advantage
-            next_value = self.values[step]
+        goes_on = 1.0 - self.dones.astype(np.float32)
+        following = np.concatenate([self.values[1:], bootstrap_value[None]])
+        advantages = np.subtract(self.rewards + gamma * following * goes_on, self.values, out=self.advantages)
+        decays = (gamma * gae_lambda) * goes_on
+        for step in range(self.steps - 2, -1, -1):
+            advantages[step] += decays[step] * advantages[step + 1]
         np.add(self.advantages, self.values, out=self.returns)
 
     def flat(self, name: str) -> torch.Tensor:

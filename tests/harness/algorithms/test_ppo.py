@@ -104,7 +104,7 @@ def test_updates_stop_before_the_step_that_would_go_too_far(tmp_path: Path) -> N
     ppo = make(tmp_path, "algorithm.target_kl=1e-9", "algorithm.epochs=10")
     metrics = ppo.iterate(0).metrics
     assert ppo.step.gradient_steps == 1, "the first step meets no divergence yet, the second does"
-    assert metrics["kl"] >= 0
+    assert metrics["kl"] > -1e-6, "float32 rounds it to about 1e-8 of zero"
 
 
 def test_one_iteration_makes_every_update_and_counts_them(tmp_path: Path) -> None:
