@@ -200,19 +200,9 @@ class Run:
         reason = GO_ON
         try:
             while counters.iteration < algorithm.iterations and reason == GO_ON and not self._good_enough():
-                self.phases.start("rest")
-                done = algorithm.iterate(counters.iteration)
-                counters.iteration += 1
-                counters.env_steps += done.env_steps
-                counters.gradient_steps += done.gradient_steps
+                metrics = self.iterate()
                 counters.seconds = resumed_seconds + time.monotonic() - self.began
-                self.return_mean = done.metrics.get("return_mean", self.return_mean)
-                self.phases.start("rest")
-                self._evaluate_where_due(done.metrics)
-                if counters.iteration % self.config.sync.check_every == 0:
-                    check_equal(self.collectives, self._parameters())
-                self._show()
-                reason = self._agreed_reason()
+                reason = self.account(self._evaluate_where_due(metrics))
             check_equal(self.collectives, self._parameters())
             result = self._conclude(reason)
         except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
@@ -227,6 +217,28 @@ class Run:
         self.write(result)
         return result
 
+    def iterate(self) -> dict[str, float]:
+        """The next iteration, counted; its metrics."""
+        counters = self.counters
+        self.phases.start("rest")
+        done = self.algorithm.iterate(counters.iteration)
+        counters.iteration += 1
+        counters.env_steps += done.env_steps
+        counters.gradient_steps += done.gradient_steps
+        self.return_mean = done.metrics.get("return_mean", self.return_mean)
+        self.phases.start("rest")
+        return done.metrics
+
+    def account(self, metrics: dict[str, float]) -> int:
+        """What follows every iteration: its metrics are written, progress is shown, and the ranks agree whether to go
+        on."""
+        counters = self.counters
+        self.metrics.log(counters.iteration, {**metrics, "seconds": counters.seconds}, counters.env_steps)
+        if counters.iteration % self.config.sync.check_every == 0:
+            check_equal(self.collectives, self._parameters())
+        self._show()
+        return self._agreed_reason()
+
     def write(self, result: Result) -> None:
         """On rank 0: result.json, unless a newer attempt of this trial writes its own."""
         if self.rank == 0 and not self.reporter.superseded():
@@ -237,7 +249,7 @@ class Run:
         start_from: Path | None = None
         if self.rank == 0:
             start_from = prepare(self.run_dir, resume)
-            write_text(self.run_dir / "config.toml", self._resolved().to_toml())
+            write_text(self.run_dir / "config.toml", self.resolved().to_toml())
         start_from = self.collectives.broadcast_object(start_from)
         self.progress = open_progress(
             self.config.run.name,
@@ -247,7 +259,7 @@ class Run:
             every=self.config.logging.every_seconds,
         )
         if self.rank == 0:
-            self.progress.say(self._first_line())
+            self.progress.say(self.first_line())
         if start_from is not None:
             found = checkpoint.load(start_from)
             if found is None:
@@ -260,7 +272,7 @@ class Run:
             self.run_dir, self.rank, self.config.logging.tensorboard, self.counters.iteration, self.counters.env_steps
         )
 
-    def _resolved(self) -> RunConfig:
+    def resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
         config = self.config
         changes: dict[str, object] = {
@@ -277,7 +289,8 @@ class Run:
             return "one rank"
         return "sync.path says so" if self.config.sync.path != "auto" else "the reference path"
 
-    def _first_line(self) -> str:
+    def first_line(self) -> str:
+        """The run in a line: its ranks, their path and why, device, threads, precision."""
         config, place = self.config, self.world.place
         ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
         sync = f"sync {self.collectives.path} ({self._sync_reason()})"
@@ -286,8 +299,8 @@ class Run:
 
     # -- in the loop ---------------------------------------------------------------------------------------------------
 
-    def _evaluate_where_due(self, metrics: dict[str, float]) -> None:
-        """Evaluation k of K is due after the iteration that reaches k/K of the budget; also writes the metrics."""
+    def _evaluate_where_due(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Evaluation k of K is due after the iteration that reaches k/K of the budget; the metrics with its own."""
         counters, count = self.counters, self.config.evaluation.count
         reached = counters.iteration * count // self.algorithm.iterations
         if reached > counters.evaluations:
@@ -305,7 +318,7 @@ class Run:
             self.phases.start("checkpoint")
             self._save(better)
             self.phases.start("rest")
-        self.metrics.log(counters.iteration, {**metrics, "seconds": counters.seconds}, counters.env_steps)
+        return metrics
 
     def _save(self, best: bool = False) -> None:
         state = self.algorithm.state()
