@@ -1,0 +1,194 @@
+"""Contestants take turns, A B C A B C …, each in processes of its own; a row compares their figures.
+
+A contestant is a Python module that takes `--seed ROUND` and `--json FILE`, and whose rank 0 writes its figures there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.files import read_json
+from harness.launching.environment import launch_environment
+from harness.launching.processes import RUN_ID, end_all
+from tests.benchmarks.machine import Birth
+
+ROOT = Path(__file__).resolve().parents[2]
+YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+TUNED = {**YIELD, "HOROVOD_CYCLE_TIME": "0.1"}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+    """`("horovodrun", "-np", "2", "--mpi")`; empty: one process, no launcher."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What the user of a peer would set by hand."""
+
+    def shown(self) -> str:
+        """The command, as a person would type it."""
+        settings = [f"{name}={value}" for name, value in self.env.items()]
+        return shlex.join([*settings, *self.launcher, "python", "-m", self.module, *self.arguments])
+
+    def run(self, seed: int, *more: str, limit: float = 240.0) -> dict[str, Any]:
+        """One round: its figures. Raises RuntimeError, with what it printed, where it gave none within the limit."""
+        with tempfile.TemporaryDirectory() as folder:
+            figures, output = Path(folder) / "figures.json", Path(folder) / "output.log"
+            command = [sys.executable, "-m", self.module, *self.arguments, *more]
+            command += ["--seed", str(seed), "--json", str(figures)]
+            run_id = f"bench-{uuid.uuid4().hex[:12]}"
+            with output.open("wb") as out:
+                process = subprocess.Popen(
+                    [*self.launcher, *command],
+                    cwd=ROOT,
+                    env={**bare_environment(), **self.env, RUN_ID: run_id},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                try:
+                    process.wait(limit)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGTERM)
+                finally:
+                    end_all(run_id)
+                    process.wait()
+            found = read_json(figures)
+            if found is None:
+                raise RuntimeError(
+                    f"{self.name}: no figures\n{self.shown()}\n{output.read_text(errors='replace')[-4000:]}"
+                )
+            return dict(found)
+
+
+def bare_environment() -> dict[str, str]:
+    """What any MPI job here needs, without what this project sets to be fast: a peer gets its launcher's defaults."""
+    env = launch_environment(os.environ)
+    for name in TUNED:
+        env.pop(name, None)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env["OMP_NUM_THREADS"] = "1"
+    return env
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`of`'s figure over `against`'s, by its median, and what it is to be; without a bound it is told, not judged."""
+
+    what: str
+    of: str
+    against: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    """What `ROWS=` calls it: the number in the list of what is to be shown, and a letter."""
+    title: str
+    figure: str
+    """The figure of each contestant that is compared."""
+    unit: str
+    contestants: tuple[Contestant, ...]
+    claims: tuple[Claim, ...]
+    rounds: int = 5
+    rehearsal: tuple[Contestant, ...] = ()
+    """What runs once before the first round, uncounted: it leaves compiled code in the cache on disk."""
+    note: str = ""
+    """How to read it: definitions that the title has no room for."""
+
+    def run(
+        self, rounds: int | None = None, seconds: float | None = None, say: Callable[[str], None] = print
+    ) -> list[Score]:
+        """Every contestant's score, in the order of `contestants`; they take turns. `rounds` and the `seconds` that a
+        contestant measures are the row's own unless they are given."""
+        more = [] if seconds is None else ["--seconds", str(seconds)]
+        for contestant in self.rehearsal:
+            contestant.run(0)
+        found: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in self.contestants}
+        for number in range(rounds or self.rounds):
+            for contestant in self.contestants:
+                figures = contestant.run(number, *more)
+                found[contestant.name].append(figures)
+                say(f"row {self.key}, round {number + 1}: {contestant.name}: {figures[self.figure]:,.4g} {self.unit}")
+        return [Score.of(contestant, found[contestant.name], self.figure) for contestant in self.contestants]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A contestant's figures, one a round."""
+
+    name: str
+    command: str
+    values: list[float]
+    shares: dict[str, float] = field(default_factory=dict)
+    """Where the time went in the round of the median, of contestants that tell it; they sum to 1."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @classmethod
+    def of(cls, contestant: Contestant, rounds: list[dict[str, Any]], figure: str) -> Score:
+        ordered = sorted(rounds, key=lambda figures: figures[figure])
+        shares = ordered[len(ordered) // 2].get("shares", {})
+        return cls(contestant.name, contestant.shown(), [figures[figure] for figures in rounds], shares)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    what: str
+    ratio: float
+    """Of the medians."""
+    low: float
+    high: float
+    """The lowest and the highest ratio of a round."""
+    target: str
+    holds: bool | None
+    """None where there is no target."""
+
+    @classmethod
+    def of(cls, claim: Claim, scores: list[Score]) -> Verdict:
+        named = {score.name: score for score in scores}
+        of, against = named[claim.of], named[claim.against]
+        ratio, each = of.median / against.median, [a / b for a, b in zip(of.values, against.values)]
+        target, holds = "", None
+        if claim.at_least is not None:
+            target, holds = f"at least {claim.at_least:g}", ratio >= claim.at_least
+        elif claim.at_most is not None:
+            target, holds = f"at most {claim.at_most:g}", ratio <= claim.at_most
+        return cls(claim.what, ratio, min(each), max(each), target, holds)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row as RESULTS.json keeps it."""
+
+    key: str
+    title: str
+    unit: str
+    note: str
+    scores: list[Score]
+    verdicts: list[Verdict]
+    birth: Birth
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Result:
+        scores = [Score(**score) for score in kept["scores"]]
+        verdicts = [Verdict(**verdict) for verdict in kept["verdicts"]]
+        return cls(**{**kept, "scores": scores, "verdicts": verdicts, "birth": Birth(**kept["birth"])})

@@ -1,0 +1,186 @@
+"""The rows of the table: who runs what, and what is claimed of it. A new row is a `Row` in ROWS.
+
+Sizes are those of one rank; this project's settings are global, so that they are multiplied by the ranks there.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from tests.benchmarks.contest import TUNED, YIELD, Claim, Contestant, Row
+
+MPI = ("horovodrun", "-np", "2", "--mpi")
+GLOO = ("horovodrun", "-np", "2", "--gloo")
+SPEED = "env steps/s"
+
+
+@dataclass(frozen=True)
+class PPO:
+    """One experiment on CartPole-v1, in the terms of every contestant."""
+
+    envs: int
+    steps: int
+    minibatch: int
+    epochs: int = 4
+
+    def ours(self, name: str, ranks: int = 1, path: str = "auto") -> Contestant:
+        settings = [
+            f"env.count={self.envs * ranks}",
+            f"algorithm.rollout_steps={self.steps}",
+            f"algorithm.minibatch_size={self.minibatch * ranks}",
+            f"algorithm.epochs={self.epochs}",
+            f"sync.path={path}",
+        ]
+        launcher = MPI if ranks > 1 else ()
+        return Contestant(name, "tests.benchmarks.ours", ("ppo-cartpole", *settings), launcher)
+
+    def peer(
+        self, name: str, script: str, *more: str, launcher: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ) -> Contestant:
+        sizes = f"--envs {self.envs} --steps {self.steps} --minibatch {self.minibatch} --epochs {self.epochs}"
+        return Contestant(name, f"tests.benchmarks.{script}", (*shlex.split(sizes), *more), launcher, env or {})
+
+
+SMALL = PPO(envs=4, steps=128, minibatch=128)
+WIDE = PPO(envs=64, steps=64, minibatch=1024)
+
+
+def small_reduce() -> Row:
+    def by(name: str, way: str, env: dict[str, str]) -> Contestant:
+        return Contestant(name, "tests.benchmarks.reduce", (way,), MPI, env)
+
+    ours, bare = "ours", "mpi4py, Allreduce in place, nothing else in the process"
+    horovod = "hvd.allreduce_, its defaults, idle yield"
+    return Row(
+        "1",
+        "All-reduce of 20 KB by two ranks",
+        "microseconds",
+        "us",
+        (
+            by(ours, "harness", {}),
+            by(bare, "mpi4py", {}),
+            by("the same, idle yield", "mpi4py", YIELD),
+            by(horovod, "horovod", YIELD),
+            by("hvd.allreduce_, idle yield, cycle time 0.1 ms", "horovod", TUNED),
+        ),
+        (
+            Claim("ours / bare mpi4py", ours, bare, at_most=1.5),
+            Claim("ours / bare mpi4py with the idle yield, which we set too", ours, "the same, idle yield"),
+            Claim("Horovod's defaults with the idle yield / ours", horovod, ours, at_least=40),
+        ),
+        note="The median of single calls, with the collectives of a run of this project under `horovodrun --mpi`.",
+    )
+
+
+def one_rank() -> Row:
+    ours, sb3, plain = "ours", "Stable-Baselines3", "plain eager PPO"
+    return Row(
+        "2a",
+        "PPO, CartPole-v1, MLP 64x64, one rank: 4 environments x 128 steps, 4 epochs x 4 minibatches",
+        "env_steps_per_second",
+        SPEED,
+        (SMALL.ours(ours), SMALL.peer(sb3, "sb3_ppo"), SMALL.peer(plain, "plain_ppo")),
+        (
+            Claim("ours / Stable-Baselines3", ours, sb3, at_least=3),
+            Claim("ours / plain eager PPO", ours, plain, at_least=3),
+        ),
+    )
+
+
+def one_rank_of_many_environments() -> Row:
+    ours, sb3, plain = "ours", "Stable-Baselines3", "plain eager PPO"
+    floor, acting = "floor", "floor with acting"
+    return Row(
+        "2b",
+        "PPO, CartPole-v1, MLP 64x64, one rank: 64 environments x 64 steps, 4 epochs of minibatches of 1024",
+        "env_steps_per_second",
+        SPEED,
+        (
+            WIDE.ours(ours),
+            WIDE.peer(sb3, "sb3_ppo"),
+            WIDE.peer(plain, "plain_ppo"),
+            WIDE.peer(floor, "floor"),
+            WIDE.peer(acting, "floor", "--acting"),
+        ),
+        (
+            Claim("ours / Stable-Baselines3", ours, sb3, at_least=3.5),
+            Claim("ours / plain eager PPO", ours, plain),
+            Claim("floor / ours", floor, ours, at_most=1.25),
+            Claim("floor with acting / ours", acting, ours),
+        ),
+        note="The floor is one matrix product per layer forward and two backward at the minibatch's shape, for both "
+        "networks and all updates, and the bare vector `step`; with acting: and one product per layer for each step of "
+        "acting. No bias, activation, loss, optimizer, advantage or storing is in it.",
+    )
+
+
+def two_ranks() -> Row:
+    one, two, horovod = "ours, one rank", "ours, two ranks", "ours, two ranks, sync.path = horovod"
+    wrapped = "plain PPO in hvd.DistributedOptimizer, two ranks, MPI"
+
+    def peer(name: str, launcher: tuple[str, ...], env: dict[str, str]) -> Contestant:
+        return SMALL.peer(name, "plain_ppo", "--horovod", launcher=launcher, env=env)
+
+    return Row(
+        "3",
+        "PPO, CartPole-v1, MLP 64x64, batch per rank held: 4 environments x 128 steps and minibatches of 128 a rank",
+        "env_steps_per_second",
+        SPEED,
+        (
+            SMALL.ours(one),
+            SMALL.ours(two, 2),
+            SMALL.ours(horovod, 2, "horovod"),
+            peer(wrapped, MPI, {}),
+            peer("the same, idle yield", MPI, YIELD),
+            peer("the same, idle yield, cycle time 0.1 ms", MPI, TUNED),
+            peer("the same on Gloo", GLOO, {}),
+        ),
+        (
+            Claim("two ranks / one", two, one, at_least=1.85),
+            Claim("ours / the wrapped script on MPI", two, wrapped, at_least=5),
+            Claim("ours / the wrapped script with the idle yield", two, "the same, idle yield"),
+            Claim("ours / the wrapped script at its best", two, "the same, idle yield, cycle time 0.1 ms"),
+            Claim("ours / the wrapped script on Gloo", two, "the same on Gloo"),
+            Claim("ours on MPI / ours on Horovod", two, horovod),
+        ),
+        rounds=3,
+        note="Steps of all ranks together.",
+    )
+
+
+def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tuple[str, ...] = ()) -> Row:
+    one, two = "one rank", "two ranks"
+    arguments = (preset, *settings, "--until", wanted)
+    throughput = (preset, *settings, "--seconds", "0.1")
+    return Row(
+        key,
+        f"{title}, global batch held: time to a mean return of {wanted}",
+        "seconds",
+        "s",
+        (
+            Contestant(one, "tests.benchmarks.ours", arguments),
+            Contestant(two, "tests.benchmarks.ours", arguments, MPI),
+        ),
+        (Claim("two ranks / one", two, one, at_most=1.0),),
+        rehearsal=(
+            Contestant(one, "tests.benchmarks.ours", throughput),
+            Contestant(two, "tests.benchmarks.ours", throughput, MPI),
+        ),
+        note="The mean over the last 100 training episodes or more; each round has its own seed, the same for both; "
+        "loading compiled code is in it, starting processes is not.",
+    )
+
+
+def rows() -> dict[str, Row]:
+    """All rows by key, in the order of the table."""
+    large = ("network.hidden=[512, 512]",)
+    every = [
+        small_reduce(),
+        one_rank(),
+        one_rank_of_many_environments(),
+        two_ranks(),
+        time_to_return("4a", "PPO, Acrobot-v1 (ppo-acrobot)", "ppo-acrobot", "-100"),
+        time_to_return("4b", "PPO, CartPole-v1 (ppo-cartpole), MLP 512x512", "ppo-cartpole", "400", large),
+    ]
+    return {row.key: row for row in every}
