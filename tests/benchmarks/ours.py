@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from time import perf_counter
 
-from harness.config import load_run_config
+from harness.config import RunConfig, load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
 from harness.lifecycle.signals import StopRequests
@@ -20,7 +20,7 @@ ENDLESS = 1_000_000_000
 """Steps of a run that is only timed: long enough to be worth compiling."""
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset", help="a preset, or a file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -28,9 +28,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure throughput")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True, help="where rank 0 writes its figures")
-    args = parser.parse_args()
+    return parser
+
+
+def config_of(args: argparse.Namespace) -> RunConfig:
     steps = [] if args.until is not None else [f"run.steps={ENDLESS}"]
-    config = load_run_config(args.preset, [*steps, *args.overrides, f"seed={args.seed}"])
+    return load_run_config(args.preset, [*steps, *args.overrides, f"seed={args.seed}"])
+
+
+def main() -> None:
+    args = parser().parse_args()
+    config = config_of(args)
     world = World()
     collectives = world.start(config.sync.path)
     with tempfile.TemporaryDirectory() as folder:
@@ -43,14 +51,10 @@ def main() -> None:
 
 
 def throughput(run: Run, seconds: float) -> dict[str, float]:
-    done = 0
-
     def iterate(times: int) -> None:
-        nonlocal done
         run.phases.seconds.clear()  # the shares are those of what is measured, which comes last
         for _ in range(times):
-            run.algorithm.iterate(done)
-            done += 1
+            run.iterate()
 
     speed = iterations_per_second(iterate, seconds, run.collectives.broadcast_object)
     return {"env_steps_per_second": speed * run.algorithm.env_steps_per_iteration}
@@ -61,15 +65,15 @@ def time_to_return(run: Run, wanted: float) -> dict[str, float]:
     is at least `wanted`; what compiling takes is in them. Raises RuntimeError where the budget ends before."""
     recent: deque[tuple[float, float]] = deque()  # (episodes, sum of their returns) of an iteration
     began = perf_counter()
-    for number in range(run.algorithm.iterations):
-        metrics = run.algorithm.iterate(number).metrics
+    while run.counters.env_steps < run.total_steps:
+        metrics = run.iterate()
         episodes = metrics.get("episodes", 0.0)
         recent.append((episodes, episodes * metrics.get("return_mean", 0.0)))
         while sum(count for count, _ in recent) - recent[0][0] >= 100:
             recent.popleft()
         count, returns = (sum(column) for column in zip(*recent))
         if count >= 100 and returns / count >= wanted:
-            seconds, steps = perf_counter() - began, (number + 1) * run.algorithm.env_steps_per_iteration
+            seconds, steps = perf_counter() - began, run.counters.env_steps
             return {"seconds": seconds, "env_steps": steps, "env_steps_per_second": steps / seconds}
     raise RuntimeError(f"a mean return of {wanted:g} was not reached within {run.total_steps:,} steps")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -10,11 +12,8 @@ from harness.files import write_json
 from tests.benchmarks.timing import arguments_of, iterations_per_second
 
 
-def main() -> None:
-    args = arguments_of(__doc__).parse_args()
-    torch.set_num_threads(1)
-    samples = args.steps * args.envs
-    model = PPO(
+def build(args: argparse.Namespace) -> PPO:
+    return PPO(
         "MlpPolicy",
         make_vec_env(args.env, args.envs, seed=args.seed),
         n_steps=args.steps,
@@ -24,6 +23,13 @@ def main() -> None:
         seed=args.seed,
         device="cpu",
     )
+
+
+def main() -> None:
+    args = arguments_of(__doc__).parse_args()
+    torch.set_num_threads(1)
+    samples = args.steps * args.envs
+    model = build(args)
 
     def run(iterations: int) -> None:
         model.learn(iterations * samples, log_interval=1_000_000, reset_num_timesteps=False)

@@ -1,0 +1,219 @@
+"""The table is fair and says what was measured: contestants do the same work, take turns, and are compared rightly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.algorithms.ppo import PPO as OurPPO
+from harness.distributed.collectives import Alone
+from harness.distributed.world import World
+from harness.lifecycle.signals import StopRequests
+from harness.run import Run
+from tests.benchmarks import ours, plain_ppo
+from tests.benchmarks.__main__ import measure
+from tests.benchmarks.contest import Claim, Contestant, Row, Score, Verdict
+from tests.benchmarks.results import load, save
+from tests.benchmarks.rows import PPO, SMALL, rows
+from tests.benchmarks.timing import arguments_of
+from tests.command import ROOT, environment
+from tests.conftest import need
+from tests.multirank.launch import run_ranks
+
+TINY = PPO(envs=2, steps=32, minibatch=16)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def plain(*more: str) -> plain_ppo.PlainPPO:
+    arguments = TINY.peer("plain", "plain_ppo", *more).arguments
+    return plain_ppo.PlainPPO(plain_ppo.parser().parse_args([*arguments, "--json", "unused"]))
+
+
+def counted(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the calls of a method, in the list's one number."""
+    calls, method = [0], getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def test_all_contestants_do_the_same_work_in_an_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*TINY.ours("ours").arguments, "compile.mode=off"]
+    config = ours.config_of(ours.parser().parse_args([*arguments, "--json", "unused"]))
+    run = Run(config, tmp_path, World({}), Alone(), StopRequests())
+    algorithm, peer = run.algorithm, plain()
+    assert isinstance(algorithm, OurPPO)
+    stepped = counted(algorithm.envs, "step", monkeypatch), counted(peer.envs, "step", monkeypatch)
+
+    run.iterate()
+    peer.run(1)
+
+    assert stepped == ([TINY.steps], [TINY.steps])
+    assert algorithm.envs.share.count == peer.envs.num_envs == TINY.envs
+    assert updates(algorithm.step.optimizer) == updates(peer.optimizer) == 16  # 4 epochs x 64 samples / 16
+    assert size(algorithm.module) == size(peer.agent)
+
+
+def updates(optimizer: torch.optim.Optimizer) -> int:
+    """How often Adam stepped, by its own count."""
+    return int(next(iter(optimizer.state.values()))["step"])
+
+
+def size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_stable_baselines3_does_the_same_work_too() -> None:
+    need(find_spec("stable_baselines3"), "the extra 'bench': make bench installs it")
+    from tests.benchmarks import sb3_ppo
+
+    model = sb3_ppo.build(arguments_of("").parse_args([*TINY.peer("", "sb3_ppo").arguments, "--json", "unused"]))
+
+    model.learn(TINY.steps * TINY.envs)
+
+    assert model.num_timesteps == TINY.steps * TINY.envs
+    assert updates(model.policy.optimizer) == 16
+    assert size(model.policy) == size(plain().agent)
+
+
+def test_two_ranks_hold_the_batch_of_each() -> None:
+    one, two = (dict(setting.split("=") for setting in SMALL.ours("", n).arguments[1:]) for n in (1, 2))
+    for name in ("env.count", "algorithm.minibatch_size"):
+        assert int(two[name]) == 2 * int(one[name])
+    assert one["algorithm.rollout_steps"] == two["algorithm.rollout_steps"] == str(SMALL.steps)
+
+
+def test_the_plain_peer_learns() -> None:
+    arguments = [*SMALL.peer("plain", "plain_ppo").arguments, "--lr", "1e-3", "--json", "unused"]
+    peer = plain_ppo.PlainPPO(plain_ppo.parser().parse_args(arguments))
+
+    peer.run(50)
+
+    assert np.mean(peer.returns[-20:]) > 3 * np.mean(peer.returns[:20])
+
+
+def test_advantages_of_the_plain_peer_are_sums_of_discounted_deltas() -> None:
+    peer = plain()
+    draw = torch.Generator().manual_seed(3)
+    for name in ("rewards", "values"):
+        getattr(peer, name).normal_(generator=draw)
+    peer.terminated[5, 0] = peer.done[5, 0] = 1.0
+    peer.done[9, 1] = 1.0  # a time limit: the value of what came next counts, the steps after it do not
+
+    found = peer.advantages()
+
+    last = peer.agent(peer.observation)[1].detach()
+    values = torch.cat([peer.values, last[None]])
+    for env, ends in ((0, [5]), (1, [9])):
+        for step in range(TINY.steps):
+            expected, weight = 0.0, 1.0
+            for at in range(step, TINY.steps):
+                goes_on = 1.0 - float(peer.terminated[at, env])
+                expected += weight * float(
+                    peer.rewards[at, env] + 0.99 * goes_on * values[at + 1, env] - values[at, env]
+                )
+                weight *= 0.99 * 0.95
+                if at in ends:
+                    break
+            assert float(found[step, env]) == pytest.approx(expected, abs=1e-4), (step, env)
+
+
+WRAPPED = """
+import torch
+from tests.benchmarks import plain_ppo
+from tests.multirank.launch import give
+
+torch.set_num_threads(1)
+sizes = "--envs 2 --steps 32 --minibatch 16 --horovod --json unused"
+peer = plain_ppo.PlainPPO(plain_ppo.parser().parse_args(sizes.split()))
+before = torch.nn.utils.parameters_to_vector(peer.agent.parameters()).detach().clone()
+peer.run(2)
+give((peer.hvd.size(), before, torch.nn.utils.parameters_to_vector(peer.agent.parameters()).detach()))
+"""
+
+
+def test_the_wrapped_peer_trains_one_policy_on_two_ranks(tmp_path: Path) -> None:
+    ranks = run_ranks(2, "horovodrun", WRAPPED, tmp_path)
+
+    (size, before, after), (_, _, others) = ranks.given
+    assert size == 2
+    assert not torch.equal(before, after)
+    assert torch.equal(after, others)
+
+
+def floors(rounds: int = 2) -> Row:
+    both = TINY.peer("floor", "floor"), TINY.peer("with acting", "floor", "--acting")
+    claims = (Claim("floor / with acting", "floor", "with acting"),)
+    return Row("9", "Two floors", "env_steps_per_second", "env steps/s", both, claims, rounds)
+
+
+def test_contestants_take_turns() -> None:
+    said: list[str] = []
+
+    scores = floors().run(seconds=0.02, say=said.append)
+
+    assert [line.split(": ")[1] for line in said] == ["floor", "with acting", "floor", "with acting"]
+    assert [len(score.values) for score in scores] == [2, 2]
+    assert min(scores[0].values) > 1000
+
+
+def test_a_contestant_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match="unrecognized arguments: --no-such"):
+        Contestant("lost", "tests.benchmarks.floor", ("--no-such",)).run(0)
+
+
+def test_a_ratio_is_that_of_the_medians_and_is_judged_by_its_bound() -> None:
+    scores = [Score("a", "", [2.0, 9.0, 3.0]), Score("b", "", [1.0, 2.0, 1.0])]
+
+    least = Verdict.of(Claim("", "a", "b", at_least=3.0), scores)
+    most = Verdict.of(Claim("", "a", "b", at_most=2.9), scores)
+
+    assert (least.ratio, least.low, least.high) == (3.0, 2.0, 4.5)
+    assert least.holds is True and most.holds is False
+    assert Verdict.of(Claim("", "a", "b"), scores).holds is None
+
+
+def test_the_table_tells_what_was_measured_and_keeps_other_rows(tmp_path: Path) -> None:
+    result = measure(floors(rounds=1), "make bench ROWS=9", seconds=0.02)
+    save(tmp_path, {"9": result})
+    kept = load(tmp_path)
+    save(tmp_path, {**kept, "8": result})
+
+    table = (tmp_path / "RESULTS.md").read_text()
+    assert kept == {"9": result}
+    assert table.count("Two floors") == 2
+    median = f"| floor | {result.scores[0].median:,.0f} |"
+    for told in (median, "`make bench ROWS=9`", result.birth.date, result.birth.commit, result.birth.cpu):
+        assert told in table
+    assert 0.0 <= result.birth.others < 64.0 and result.birth.load_during >= result.birth.load_before
+
+
+def test_every_claim_is_about_contestants_of_its_row() -> None:
+    for row in rows().values():
+        names = [contestant.name for contestant in row.contestants]
+        assert len(set(names)) == len(names)
+        assert {name for claim in row.claims for name in (claim.of, claim.against)} <= set(names)
+
+
+def test_a_row_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks", "--rows", "77", "--output", str(tmp_path)]
+
+    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("make bench: there is no row 77; ROWS may be some of 1,2a,2b,3")
