@@ -1,4 +1,4 @@
-"""The command line: `python -m harness train|evaluate|presets|doctor`."""
+"""The command line: `python -m harness train|evaluate|bench|presets|doctor`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from harness.bench.arguments import add_arguments as add_bench
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "Data-parallel training over Horovod and MPI."
     parser = Parser(prog="python -m harness", description=about)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|presets|doctor")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|bench|presets|doctor")
 
     train = commands.add_parser("train", help="train a preset, or the run that a TOML file describes")
     train.add_argument("config", metavar="PRESET|FILE.toml")
@@ -44,14 +45,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     evaluate.add_argument("--best", action="store_true", help="the best policy instead of the last")
     evaluate.add_argument("--video", action="store_true", help="also write RUN_DIR/video.mp4")
 
+    add_bench(commands)
+
     presets = commands.add_parser("presets", help="the tuned configs, or one of them")
     presets.add_argument("name", nargs="?", metavar="NAME")
     commands.add_parser("doctor", help="what works on this machine, and what to do about what does not")
     parsed, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if not word.startswith("-")]  # overrides may follow options; argparse loses them
-    if len(late) < len(rest) or late and parsed.command != "train":
+    if len(late) < len(rest) or late and not hasattr(parsed, "overrides"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if parsed.command == "train":
+    if late:
         parsed.overrides += late
     return parsed
 
@@ -131,13 +134,19 @@ def presets(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    from harness.bench.commands import main as measure
+
+    return measure(arguments)
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     from harness.doctor import main as examine
 
     return examine()
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "presets": presets, "doctor": doctor}
+COMMANDS = {"train": train, "evaluate": evaluate, "bench": bench, "presets": presets, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parsed.command
         return COMMANDS[parsed.command](parsed)
     except BadInput as error:
-        if command == "train":
+        if command in ("train", "bench"):
             let_rank_0_speak_first()
         print(f"harness: {error}", file=sys.stderr, flush=True)
         return 2

@@ -1,0 +1,1 @@
+"""`python -m harness bench`: measurements that users make on their own machines."""

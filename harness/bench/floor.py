@@ -1,0 +1,147 @@
+"""The floor under a run: what its arithmetic and its environments cost with nothing around them, in its process."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from harness.envs.making import make_environment
+from harness.envs.settings import EnvSettings
+from harness.run import Run
+from harness.training.precision import Precision
+
+BLOCKS = 5
+"""A floor is the median over so many loops."""
+PRODUCTS = "one matrix product forward and two backward for each linear layer and convolution, at a rank's minibatch"
+BARE_STEP = "a bare loop of step(random actions) on gymnasium's or EnvPool's vector of them"
+
+
+class Floor:
+    """Under one run, on this rank."""
+
+    def __init__(self, run: Run, inputs: tuple[int, ...] | None, seconds: float) -> None:
+        """`inputs`: the shape of what the network takes, without the batch; None where nobody knows it. `seconds` go
+        into each measurement of each of its parts."""
+        self.run, self.seconds = run, seconds
+        settings = run.config.algorithm
+        batch = getattr(settings, "minibatch_size", None) or getattr(settings, "batch_size", None)
+        self.products: list[Product] = []
+        if inputs is not None and batch is not None:
+            rows = torch.zeros(-(-batch // run.collectives.size), *inputs, device=run.world.device)
+            self.products = products_of(run.algorithm.module, rows)
+
+    def measure(self) -> dict[str, float | None]:
+        """Seconds of a minibatch's products, `minibatch`, and of a step of this rank's environments, `step`; None where
+        there are none."""
+        run = self.run
+        minibatch = step = None
+        if self.products:
+            dtype = Precision.DTYPES.get(run.config.precision.kind, torch.float32)
+            minibatch = seconds_of_products(self.products, run.world.device, dtype, self.seconds)
+        if run.environments is not None and run.config.env is not None:
+            settings, count = run.config.env, run.environments.share.count
+            vector = bare_vector(settings, run.environments.backend, count, run.world.cores)
+            space = run.environments.action_space
+            space.seed(0)
+            actions = [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]
+            step = seconds_of_bare_step(vector, actions, self.seconds)
+        return {"minibatch": minibatch, "step": step}
+
+
+@dataclass(frozen=True)
+class Product:
+    """Of a layer: (rows, inputs) times (inputs, outputs)."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+
+def products_of(module: nn.Module, inputs: torch.Tensor) -> list[Product]:
+    """The product that each linear layer and convolution of `module` makes of `inputs`, a convolution's as if its
+    patches were rows."""
+    module = copy.deepcopy(module).eval()
+    found: list[Product] = []
+
+    def note(layer: nn.Module, _: Any, outputs: torch.Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        found.append(Product(outputs.numel() // weight.shape[0], weight[0].numel(), weight.shape[0]))
+
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            layer.register_forward_hook(note)
+    with torch.no_grad():
+        module(inputs)
+    return found
+
+
+def seconds_of_products(products: list[Product], device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """Of all products of a minibatch, forward and backward, by torch on this process's threads."""
+
+    def matrices(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, device=device).to(dtype)
+
+    calls = []
+    for product in products:
+        inputs, weight = matrices(product.rows, product.inputs), matrices(product.inputs, product.outputs)
+        outputs = matrices(product.rows, product.outputs)
+        to_weight, to_inputs = torch.empty_like(weight), torch.empty_like(inputs)
+        calls += [(inputs, weight, outputs), (inputs.T, outputs, to_weight), (outputs, weight.T, to_inputs)]
+
+    def minibatch() -> None:
+        for left, right, result in calls:
+            torch.mm(left, right, out=result)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return median_of_blocks(minibatch, seconds)
+
+
+def bare_vector(settings: EnvSettings, backend: str, count: int, cores: int) -> Any:
+    """`count` environments as anyone would make them who wants what `backend` stands for, with nothing of ours around:
+    the environment's own vector class, EnvPool, or gymnasium's vector of single environments, in processes or not."""
+    if backend == "native":
+        return gym.make_vec(settings.id, count, vectorization_mode="vector_entry_point", **settings.kwargs)
+    if backend == "envpool":
+        import envpool
+
+        threads = min(cores, count)
+        return envpool.make(settings.id, "gymnasium", num_envs=count, num_threads=threads, seed=0, **settings.kwargs)
+    makers = [lambda: make_environment(settings)] * count
+    return gym.vector.AsyncVectorEnv(makers) if backend == "workers" else gym.vector.SyncVectorEnv(makers)
+
+
+def seconds_of_bare_step(vector: Any, actions: Sequence[np.ndarray], seconds: float) -> float:
+    """Of one step of all environments of `vector`, which is closed; `actions` are taken in turn."""
+    try:
+        vector.reset()
+        turn = itertools.cycle(actions)
+        return median_of_blocks(lambda: vector.step(next(turn)), seconds)
+    finally:
+        vector.close()
+
+
+def median_of_blocks(call: Callable[[], object], seconds: float) -> float:
+    """Seconds of a call: the median over BLOCKS loops that together take about `seconds`."""
+    call()
+    begun = perf_counter()
+    for _ in range(3):
+        call()
+    count = max(1, int(seconds / BLOCKS / ((perf_counter() - begun) / 3)))
+    blocks = []
+    for _ in range(BLOCKS):
+        begun = perf_counter()
+        for _ in range(count):
+            call()
+        blocks.append((perf_counter() - begun) / count)
+    return float(np.median(blocks))

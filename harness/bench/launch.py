@@ -1,0 +1,98 @@
+"""The parent's side of a bench: it starts ranks of a task, waits for them, and reads what rank 0 found."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.launching import Host, Job, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.launching.outcome import split_output
+from harness.lifecycle.signals import StopRequests
+from harness.parent import default_launcher
+
+POLL_SECONDS = 0.05
+MARK = "BENCH-FOUND "
+"""Begins the line by which rank 0 hands over what it found; a file would ask for a file system that hosts share."""
+
+
+class Failed(Exception):
+    """Ranks of a bench ended without a figure: one line that says who and how."""
+
+
+class Stopped(Exception):
+    """A signal asked this process to end while ranks were measuring."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a bench may start ranks, and by what."""
+
+    launcher: str
+    hosts: tuple[Host, ...]
+
+    @classmethod
+    def find(cls, ranks: list[int], hostfile: str | None, launcher: str | None) -> Places:
+        """BadInput where this process is a rank itself, or for more ranks than slots."""
+        outer = inside_launcher(os.environ)
+        if outer is not None:
+            raise BadInput(f"this bench starts ranks itself, but this process is a rank of {outer} already")
+        hosts = tuple(available_hosts(hostfile, os.environ))
+        for count in ranks:
+            take_slots(hosts, count, hostfile or "this machine")
+        name = launcher or default_launcher(os.environ)
+        get_launcher(name)
+        return cls(name, hosts)
+
+
+def run_on_ranks(
+    places: Places, ranks: int, task: str, arguments: Mapping[str, Any], env: Mapping[str, str], seconds: float
+) -> Any:
+    """What `task` (a name in harness/bench/rank.py) found on `ranks` ranks, called with `arguments`.
+
+    Raises BadInput for what the ranks or their launcher refuse, Failed where they die or take longer than `seconds`,
+    Stopped on a signal. Nothing of them is left in any case.
+    """
+    starter = get_launcher(places.launcher)
+    starter.check()
+    packed = base64.urlsafe_b64encode(json.dumps([task, arguments]).encode()).decode()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, StopRequests() as requests:
+        job = Job(
+            command=(sys.executable, "-m", "harness.bench.rank", packed),
+            ranks=ranks,
+            hosts=places.hosts,
+            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", **env},
+            run_id=f"bench-{uuid.uuid4().hex[:12]}",
+            output=Path(folder) / "output.log",
+            cwd=Path.cwd(),
+        )
+        deadline = time.monotonic() + seconds
+        running = starter.start(job)
+        try:
+            while (outcome := running.poll()) is None:
+                if requests.received:
+                    raise Stopped(f"stopped by {requests.received}: nothing is written")
+                if time.monotonic() > deadline:
+                    raise Failed(f"{ranks} ranks by {places.launcher} did not end within {seconds:.0f} s")
+                time.sleep(POLL_SECONDS)
+        finally:
+            for problem in running.end():
+                print(problem, file=sys.stderr, flush=True)
+        lines = split_output(job.output.read_text(errors="replace"))[1].get(0, [])
+    found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    if outcome.exit_code == 0 and found:
+        return json.loads(found[-1])
+    refused = [line.removeprefix("harness: ") for line in outcome.last_lines if line.startswith("harness: ")]
+    if outcome.exit_code == 2 and refused:
+        raise BadInput(refused[-1])
+    how = outcome.describe() if outcome.exit_code else "they ended without a figure"
+    raise Failed(f"{ranks} ranks by {places.launcher}: {how}")

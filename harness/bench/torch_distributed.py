@@ -1,0 +1,62 @@
+"""torch.distributed as `Collectives`, to be measured beside the paths that runs take; no run uses it."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from harness.distributed.collectives import Collectives, Operation
+from harness.distributed.world import World, prepare_environment
+from harness.errors import BadInput
+
+
+class TorchCollectives(Collectives):
+    """`backend` is `gloo` or `nccl`; on ranks that an MPI launcher started."""
+
+    def __init__(self, world: World, backend: str) -> None:
+        self.path, self.rank, self.size = f"torch-{backend}", world.place.rank, world.place.size
+        if backend == "nccl" and world.device.type != "cuda":
+            raise BadInput("NCCL needs a GPU for each rank")
+        store = self._store()
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        self.operations = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+        self.device = world.device if backend == "nccl" else torch.device("cpu")
+
+    def _store(self) -> dist.Store:
+        """Rank 0 serves on a port that is free; the others learn it by MPI, which is over before anything is timed."""
+        prepare_environment()
+        from mpi4py import MPI
+
+        store, name = None, socket.gethostname()
+        if self.rank == 0:
+            store = dist.TCPStore(name, 0, self.size, is_master=True, wait_for_workers=False)
+        name, port = MPI.COMM_WORLD.bcast((name, store.port if store is not None else 0))
+        MPI.Finalize()
+        return store if store is not None else dist.TCPStore(name, port, self.size, is_master=False)
+
+    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        dist.all_reduce(tensor, self.operations[op])
+        return tensor
+
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        dist.broadcast(tensor, root)
+        return tensor
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        values = [value]
+        dist.broadcast_object_list(values, root)
+        return values[0]
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def stop(self) -> None:
+        dist.destroy_process_group()
