@@ -14,3 +14,7 @@ class Diverged(Exception):
 
 class RanksDisagree(Exception):
     """Something that must be equal on all ranks is not (parameters, a decision): the run cannot be trusted further."""
+
+
+class EnvironmentFailed(Exception):
+    """An environment broke in a worker process, or the process died; says how, in one line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -78,6 +79,70 @@ class WithDropout(nn.Module):
         return self.policy(features), self.value(features).squeeze(-1)
 
 
+class Count(gym.Env):
+    """Observes (number of the episode, step of it); the reward is the step; an episode has `length` steps."""
+
+    observation_space = gym.spaces.Box(0, 1e6, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length: int = 3) -> None:
+        self.length, self.episode = length, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return np.array([self.episode, 0], dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        observation = np.array([self.episode, self.steps], dtype=np.float32)
+        return observation, float(self.steps), self.steps >= self.length, False, {}
+
+
+class CountVector(gym.vector.VectorEnv):
+    """Several of them, of 3, 4, 5, … steps, as a vector class of a user; begins episodes in gymnasium's three ways."""
+
+    def __init__(self, num_envs: int, mode: str, independent: bool, max_episode_steps: int | None = None) -> None:
+        self.mode, self.num_envs = gym.vector.AutoresetMode(mode), num_envs
+        self.metadata = {"autoreset_mode": self.mode, "seeds_per_environment": independent}
+        self.single_observation_space, self.single_action_space = Count.observation_space, Count.action_space
+        self.envs = [Count(3 + index) for index in range(num_envs)]
+        self.independent = independent
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if seed is not None:
+            assert isinstance(seed, list if self.independent else int)
+            self.observations = np.zeros((self.num_envs, 2), np.float32)
+        which = np.ones(self.num_envs, dtype=bool) if options is None else options["reset_mask"]
+        for index in np.flatnonzero(which):
+            self.observations[index], _ = self.envs[index].reset()
+        self.done = np.zeros(self.num_envs, dtype=bool)
+        return self.observations, {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        rewards, done, final = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool), [None] * self.num_envs
+        for index, env in enumerate(self.envs):
+            if self.mode == gym.vector.AutoresetMode.NEXT_STEP and self.done[index]:
+                self.observations[index], _ = env.reset()
+                continue
+            self.observations[index], rewards[index], done[index], _, _ = env.step(actions[index])
+            if self.mode == gym.vector.AutoresetMode.SAME_STEP and done[index]:
+                final[index] = self.observations[index].copy()
+                self.observations[index], _ = env.reset()
+        self.done = done
+        info: dict[str, Any] = {}
+        if self.mode == gym.vector.AutoresetMode.SAME_STEP and done.any():
+            info["final_obs"] = np.array([*final, None], dtype=object)[:-1]
+        return self.observations, rewards, done, np.zeros(self.num_envs, dtype=bool), info
+
+
+for each in gym.vector.AutoresetMode:
+    for own in (True, False):
+        gym.register(
+            f"Count{each.value}{'' if own else 'Shared'}-v0",
+            Count,
+            vector_entry_point=partial(CountVector, mode=each.value, independent=own),
+        )
 gym.register("Bytes-v0", Bytes, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)

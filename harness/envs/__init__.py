@@ -1,10 +1,18 @@
 """Where it acts: vectors of environments that are the same experiment on any number of ranks."""
 
-from harness.envs.making import check_environment, make_environment
-from harness.envs.normalization import RunningMoments
-from harness.envs.playing import play_episodes
-from harness.envs.settings import EnvSettings
-from harness.envs.vectors import Environments, Share, StepResult, make_environments, share_of
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.envs.backends.base import StepResult
+    from harness.envs.choosing import choose_backend
+    from harness.envs.making import check_environment, make_environment
+    from harness.envs.normalization import RunningMoments
+    from harness.envs.playing import play_episodes
+    from harness.envs.settings import EnvSettings
+    from harness.envs.vectors import Environments, Share, make_environments, share_of
 
 __all__ = [
     "EnvSettings",
@@ -13,8 +21,26 @@ __all__ = [
     "Share",
     "StepResult",
     "check_environment",
+    "choose_backend",
     "make_environment",
     "make_environments",
     "play_episodes",
     "share_of",
 ]
+
+HOMES = {
+    "EnvSettings": "settings",
+    "RunningMoments": "normalization",
+    "StepResult": "backends.base",
+    "check_environment": "making",
+    "choose_backend": "choosing",
+    "make_environment": "making",
+    "play_episodes": "playing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are asked for: a worker process that steps environments needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'harness.envs' has no attribute {name!r}")
+    return getattr(import_module(f"harness.envs.{HOMES.get(name, 'vectors')}"), name)

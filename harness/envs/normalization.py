@@ -80,10 +80,13 @@ class ReturnScaler:
         self.returns = np.zeros(count)
         self.seen: list[np.ndarray] = []
 
-    def scale(self, rewards: np.ndarray, done: np.ndarray) -> np.ndarray:
-        self.returns = self.returns * self.discount + rewards
-        self.seen.append(self.returns.copy())
-        self.returns[done] = 0.0
+    def scale(
+        self, rewards: np.ndarray, done: np.ndarray, rows: slice = slice(None), valid: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`rows`: whose rewards these are; those that are not `valid` have made no step."""
+        returns = self.returns[rows] * self.discount + rewards
+        self.seen.append(returns if valid is None else returns[valid])
+        self.returns[rows] = np.where(done, 0.0, returns)
         return self.moments.scale(rewards)
 
     def take_in(self, collectives: Collectives) -> None:

@@ -16,10 +16,17 @@ class EnvSettings(Settings):
     """Keyword arguments for the environment."""
     count: int = Field(8, ge=1)
     """Environments over all ranks together; each rank steps its share."""
-    backend: Literal["auto", "native", "sync", "workers"] = "auto"
-    """How a rank steps its share: `native`, the environment's own vector class; `sync`, one after the other;
-    `workers`, a
-    process each. `auto` takes `native` where there is one, otherwise `sync`."""
+    backend: Literal["auto", "native", "envpool", "sync", "workers"] = "auto"
+    """How a rank steps its share: `native`, the environment's own vector class; `envpool`, EnvPool's of that name;
+    `sync`, one after the other; `workers`, in processes of several environments each. `auto` takes `native` where its
+    episodes are the same on any number of ranks, and otherwise the fastest, as measured at the start: `envpool` where
+    its extra is installed and it is clearly so, `workers` where the environment is slow and the rank has several
+    cores."""
+    workers: int | None = Field(None, ge=1)
+    """Processes of `workers`, and threads of `envpool`, per rank; unset: this rank's share of the cores."""
+    double_buffer: Literal["auto", "on", "off"] = "auto"
+    """With `workers`, step half of a rank's environments while the policy acts for the other half. `auto`: where there
+    are workers for it."""
     wrappers: list[str] = []
     """Wrappers around each environment, innermost first, each `module:callable`, called with the environment."""
     normalize_observations: bool = False

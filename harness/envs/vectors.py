@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
 from harness.distributed.collectives import Collectives
-from harness.envs.making import make_environment
-from harness.envs.native import make_native, native_class
+from harness.envs.backends.base import StepResult, Vector
+from harness.envs.choosing import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
@@ -38,42 +37,25 @@ def share_of(total: int, rank: int, size: int) -> Share:
     return Share(rank * each + min(rank, more), each + (rank < more), total)
 
 
-@dataclass(frozen=True)
-class StepResult:
-    observations: np.ndarray
-    """(envs, *obs_shape): what to act on next; of a new episode where the last one has just ended."""
-    rewards: np.ndarray
-    """float32 (envs,): what is learned from, scaled where `env.normalize_rewards` says so."""
-    true_rewards: np.ndarray
-    """float32 (envs,): what the environment gave."""
-    terminated: np.ndarray
-    """bool (envs,): the episode reached its end; nothing is to be had after it."""
-    truncated: np.ndarray
-    """bool (envs,): the episode was cut by a limit; what would have followed has a value."""
-    final_observations: np.ndarray | None
-    """(envs, *obs_shape) where an episode ended: its last observation in that row; other rows mean nothing."""
-
-
 class Environments:
     """Steps this rank's share. Environment i of all is seeded by i, wherever it runs.
 
-    Observations and rewards are normalised where the settings ask for it, by moments that stand still until `take_in`
-    merges what all ranks have seen since.
+    `step` steps all of them. Where `groups` has more than one, `send` and `receive` step one group while the policy
+    acts for another; what comes of it is the same. Observations and rewards are normalised where the settings ask for
+    it, by moments that stand still until `take_in` merges what all ranks have seen since.
     """
 
-    def __init__(
-        self, vector: gym.vector.VectorEnv, share: Share, backend: str, settings: EnvSettings, gamma: float
-    ) -> None:
-        self.vector, self.share, self.backend = vector, share, backend
-        self.count = share.count
-        observation_space = vector.single_observation_space
-        assert isinstance(observation_space, spaces.Box)
-        self.observation_space = observation_space
-        self.action_space = vector.single_action_space
-        self.moments = RunningMoments(observation_space.shape) if settings.normalize_observations else None
+    def __init__(self, vector: Vector, share: Share, settings: EnvSettings, gamma: float) -> None:
+        self.vector, self.share, self.settings = vector, share, settings
+        self.count, self.backend, self.groups = share.count, vector.backend, vector.groups
+        self.observation_space, self.action_space = vector.observation_space, vector.action_space
+        self.moments = RunningMoments(self.observation_space.shape) if settings.normalize_observations else None
         self.scaler = ReturnScaler(share.count, gamma) if settings.normalize_rewards else None
-        kept = observation_space.dtype == np.uint8 and self.moments is None
+        kept = self.observation_space.dtype == np.uint8 and self.moments is None
         self.observation_dtype = np.dtype(np.uint8 if kept else np.float32)
+        self.as_they_come = (
+            self.moments is self.scaler is None and self.observation_space.dtype == self.observation_dtype
+        )
         self.seen: list[np.ndarray] = []
 
     def reset(self, seed: int, iteration: int = 0) -> np.ndarray:
@@ -81,20 +63,32 @@ class Environments:
         resumed run goes on with, so that it does not begin with the episodes it began with before.
         """
         every = np.random.SeedSequence([seed, 0xE27, iteration]).generate_state(self.share.total, np.uint32)
-        seeds: Any = [int(each) for each in every[self.share.slice]]
-        observations, _ = self.vector.reset(seed=seeds)
+        observations = self.vector.reset([int(each) for each in every[self.share.slice]])
         return self._observe(observations)
 
     def step(self, actions: np.ndarray) -> StepResult:
-        observations, rewards, terminated, truncated, info = self.vector.step(actions)
-        rewards = np.asarray(rewards, dtype=np.float32)
-        final = info.get("final_obs")
-        if final is not None:
-            final = self.normalize(rows(final, observations) if final.dtype == object else final)
-        learned = rewards
+        """One step of all environments."""
+        for group, rows in enumerate(self.groups):
+            self.send(actions[rows], group)
+        results = [self.receive(group) for group in range(len(self.groups))]
+        return results[0] if len(results) == 1 else joined(results)
+
+    def send(self, actions: np.ndarray, group: int = 0) -> None:
+        """Starts a step of the environments `groups[group]`, by an action for each."""
+        self.vector.send(actions, group)
+
+    def receive(self, group: int = 0) -> StepResult:
+        """The step that `send` started; groups are received in the order in which they were sent."""
+        result = self.vector.receive(group)
+        if self.as_they_come:
+            return result
         if self.scaler is not None:
-            learned = self.scaler.scale(rewards, terminated | truncated)
-        return StepResult(self._observe(observations), learned, rewards, terminated, truncated, final)
+            done = result.terminated | result.truncated
+            result.rewards = self.scaler.scale(result.true_rewards, done, self.groups[group], result.valid)
+        result.observations = self._observe(result.observations)
+        if result.final_observations is not None:
+            result.final_observations = self.normalize(result.final_observations)
+        return result
 
     def _observe(self, observations: np.ndarray) -> np.ndarray:
         if self.moments is not None:
@@ -110,7 +104,7 @@ class Environments:
     def take_in(self, collectives: Collectives) -> None:
         """Merges into the moments what all ranks have seen; collective, at the end of a rollout."""
         if self.moments is not None:
-            self.moments.take_in(np.stack(self.seen), collectives)
+            self.moments.take_in(np.concatenate(self.seen), collectives)
             self.seen = []
         if self.scaler is not None:
             self.scaler.take_in(collectives)
@@ -130,31 +124,34 @@ class Environments:
         self.vector.close()
 
 
-def rows(final: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """gymnasium's object array of final observations, None where an episode goes on, as one array."""
-    whole = np.zeros_like(like)
-    for index, observation in enumerate(final):
-        if observation is not None:
-            whole[index] = observation
-    return whole
+def joined(results: list[StepResult]) -> StepResult:
+    """The groups' results as one, in their order."""
+
+    def one(name: str) -> np.ndarray:
+        return np.concatenate([getattr(result, name) for result in results])
+
+    def one_or_none(name: str, missing: Callable[[StepResult], np.ndarray]) -> np.ndarray | None:
+        parts = [getattr(result, name) for result in results]
+        if all(part is None for part in parts):
+            return None
+        return np.concatenate([missing(each) if part is None else part for each, part in zip(results, parts)])
+
+    return StepResult(
+        one("observations"),
+        one("rewards"),
+        one("true_rewards"),
+        one("terminated"),
+        one("truncated"),
+        one_or_none("final_observations", lambda result: result.observations),
+        one_or_none("valid", lambda result: np.ones(len(result.rewards), dtype=bool)),
+    )
 
 
-def make_environments(settings: EnvSettings, rank: int, size: int, gamma: float = 0.99) -> Environments:
-    """`gamma`: the algorithm's discount, by which rewards are scaled where they are."""
+def make_environments(settings: EnvSettings, rank: int, size: int, gamma: float = 0.99, cores: int = 1) -> Environments:
+    """`gamma`: the algorithm's discount, by which rewards are scaled where they are. `cores`: this rank's.
+
+    Where ranks must take the same backend, they agree on `choose_backend` first.
+    """
     share = share_of(settings.count, rank, size)
-    native = native_class(settings)
-    backend = settings.backend
-    if backend == "auto":
-        backend = "native" if native is not None else "sync"
-    if backend == "native":
-        if native is None:
-            raise BadInput(
-                f"env.backend = 'native': {settings.id} has no vector class that this project knows (or env.wrappers "
-                "is set); it may be 'auto', 'sync' or 'workers'"
-            )
-        return Environments(make_native(settings, share.count), share, backend, settings, gamma)
-    makers = [lambda: make_environment(settings)] * share.count
-    mode = gym.vector.AutoresetMode.SAME_STEP
-    if backend == "workers":
-        return Environments(gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode), share, backend, settings, gamma)
-    return Environments(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode), share, backend, settings, gamma)
+    settings = choose_backend(settings, share.count, cores)
+    return Environments(make_vector(settings, share.count, share.first, cores), share, settings, gamma)

@@ -1,15 +1,20 @@
-"""Environments: the native vector against the single environment, episodes that do not mix, shares, moments."""
+"""Environments by every backend: episodes that do not mix, time limits, shares; and moments."""
 
 from __future__ import annotations
 
-import gymnasium as gym
+from importlib.util import find_spec
+from typing import Any
+
 import numpy as np
 import pytest
 
 from harness.distributed.collectives import Alone
-from harness.envs import EnvSettings, RunningMoments, make_environments, play_episodes, share_of
+from harness.envs import Environments, EnvSettings, RunningMoments, make_environments, play_episodes, share_of
 from harness.envs.normalization import ReturnScaler
 from harness.errors import BadInput
+from tests.conftest import need
+
+BACKENDS = ["native", "envpool", "sync", "workers"]
 
 
 @pytest.mark.parametrize(("total", "size"), [(4, 1), (4, 3), (7, 4), (8, 8)])
@@ -25,23 +30,9 @@ def test_fewer_environments_than_ranks_are_refused() -> None:
         share_of(2, 0, 3)
 
 
-def test_the_native_vector_moves_as_the_single_environment_does() -> None:
-    envs = make_environments(EnvSettings(id="CartPole-v1", count=3), 0, 1)
-    assert envs.backend == "native"
-    observations = envs.reset(seed=5)
-    single = gym.make("CartPole-v1").unwrapped
-    single.reset(seed=0)
-    single.state = observations[1].astype(np.float64)
-    for action in [0, 1, 1, 0, 1, 1, 1]:
-        step = envs.step(np.array([1, action, 0]))
-        observation, reward, terminated, _, _ = single.step(action)
-        np.testing.assert_allclose(step.observations[1], observation, rtol=1e-4, atol=1e-5)
-        assert step.rewards[1] == reward and step.terminated[1] == terminated
-
-
-@pytest.mark.parametrize("backend", ["native", "sync", "workers"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_episode_ends_and_the_next_begins_in_the_same_step(backend: str) -> None:
-    envs = make_environments(EnvSettings(id="CartPole-v1", count=2, backend=backend), 0, 1)  # type: ignore[arg-type]
+    envs = make(backend, "CartPole-v1", 2)
     try:
         envs.reset(seed=1)
         for _ in range(30):
@@ -53,37 +44,53 @@ def test_an_episode_ends_and_the_next_begins_in_the_same_step(backend: str) -> N
                 assert abs(step.final_observations[which][2]) > 0.2, "the last observation is the fallen pole"
                 assert np.abs(step.observations[which]).max() <= 0.05, "what comes next is a fresh start"
                 assert step.true_rewards[which] == 1.0
+                after = envs.step(np.array([0, 1]))
+                assert 0 < np.abs(after.observations[which] - step.observations[which]).max() < 0.5, "and it moves on"
                 return
+            assert step.final_observations is None
         pytest.fail("no pole fell in 30 pushes to one side")
     finally:
         envs.close()
 
 
-def test_a_time_limit_truncates_and_does_not_terminate() -> None:
-    settings = EnvSettings(id="CartPole-v1", count=1, kwargs={"max_episode_steps": 3})
-    envs = make_environments(settings, 0, 1)
-    envs.reset(seed=0)
-    ends = [envs.step(np.array([step % 2])) for step in range(3)]
-    assert [bool(end.truncated[0]) for end in ends] == [False, False, True]
-    assert not any(end.terminated[0] for end in ends)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_time_limit_truncates_and_does_not_terminate(backend: str) -> None:
+    envs = make(backend, "CartPole-v1", 1, kwargs={"max_episode_steps": 3})
+    try:
+        envs.reset(seed=0)
+        for _ in range(2):
+            ends = [envs.step(np.array([step % 2])) for step in range(3)]
+            assert [bool(end.truncated[0]) for end in ends] == [False, False, True]
+            assert not any(end.terminated[0] for end in ends)
+    finally:
+        envs.close()
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1"])
-def test_an_environment_runs_the_same_episodes_wherever_it_is(env_id: str) -> None:
-    whole = trace(make_environments(EnvSettings(id=env_id, count=5), 0, 1), slice(0, 5))
-    shared = [trace(make_environments(EnvSettings(id=env_id, count=5), rank, 3), part) for rank, part in PARTS]
+@pytest.mark.parametrize(
+    ("backend", "env_id"),
+    [("native", "CartPole-v1"), ("envpool", "CartPole-v1"), ("sync", "Acrobot-v1"), ("workers", "CartPole-v1")],
+)
+def test_an_environment_runs_the_same_episodes_wherever_it_is(backend: str, env_id: str) -> None:
+    whole = trace(make(backend, env_id, 5), slice(0, 5))
+    shared = [trace(make(backend, env_id, 5, rank, 3), part) for rank, part in PARTS]
     np.testing.assert_array_equal(np.concatenate(shared, axis=1), whole)
 
 
 PARTS = [(0, slice(0, 2)), (1, slice(2, 4)), (2, slice(4, 5))]
 
 
-def trace(envs: object, part: slice) -> np.ndarray:
+def make(backend: str, env_id: str, count: int, rank: int = 0, size: int = 1, **settings: Any) -> Environments:
+    need(backend != "envpool" or find_spec("envpool"), "the extra envpool")
+    return make_environments(EnvSettings(id=env_id, count=count, backend=backend, **settings), rank, size, cores=2)
+
+
+def trace(envs: Environments, part: slice) -> np.ndarray:
     """60 steps of actions that follow from the step and the global index of the environment."""
-    observations = [envs.reset(seed=3)]  # type: ignore[attr-defined]
+    observations = [envs.reset(seed=3)]
     for step in range(60):
         actions = (np.arange(5) * 7 + step // 5) % 2
-        observations.append(envs.step(actions[part]).observations)  # type: ignore[attr-defined]
+        observations.append(envs.step(actions[part]).observations)
+    envs.close()
     return np.stack(observations)
 
 

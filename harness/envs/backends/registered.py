@@ -1,0 +1,107 @@
+"""Vector classes that users and gymnasium have registered, in each of gymnasium's ways to begin a new episode.
+
+Such a class is the same experiment on any number of ranks where its environments draw from streams of their own,
+seeded one by one. No attribute of gymnasium's tells, so the class says it: `metadata["seeds_per_environment"] = True`,
+and `reset` takes a list of seeds. Without it all draw from one stream, whose draws are shared out as episodes happen to
+end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.making import one_line
+from harness.envs.settings import EnvSettings
+from harness.errors import BadInput
+
+INDEPENDENT = "seeds_per_environment"
+
+
+def has_vector_class(settings: EnvSettings) -> bool:
+    """Whether a vector class is registered; `env.id`'s module has been imported. Wrappers need single environments."""
+    spec = gym.registry.get(settings.id.rpartition(":")[2])
+    return not settings.wrappers and spec is not None and spec.vector_entry_point is not None
+
+
+class Registered(InTurn):
+    """A registered vector class. Where it begins an episode in the step after the last one's end (gymnasium's
+    NEXT_STEP), that step is marked as no transition: `StepResult.valid` is False there."""
+
+    def __init__(self, settings: EnvSettings, count: int) -> None:
+        try:
+            self.vector: VectorEnv = gym.make_vec(
+                settings.id, num_envs=count, vectorization_mode="vector_entry_point", **settings.kwargs
+            )
+        except (TypeError, ImportError, gym.error.Error) as error:
+            raise BadInput(f"env.id = {settings.id!r} with env.backend = 'native': {one_line(error)}") from None
+        observation_space = self.vector.single_observation_space
+        if not isinstance(observation_space, spaces.Box):
+            self.vector.close()
+            kind = type(observation_space).__name__
+            raise BadInput(f"env.id = {settings.id!r} has {kind} observations with env.backend = 'native', not a Box")
+        super().__init__("native", count, observation_space, self.vector.single_action_space)
+        self.mode = self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.independent = bool(self.vector.metadata.get(INDEPENDENT))
+        self.begins = np.zeros(count, dtype=bool)
+        """Environments whose next step only begins an episode (NEXT_STEP)."""
+        if not self.independent:
+            self.told = (
+                f"{settings.id}'s own vector class draws for all its environments together: other numbers of ranks see "
+                "other episodes"
+            )
+
+    @property
+    def same_experiment(self) -> bool:
+        """Whether its episodes are the same on any number of ranks, without steps that are none."""
+        return self.independent and self.mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        seed: Any = seeds if self.independent else seeds[0]
+        observations, _ = self.vector.reset(seed=seed)
+        self.begins = np.zeros(self.count, dtype=bool)
+        return np.array(observations)
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        observations, given, terminated, truncated, info = self.vector.step(actions)
+        rewards = np.array(given, dtype=np.float32)
+        observations, valid, final = np.array(observations), None, None
+        terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        if self.mode == AutoresetMode.NEXT_STEP and self.begins.any():
+            valid = ~self.begins
+            terminated &= valid
+            truncated &= valid
+            rewards[self.begins] = 0.0
+        done = terminated | truncated
+        self.begins = done
+        if done.any():
+            final = observations
+            if self.mode == AutoresetMode.SAME_STEP:
+                final = last_observations(info, observations)
+            elif self.mode == AutoresetMode.DISABLED:
+                begun, _ = self.vector.reset(options={"reset_mask": done})
+                observations = np.where(done.reshape(-1, *[1] * (observations.ndim - 1)), begun, final)
+        return StepResult(observations, rewards, rewards, terminated, truncated, final, valid)
+
+    def close(self) -> None:
+        self.vector.close()
+
+
+def last_observations(info: dict[str, Any], like: np.ndarray) -> np.ndarray:
+    """gymnasium's `final_obs` (an object array, None where an episode goes on, or a plain one) as one array."""
+    final = info.get("final_obs")
+    if final is None:
+        raise KeyError("the vector class resets in the same step but gives no info['final_obs'] where an episode ended")
+    final = np.asarray(final)
+    if final.dtype != object:
+        return final.copy()
+    whole = np.zeros_like(like)
+    for index, observation in enumerate(final):
+        if observation is not None:
+            whole[index] = observation
+    return whole

@@ -1,0 +1,77 @@
+"""Environments one after the other, in this process; what a worker does with its part, too."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.making import make_environment
+from harness.envs.settings import EnvSettings
+
+
+class Arrays(NamedTuple):
+    """Where a step's outcome is written, a row for each environment."""
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_observations: np.ndarray
+
+    def rows(self, which: slice) -> Arrays:
+        return Arrays(*(array[which] for array in self))
+
+
+def step_in_turn(envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: int) -> bool:
+    """Steps each by its action; where an episode ends, keeps its last observation and begins the next. Whether any
+    ended. An error says in a note in which environment it was; `first` is the global index of the first."""
+    ended, row = False, 0
+    try:
+        for row, env in enumerate(envs):
+            observation, reward, terminated, truncated, _ = env.step(actions[row])
+            out.rewards[row], out.terminated[row], out.truncated[row] = reward, terminated, truncated
+            if terminated or truncated:
+                ended = True
+                out.final_observations[row] = observation
+                observation, _ = env.reset()
+            out.observations[row] = observation
+    except Exception as error:
+        error.add_note(f"in environment {first + row}")
+        raise
+    return ended
+
+
+class Sync(InTurn):
+    def __init__(self, settings: EnvSettings, count: int, first: int = 0) -> None:
+        """`first`: the global index of the first environment."""
+        self.first = first
+        self.envs = [make_environment(settings) for _ in range(count)]
+        observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
+        assert isinstance(observation_space, spaces.Box)
+        super().__init__("sync", count, observation_space, action_space)
+        self.final = self.empty()
+
+    def empty(self) -> np.ndarray:
+        return np.empty((self.count, *self.observation_space.shape), self.observation_space.dtype)
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        observations = self.empty()
+        for row, (env, seed) in enumerate(zip(self.envs, seeds)):
+            observations[row], _ = env.reset(seed=seed)
+        return observations
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        flags = np.empty((2, self.count), dtype=bool)
+        out = Arrays(self.empty(), np.empty(self.count, np.float32), flags[0], flags[1], self.final)
+        final = None
+        if step_in_turn(self.envs, actions, out, self.first):
+            final, self.final = self.final, self.empty()
+        return StepResult(out.observations, out.rewards, out.rewards, out.terminated, out.truncated, final)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()

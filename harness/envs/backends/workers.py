@@ -1,0 +1,177 @@
+"""A rank's environments in worker processes of several environments each; only bytes that wake them go through pipes.
+
+Each worker has a part of every group, so that all of them step the group that was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from harness.envs.backends.base import StepResult, Vector
+from harness.envs.backends.shared import SharedArrays
+from harness.envs.backends.worker import CLOSE, DONE, RESET, START, Failure, Task
+from harness.envs.settings import EnvSettings
+from harness.errors import BadInput, EnvironmentFailed
+
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks a job to stop, and may be sent to all of its processes: the rank hears it, and ends its workers."""
+PATIENCE = 5.0
+"""Seconds that a worker has to close its environments."""
+
+
+def parts_of(rows: slice, parts: int) -> list[slice]:
+    """`rows` in so many consecutive parts, which differ by at most one."""
+    edges = [rows.start + (rows.stop - rows.start) * part // parts for part in range(parts + 1)]
+    return [slice(low, high) for low, high in zip(edges, edges[1:])]
+
+
+class Process:
+    """A worker, and this end of its pipes."""
+
+    def __init__(self, settings: EnvSettings, spec: object, first: int, shared: Workers, rows: list[slice]) -> None:
+        self.rows = rows
+        commands, self.commands = os.pipe()
+        self.answers, answers = os.pipe()
+        life, self.life = os.pipe()
+        theirs = (commands, answers, life)
+        task = Task(
+            settings=settings,
+            spec=spec,
+            count=shared.count,
+            first=first,
+            observation_space=shared.observation_space,
+            action_space=shared.action_space,
+            rows=tuple(rows),
+            memory=shared.arrays.fd,
+            commands=commands,
+            answers=answers,
+            life=life,
+        )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)  # until the worker ignores them
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", START.format(signals=tuple(int(each) for each in DEAF_TO))],
+                stdin=subprocess.PIPE,
+                pass_fds=(*theirs, shared.arrays.fd),
+                env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            for fd in theirs:
+                os.close(fd)
+        assert self.popen.stdin is not None
+        with suppress(BrokenPipeError):  # it died: its first answer tells how
+            self.popen.stdin.write(pickle.dumps(sys.path) + cloudpickle.dumps(task))
+            self.popen.stdin.close()
+
+    def tell(self, command: int) -> None:
+        with suppress(BrokenPipeError):
+            os.write(self.commands, bytes([command]))
+
+    def wait(self) -> None:
+        """Until the oldest command that was not waited for is done; EnvironmentFailed or BadInput where it failed."""
+        answer = os.read(self.answers, 1)
+        if answer == DONE:
+            return
+        told = b""
+        while more := os.read(self.answers, 65536):
+            told += more
+        code = self.popen.wait()
+        if answer:
+            failure: Failure = pickle.loads(told)
+            if failure.bad_input:
+                raise BadInput(failure.error)
+            error = EnvironmentFailed(failure.error)
+            error.add_note("In the worker process:\n" + failure.traceback)
+            raise error
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise EnvironmentFailed(f"a worker process {how} in the midst of its environments")
+
+    def close(self, deadline: float) -> None:
+        """After CLOSE was told."""
+        try:
+            self.popen.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        for fd in (self.commands, self.answers, self.life):
+            os.close(fd)
+
+
+class Workers(Vector):
+    """`count` environments in up to `workers` processes; `groups` of them step apart from each other."""
+
+    backend = "workers"
+
+    def __init__(
+        self,
+        settings: EnvSettings,
+        count: int,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        workers: int,
+        groups: int = 1,
+        first: int = 0,
+    ) -> None:
+        """`first`: the global index of the first environment."""
+        self.count, self.observation_space, self.action_space = count, observation_space, action_space
+        self.groups = tuple(parts_of(slice(0, count), min(groups, count)))
+        self.arrays = SharedArrays(count, observation_space, action_space)
+        largest = max(group.stop - group.start for group in self.groups)
+        shares = [parts_of(group, min(workers, largest)) for group in self.groups]
+        # a module that env.id names registers it in the worker too; cloudpickle carries classes of the user's script
+        spec = None if ":" in settings.id else gym.registry.get(settings.id)
+        self.processes = [Process(settings, spec, first, self, list(rows)) for rows in zip(*shares)]
+        try:
+            for process in self.processes:
+                process.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        self.arrays.seeds[:] = seeds
+        self._all(RESET)
+        return self.arrays.out.observations.copy()
+
+    def _all(self, command: int) -> None:
+        for process in self.processes:
+            process.tell(command)
+        for process in self.processes:
+            process.wait()
+
+    def send(self, actions: np.ndarray, group: int = 0) -> None:
+        self.arrays.actions[self.groups[group]] = actions
+        for process in self.processes:
+            process.tell(group)
+
+    def receive(self, group: int = 0) -> StepResult:
+        """Groups are received in the order in which they were sent."""
+        for process in self.processes:
+            process.wait()
+        out = self.arrays.out.rows(self.groups[group])
+        terminated, truncated, rewards = out.terminated.copy(), out.truncated.copy(), out.rewards.copy()
+        final = out.final_observations.copy() if (terminated | truncated).any() else None
+        return StepResult(out.observations.copy(), rewards, rewards, terminated, truncated, final)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        for process in self.processes:
+            process.tell(CLOSE)
+        for process in self.processes:
+            process.close(deadline)
+        self.processes = []
+        if self.arrays.fd >= 0:
+            os.close(self.arrays.fd)
+            self.arrays.fd = -1

@@ -1,0 +1,136 @@
+"""Which backend steps a rank's environments: what the settings say, or what is fastest for them here."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import gymnasium as gym
+
+from harness.envs.backends.base import Vector
+from harness.envs.backends.cartpole import CartPole
+from harness.envs.backends.envpool import EnvPool, check_envpool, prefers_envpool
+from harness.envs.backends.registered import Registered, has_vector_class
+from harness.envs.backends.sync import Sync
+from harness.envs.backends.workers import Workers
+from harness.envs.making import check_environment, make_environment
+from harness.envs.settings import EnvSettings
+from harness.errors import BadInput
+
+if TYPE_CHECKING:
+    from harness.distributed.collectives import Collectives
+
+CARTPOLES = {"CartPole-v0", "CartPole-v1"}
+WORKER_SECONDS = 100e-6
+"""What a step of workers costs beside the environments' own time, one core each (tests/benchmarks/environments.py)."""
+CLEARLY = 0.75
+"""How much shorter the estimate of another backend's step must be than that of the simpler one."""
+MEASURE_SECONDS = 0.02
+
+
+def check_backend(settings: EnvSettings) -> None:
+    """BadInput where `env.backend` asks for what this environment, or this machine, does not have."""
+    if settings.backend == "native" and not (is_cartpole(settings) or has_vector_class(settings)):
+        raise BadInput(
+            f"env.backend = 'native': {settings.id} has no vector class registered in gymnasium (or env.wrappers is "
+            "set, which wraps single environments); it may be 'auto', 'envpool', 'sync' or 'workers'"
+        )
+    if settings.backend == "envpool":
+        check_envpool(settings)
+
+
+def choose_backend(settings: EnvSettings, count: int, cores: int) -> EnvSettings:
+    """The settings with `backend` and `double_buffer` as they are to be for a rank of `count` environments.
+
+    Whether `auto` comes to be `native` or `envpool`, whose episodes are not those of `sync` and `workers`, never
+    depends on a measurement or on the number of ranks.
+    """
+    backend: str = settings.backend
+    if backend == "auto":
+        if is_native(settings):
+            backend = "native"
+        elif prefers_envpool(settings):
+            backend = "envpool"
+        else:
+            backend = "workers" if seems_slow(settings, count, cores) else "sync"
+    buffered: str = settings.double_buffer
+    if buffered == "auto":
+        workers = settings.workers or cores
+        buffered = "on" if backend == "workers" and workers > 1 and count >= 2 * workers else "off"
+    return settings.model_copy(update={"backend": backend, "double_buffer": buffered})
+
+
+def agree_on_backend(settings: EnvSettings, collectives: Collectives, cores: int) -> EnvSettings:
+    """What rank 0 chooses, on all ranks; collective."""
+    fewest = int(collectives.agree({"cores": cores}, "min")["cores"])
+    share = -(-settings.count // collectives.size)
+    chosen = choose_backend(settings, share, fewest) if collectives.rank == 0 else None
+    return collectives.broadcast_object(chosen)
+
+
+def make_vector(settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
+    """`settings` as `choose_backend` gives them; `first`: the global index of this rank's first environment."""
+    check_backend(settings)
+    if settings.backend == "native":
+        return CartPole(count, **cartpole_arguments(settings)) if is_cartpole(settings) else Registered(settings, count)
+    if settings.backend == "sync":
+        return Sync(settings, count, first)
+    observation_space, action_space = check_environment(settings)
+    workers = settings.workers or cores
+    if settings.backend == "envpool":
+        return EnvPool(settings, count, observation_space, action_space, workers)
+    groups = 2 if settings.double_buffer == "on" else 1
+    return Workers(settings, count, observation_space, action_space, workers, groups, first)
+
+
+def is_cartpole(settings: EnvSettings) -> bool:
+    """Whether the vector of this project moves as these settings say."""
+    ours = set(settings.kwargs) <= {"max_episode_steps", "sutton_barto_reward"}
+    return settings.id in CARTPOLES and not settings.wrappers and ours
+
+
+def cartpole_arguments(settings: EnvSettings) -> dict:
+    return {"max_episode_steps": gym.spec(settings.id).max_episode_steps, **settings.kwargs}
+
+
+def is_native(settings: EnvSettings) -> bool:
+    """Whether there is a vector class whose episodes are the same on any number of ranks."""
+    if is_cartpole(settings):
+        return True
+    if ":" in settings.id:
+        make_environment(settings).close()  # its module registers it
+    if not has_vector_class(settings):
+        return False
+    try:
+        made = Registered(settings, 1)
+    except BadInput:  # its own requirements are missing (gymnasium's phys2d without jax)
+        return False
+    made.close()
+    return made.same_experiment
+
+
+def seems_slow(settings: EnvSettings, count: int, cores: int) -> bool:
+    """Whether workers clearly shorten a step of so many environments, by a measurement of some milliseconds."""
+    workers = min(settings.workers or cores, count)
+    if workers == 1:
+        return False
+    one = seconds_of_one(settings)
+    return -(-count // workers) * one + WORKER_SECONDS < CLEARLY * count * one
+
+
+def seconds_of_one(settings: EnvSettings) -> float:
+    """The mean of one environment's steps with random actions, resets between them."""
+    env = make_environment(settings)
+    try:
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        env.step(env.action_space.sample())  # the first may be slower
+        began, steps = time.perf_counter(), 0
+        while steps < 5 or time.perf_counter() - began < MEASURE_SECONDS and steps < 1000:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset()
+            steps += 1
+        return (time.perf_counter() - began) / steps
+    finally:
+        env.close()
