@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.envs import make_environments
+from harness.envs.backends.base import Vector
 from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
 from harness.run import Run
@@ -22,7 +24,10 @@ from harness.training.precision import Precision
 BLOCKS = 5
 """A floor is the median over so many loops."""
 PRODUCTS = "one matrix product forward and two backward for each linear layer and convolution, at a rank's minibatch"
-BARE_STEP = "a bare loop of step(random actions) on gymnasium's or EnvPool's vector of them"
+BARE_STEPS = (
+    "a bare loop of step(random actions) on gymnasium's (EnvPool's, your own) vector class, or on the one that the run "
+    "takes where that is faster"
+)
 
 
 class Floor:
@@ -40,21 +45,27 @@ class Floor:
             self.products = products_of(run.algorithm.module, rows)
 
     def measure(self) -> dict[str, float | None]:
-        """Seconds of a minibatch's products, `minibatch`, and of a step of this rank's environments, `step`; None where
-        there are none."""
+        """Seconds of a minibatch's products, `minibatch`; of a bare step of this rank's environments by the run's own
+        vector class, `own_step`, and by the library's, `library_step`. None where there are none."""
         run = self.run
-        minibatch = step = None
+        minibatch = own_step = library_step = None
         if self.products:
             dtype = Precision.DTYPES.get(run.config.precision.kind, torch.float32)
             minibatch = seconds_of_products(self.products, run.world.device, dtype, self.seconds)
-        if run.environments is not None and run.config.env is not None:
-            settings, count = run.config.env, run.environments.share.count
-            vector = bare_vector(settings, run.environments.backend, count, run.world.cores)
+        if run.environments is not None:
+            settings, count = run.environments.settings, run.environments.count
+            own = make_environments(settings.model_copy(update={"count": count}), 0, 1, cores=run.world.cores).vector
+            library = library_vector(settings, count, run.world.cores)
             space = run.environments.action_space
             space.seed(0)
             actions = [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]
-            step = seconds_of_bare_step(vector, actions, self.seconds)
-        return {"minibatch": minibatch, "step": step}
+            own.reset(list(range(count)))
+            library.reset()
+            own_step = seconds_of_steps(lambda taken: step_all(own, taken), actions, self.seconds)
+            library_step = seconds_of_steps(library.step, actions, self.seconds)
+            own.close()
+            library.close()
+        return {"minibatch": minibatch, "own_step": own_step, "library_step": library_step}
 
 
 @dataclass(frozen=True)
@@ -107,28 +118,32 @@ def seconds_of_products(products: list[Product], device: torch.device, dtype: to
     return median_of_blocks(minibatch, seconds)
 
 
-def bare_vector(settings: EnvSettings, backend: str, count: int, cores: int) -> Any:
-    """`count` environments as anyone would make them who wants what `backend` stands for, with nothing of ours around:
-    the environment's own vector class, EnvPool, or gymnasium's vector of single environments, in processes or not."""
-    if backend == "native":
+def step_all(vector: Vector, actions: np.ndarray) -> None:
+    """One step of a run's vector, without the layer that normalises and joins."""
+    for group, rows in enumerate(vector.groups):
+        vector.send(actions[rows], group)
+    for group in range(len(vector.groups)):
+        vector.receive(group)
+
+
+def library_vector(settings: EnvSettings, count: int, cores: int) -> Any:
+    """`count` environments as anyone would make them who wants what the backend stands for: gymnasium's or the user's
+    own vector class, EnvPool, or gymnasium's vector of single environments, in processes or not."""
+    if settings.backend == "native":
         return gym.make_vec(settings.id, count, vectorization_mode="vector_entry_point", **settings.kwargs)
-    if backend == "envpool":
+    if settings.backend == "envpool":
         import envpool
 
-        threads = min(cores, count)
+        threads = min(settings.workers or cores, count)
         return envpool.make(settings.id, "gymnasium", num_envs=count, num_threads=threads, seed=0, **settings.kwargs)
     makers = [lambda: make_environment(settings)] * count
-    return gym.vector.AsyncVectorEnv(makers) if backend == "workers" else gym.vector.SyncVectorEnv(makers)
+    return gym.vector.AsyncVectorEnv(makers) if settings.backend == "workers" else gym.vector.SyncVectorEnv(makers)
 
 
-def seconds_of_bare_step(vector: Any, actions: Sequence[np.ndarray], seconds: float) -> float:
-    """Of one step of all environments of `vector`, which is closed; `actions` are taken in turn."""
-    try:
-        vector.reset()
-        turn = itertools.cycle(actions)
-        return median_of_blocks(lambda: vector.step(next(turn)), seconds)
-    finally:
-        vector.close()
+def seconds_of_steps(step: Callable[[np.ndarray], object], actions: Sequence[np.ndarray], seconds: float) -> float:
+    """Of one step of all environments; `actions` are taken in turn."""
+    turn = itertools.cycle(actions)
+    return median_of_blocks(lambda: step(next(turn)), seconds)
 
 
 def median_of_blocks(call: Callable[[], object], seconds: float) -> float:

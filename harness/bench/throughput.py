@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.bench.certificate import SPREAD, Certificate, Figure
-from harness.bench.floor import BARE_STEP, PRODUCTS
+from harness.bench.floor import BARE_STEPS, PRODUCTS
 from harness.bench.launch import Places, run_on_ranks
 from harness.bench.rank import run_task
 from harness.bench.screen import Screen
@@ -34,17 +34,20 @@ class Share:
 
 @dataclass(frozen=True)
 class FloorFigures:
-    """Milliseconds of an iteration's parts, at the least; a part that could not be measured is None and counts 0."""
+    """Milliseconds of an iteration's parts, at the least; None for what could not be measured, which counts 0."""
 
     products: Figure | None
     """PRODUCTS, for every gradient step."""
     environment: Figure | None
-    """BARE_STEP, for every step of the rollout."""
+    """BARE_STEPS, for every step of the rollout."""
+    library_environment: Figure | None
+    """The same on the library's vector class, whether or not the run's is faster."""
     total: Figure
+    """Products and environment."""
     ratio: Figure
     """An iteration of the run over the floor of the same repeat."""
     environment_ratio: Figure | None
-    """The run's time in environment stepping over that of the bare loop."""
+    """The run's time in environment stepping over that of the library's bare loop."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Throughput:
     iterations: int
     """In a repeat."""
     env_steps_per_second: Figure
+    """Where there is no environment, samples."""
     gradient_steps_per_second: Figure
     iteration_milliseconds: Figure
     phases: list[Share]
@@ -94,25 +98,28 @@ class Throughput:
 
 def floor_of(repeats: Sequence[dict[str, Any]], iterations: int, environments: int | None) -> FloorFigures | None:
     """The floor of each repeat for the steps that it made; None where no part of it is known."""
-    parts: dict[str, list[float]] = {"products": [], "environment": []}
-    for repeat in repeats:
-        if repeat["floor"]["minibatch"] is not None:
-            parts["products"].append(repeat["gradient_steps"] * repeat["floor"]["minibatch"])
-        if repeat["floor"]["step"] is not None and environments:
-            parts["environment"].append(repeat["env_steps"] / environments * repeat["floor"]["step"])
-    known = [values for values in parts.values() if values]
-    if not known:
+    if any("floor" not in repeat for repeat in repeats):
         return None
-    totals = [sum(values) for values in zip(*known)]
-    figures = {name: per_iteration(values, iterations) if values else None for name, values in parts.items()}
-    stepping = [repeat["phases"].get("environment") for repeat in repeats]
-    ratios = [seconds / bare for seconds, bare in zip(stepping, parts["environment"]) if seconds is not None]
+    products, bare, library, totals, stepping = [], [], [], [], []
+    for repeat in repeats:
+        floor, steps = repeat["floor"], repeat["env_steps"] / (environments or 1)
+        if floor["minibatch"] is not None:
+            products.append(repeat["gradient_steps"] * floor["minibatch"])
+        if floor["own_step"] is not None:
+            bare.append(steps * min(floor["own_step"], floor["library_step"]))
+            library.append(steps * floor["library_step"])
+            if "environment" in repeat["phases"]:
+                stepping.append(repeat["phases"]["environment"])
+        totals.append(sum(values[-1] for values in (products, bare) if values))
+    if not (products or bare):
+        return None
     return FloorFigures(
-        products=figures["products"],
-        environment=figures["environment"],
+        products=per_iteration(products, iterations) if products else None,
+        environment=per_iteration(bare, iterations) if bare else None,
+        library_environment=per_iteration(library, iterations) if library else None,
         total=per_iteration(totals, iterations),
         ratio=Figure.of([repeat["seconds"] / total for repeat, total in zip(repeats, totals)]),
-        environment_ratio=Figure.of(ratios) if ratios else None,
+        environment_ratio=Figure.of([ours / theirs for ours, theirs in zip(stepping, library)]) if stepping else None,
     )
 
 
@@ -141,13 +148,15 @@ def measure_on_ranks(
 
 
 def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
-    table = Table(title=found.line, title_justify="left")
-    table.add_column("")
+    screen.say(found.line)
+    table = Table()
+    table.add_column("all ranks together")
     table.add_column("share", justify="right")
     table.add_column("median", justify="right")
     table.add_column("10–90 %", justify="right")
+    steps = "environment steps a second" if "env" in found.config else "samples a second"
     for what, figure in (
-        ("environment steps a second", found.env_steps_per_second),
+        (steps, found.env_steps_per_second),
         ("gradient steps a second", found.gradient_steps_per_second),
     ):
         table.add_row(what, "", figure.text(), figure.spread())
@@ -158,17 +167,20 @@ def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
     if floor is not None:
         table.add_section()
         table.add_row("the floor of an iteration, ms", "", *texts(floor.total))
-        for what, part in (("matrix products", floor.products), ("bare vector steps", floor.environment)):
+        for what, part in (
+            ("  matrix products", floor.products),
+            ("  bare vector steps", floor.environment),
+            ("an iteration over its floor", floor.ratio),
+            ("bare steps of the library's vector, ms", floor.library_environment),
+            ("environment stepping over those", floor.environment_ratio),
+        ):
             if part is not None:
-                table.add_row(f"  {what}", "", *texts(part))
-        table.add_row("an iteration over its floor", "", *texts(floor.ratio))
-        if floor.environment_ratio is not None:
-            table.add_row("environment stepping over bare steps", "", *texts(floor.environment_ratio))
+                table.add_row(what, "", *texts(part))
     screen.show(table)
     count = found.env_steps_per_second.count
     screen.say(f"{count} repeats of {found.iterations} iterations: {MEASURED}; 10–90 %: {SPREAD}")
     if floor is not None:
-        screen.say(f"floor: {PRODUCTS}" + (f"; {BARE_STEP}" if floor.environment is not None else ""))
+        screen.say(f"floor: {PRODUCTS}" + (f"; {BARE_STEPS}" if floor.environment is not None else ""))
         if floor.products is None:
             screen.say("the floor has no products: the network has no layers of a kind that is counted")
     screen.say(certificate.line())
@@ -180,5 +192,5 @@ def texts(figure: Figure) -> tuple[str, str]:
 
 def table_of(found: Sequence[Throughput]) -> dict[str, Any]:
     """What the JSON file holds."""
-    definitions = {"spread": SPREAD, "measured": MEASURED, "products": PRODUCTS, "environment": BARE_STEP}
+    definitions = {"spread": SPREAD, "measured": MEASURED, "products": PRODUCTS, "environment": BARE_STEPS}
     return {"definitions": definitions, "throughput": [asdict(each) for each in found]}
