@@ -11,7 +11,7 @@ from harness.bench import allreduce, scaling, throughput
 from harness.bench.arguments import check, rank_counts, size_in_bytes
 from harness.bench.certificate import Certificate, certify
 from harness.bench.launch import Failed, Places, Stopped
-from harness.bench.screen import Screen
+from harness.bench.screen import Screen, shown
 from harness.config import load_run_config
 from harness.errors import BadInput
 from harness.files import write_json
@@ -64,7 +64,7 @@ def bench_throughput(arguments: argparse.Namespace) -> int:
                 check_run(config, ranks)
             found = []
             for ranks in counts:
-                screen.doing(f"{config.run.name}, {ranks} rank{'s' if ranks > 1 else ''}")
+                screen.doing(f"{config.run.name}, {shown(ranks)}")
                 measured = throughput.measure_on_ranks(places, ranks, config, arguments.repeats, arguments.seconds)
                 found.append(throughput.Throughput.of(measured))
         for each in found:

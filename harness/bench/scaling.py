@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness.bench.certificate import SPREAD, Certificate, Figure
 from harness.bench.launch import Failed, Places, run_on_ranks
-from harness.bench.screen import Screen
+from harness.bench.screen import Screen, shown
 from harness.bench.throughput import measure_on_ranks
 from harness.config import RunConfig, resolve
 from harness.run import check
@@ -111,10 +111,10 @@ def measure(
                 if kind == "strong" and ranks == 1:  # is weak scaling's
                     strong[1].append(weak[1][-1])
                     continue
-                screen.doing(f"{ranks} ranks, {kind} scaling: {repeat + 1} of {repeats}")
+                screen.doing(f"{shown(ranks)}, {kind} scaling: {repeat + 1} of {repeats}")
                 found[ranks].append(measure_on_ranks(places, ranks, settings, 1, seconds, with_floor=False))
             if until is not None:
-                screen.doing(f"{ranks} ranks, training until {until:g}: {repeat + 1} of {repeats}")
+                screen.doing(f"{shown(ranks)}, training until {until:g}: {repeat + 1} of {repeats}")
                 settings = stopping_at(config, until, config.seed + repeat)
                 task = {"config": settings.to_table()}
                 trained[ranks].append(run_on_ranks(places, ranks, "train", task, {}, TRAIN_SECONDS))

@@ -42,3 +42,7 @@ class Screen:
     def say(self, line: str) -> None:
         self.status.stop()
         self.console.print(Text(line), soft_wrap=True)
+
+
+def shown(ranks: int) -> str:
+    return f"{ranks} rank{'s' if ranks > 1 else ''}"

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.bench.certificate import SPREAD, Certificate, Figure
-from harness.bench.floor import BARE_STEPS, PRODUCTS
+from harness.bench.floor import BARE_STEP, PRODUCTS
 from harness.bench.launch import Places, run_on_ranks
 from harness.bench.rank import run_task
 from harness.bench.screen import Screen
@@ -39,7 +39,7 @@ class FloorFigures:
     products: Figure | None
     """PRODUCTS, for every gradient step."""
     environment: Figure | None
-    """BARE_STEPS, for every step of the rollout."""
+    """BARE_STEP, for every step of the rollout."""
     library_environment: Figure | None
     """The same on the library's vector class, whether or not the run's is faster."""
     total: Figure
@@ -105,8 +105,8 @@ def floor_of(repeats: Sequence[dict[str, Any]], iterations: int, environments: i
         floor, steps = repeat["floor"], repeat["env_steps"] / (environments or 1)
         if floor["minibatch"] is not None:
             products.append(repeat["gradient_steps"] * floor["minibatch"])
-        if floor["own_step"] is not None:
-            bare.append(steps * min(floor["own_step"], floor["library_step"]))
+        if floor["step"] is not None:
+            bare.append(steps * floor["step"])
             library.append(steps * floor["library_step"])
             if "environment" in repeat["phases"]:
                 stepping.append(repeat["phases"]["environment"])
@@ -180,7 +180,7 @@ def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
     count = found.env_steps_per_second.count
     screen.say(f"{count} repeats of {found.iterations} iterations: {MEASURED}; 10–90 %: {SPREAD}")
     if floor is not None:
-        screen.say(f"floor: {PRODUCTS}" + (f"; {BARE_STEPS}" if floor.environment is not None else ""))
+        screen.say(f"floor: {PRODUCTS}" + (f"; {BARE_STEP}" if floor.environment is not None else ""))
         if floor.products is None:
             screen.say("the floor has no products: the network has no layers of a kind that is counted")
     screen.say(certificate.line())
@@ -192,5 +192,5 @@ def texts(figure: Figure) -> tuple[str, str]:
 
 def table_of(found: Sequence[Throughput]) -> dict[str, Any]:
     """What the JSON file holds."""
-    definitions = {"spread": SPREAD, "measured": MEASURED, "products": PRODUCTS, "environment": BARE_STEPS}
+    definitions = {"spread": SPREAD, "measured": MEASURED, "products": PRODUCTS, "environment": BARE_STEP}
     return {"definitions": definitions, "throughput": [asdict(each) for each in found]}
