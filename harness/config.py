@@ -15,6 +15,7 @@ from harness.algorithms import AlgorithmSettings, algorithm_class
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
 from harness.settings import Settings, apply_overrides, load_toml, unknown_key, validate
+from harness.training.compiled import CompileSettings
 from harness.training.optimizers import OptimizerSettings
 from harness.training.precision import PrecisionSettings
 
@@ -60,7 +61,8 @@ class SyncSettings(Settings):
     kind: Literal["allreduce"] = "allreduce"
     """How ranks agree on a step: one all-reduce of the flat gradient."""
     path: Literal["auto", "horovod", "mpi"] = "auto"
-    """What carries the all-reduce. `horovod` is the reference path and what `auto` takes; `mpi` is mpi4py, in place."""
+    """What carries the all-reduce: `horovod`, the reference path, or `mpi`, mpi4py in place. `auto` times both at the
+    start and takes the quicker, where both can be had."""
     check_every: int = Field(50, ge=1)
     """Iterations between checks that all ranks hold bit-equal parameters."""
 
@@ -100,6 +102,7 @@ class RunConfig(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     precision: PrecisionSettings = PrecisionSettings()
     sync: SyncSettings = SyncSettings()
+    compile: CompileSettings = CompileSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     logging: LoggingSettings = LoggingSettings()

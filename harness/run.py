@@ -260,6 +260,8 @@ class Run:
         )
         if self.rank == 0:
             self.progress.say(self.first_line())
+            for remark in self.algorithm.remarks():
+                self.progress.say(remark)
         if start_from is not None:
             found = checkpoint.load(start_from)
             if found is None:
@@ -284,16 +286,11 @@ class Run:
             changes["env"] = config.env.model_copy(update={"backend": self.environments.backend})
         return config.model_copy(update=changes)
 
-    def _sync_reason(self) -> str:
-        if self.collectives.size == 1:
-            return "one rank"
-        return "sync.path says so" if self.config.sync.path != "auto" else "the reference path"
-
     def first_line(self) -> str:
         """The run in a line: its ranks, their path and why, device, threads, precision."""
         config, place = self.config, self.world.place
         ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
-        sync = f"sync {self.collectives.path} ({self._sync_reason()})"
+        sync = f"sync {self.collectives.path} ({self.world.reason})"
         share = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''} a rank"
         return f"{config.run.name}: {ranks}, {sync}, {self.world.device}, {share}, {config.precision.kind}"
 
@@ -411,7 +408,7 @@ class Run:
             env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
             ranks=self.collectives.size,
             sync_path=self.collectives.path,
-            sync_reason=self._sync_reason(),
+            sync_reason=self.world.reason,
             eval_return_mean=None if self.eval is None else self.eval.mean,
             eval_return_std=None if self.eval is None else self.eval.std,
             eval_episodes=0 if self.eval is None else len(self.eval.returns),

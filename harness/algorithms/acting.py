@@ -75,7 +75,7 @@ class MLPActor(Actor):
         assert isinstance(network, ActorCriticMLP)
         self.policy, self.value = (self._layers(part) for part in (network.policy, network.value))
         hidden = [layer for layer in network.policy if not isinstance(layer, nn.Linear)]
-        self.activation = self.ACTIVATIONS[type(hidden[0])] if hidden else None
+        self.activation = self.ACTIVATIONS[type(hidden[0]) if hidden else nn.ReLU]
         self.discrete = isinstance(self.head, CategoricalHead)
 
     @staticmethod

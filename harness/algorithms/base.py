@@ -108,6 +108,10 @@ class Algorithm(ABC):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation of the run's schedule; a learning rate may listen to it."""
 
+    def remarks(self) -> list[str]:
+        """What a person should know of how it was set up, a line each; told once, at the start."""
+        return []
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """All that the future depends on, equal on all ranks: tensors and plain values."""

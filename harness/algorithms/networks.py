@@ -119,7 +119,8 @@ class CategoricalHead(ActionHead):
         return torch.stack([-(logs.exp() * logs).sum(-1) for logs in self.log_softmax(parameters)]).sum(0)
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        return (actions[:, 0] if self.single else actions) + self.start
+        actions = actions[:, 0] if self.single else actions
+        return actions + self.start if self.start.any() else actions
 
 
 class GaussianHead(ActionHead):

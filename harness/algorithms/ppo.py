@@ -2,12 +2,12 @@
 
 N ranks are the same experiment as one: environments, action noise and minibatches follow from the seed and from global
 indices; advantages are normalised over all ranks, gradients weighted by sample counts and clipped after they are
-agreed,
-and the KL stop looks at the KL of all ranks.
+agreed, and the KL stop looks at the KL of all ranks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
 from harness.errors import Diverged
 from harness.settings import named_object
+from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_in_turn, sizes_of, wants_compiling
 from harness.training.optimizers import LearningRate, make_optimizer
 from harness.training.precision import Precision
 from harness.training.trainer import Step
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from harness.config import RunConfig
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+DATA = ("observations", "actions", "log_probs", "values", "advantages", "returns")
+"""What a minibatch has of each of its samples, by its name in the rollout."""
+NUMBERS = ("clip", "centre", "scale")
+"""What it has beside them: ε, and what centres and scales its advantages."""
 
 
 class PPOSettings(AlgorithmSettings):
@@ -121,6 +126,8 @@ class PPO(Algorithm):
         self.iteration = 0
         """The next one."""
         self.observations = self.envs.reset(config.seed)
+        self.data = {name: self.rollout.flat(name).to(self.device) for name in DATA}
+        self.compiled, self.compile_reason = self.compile(context)
         self.episodes = EpisodeAccount(share.count)
         self.actor = make_actor(self.module, self.device)
 
@@ -129,6 +136,23 @@ class PPO(Algorithm):
         assert config.env is not None
         user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
         return make_actor_critic(config.network, observation_space, action_space, config.env, user_class)
+
+    def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
+        """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
+        steps = self.iterations * self.settings.epochs * self.minibatches
+        wanted = wants_compiling(context.config.compile, steps, self.device)
+        wanted, reason = context.collectives.broadcast_object(wanted)
+        if not wanted:
+            return None, reason
+        sizes = sizes_of([self.minibatch_plan(0, 0)[0]])
+        if max(context.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+            return None, "minibatches of too many different sizes"
+        parts = (self.module, self.step.arena, self.loss, self.precision, self.data, NUMBERS, sizes)
+        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
+        return compiled, problem or reason
+
+    def remarks(self) -> list[str]:
+        return [f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"]
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -194,39 +218,31 @@ class PPO(Algorithm):
 
     def update(self, iteration: int) -> dict[str, float]:
         """K epochs of minibatches; means of the statistics over them (those before a stop on KL), over all ranks."""
-        settings, phases, rollout = self.settings, self.context.phases, self.rollout
+        settings, phases = self.settings, self.context.phases
         clip = settings.clip_range
         if settings.clip_schedule == "linear":
             clip *= 1.0 - iteration / self.iterations
         plan = [self.minibatch_plan(iteration, epoch) for epoch in range(settings.epochs)]
         centres, scales = self.advantage_moments([parts for parts, _ in plan])
-        names = ("observations", "actions", "log_probs", "values", "advantages", "returns")
-        data = {name: rollout.flat(name).to(self.device) for name in names}
+        self.to_device()
         totals, batches, steps = torch.zeros(len(STATISTICS), dtype=torch.float64), 0, 0
         stopped, all_batches = False, settings.epochs * self.minibatches
         for epoch, (parts, counts) in enumerate(plan):
             for number, part in enumerate(parts):
                 phases.start("gradient")
-                batch = None
-                if len(part):
-                    rows = torch.from_numpy(part).to(self.device)
-                    batch = {name: values[rows] for name, values in data.items()}
-                    if settings.normalize_advantages:
-                        batch["advantages"] = (batch["advantages"] - centres[epoch, number]) / scales[epoch, number]
                 self.learning_rate.on_progress((iteration + batches / all_batches) / self.iterations)
-                statistics = self.step.gradient(
-                    None if batch is None else lambda: self.loss(batch, clip), len(part) / counts[number]
-                )
+                self.gradient(part, (clip, centres[epoch, number], scales[epoch, number]), len(part) / counts[number])
+                phases.start("reduce")
+                statistics = self.step.reduce()
                 phases.start("optimizer")
-                agreed = statistics.double().cpu()
-                if not torch.isfinite(agreed[0]) and not self.precision.scales_loss:
+                loss, *_, kl, _ = statistics.tolist()
+                if not math.isfinite(loss) and not self.precision.scales_loss:
                     raise Diverged("non-finite loss")
-                kl = float(agreed[STATISTICS.index("kl")])
                 stopped = settings.target_kl is not None and kl > 1.5 * settings.target_kl
                 if stopped:
                     break
+                totals += statistics.cpu()
                 steps += self.step.apply()
-                totals += agreed
                 batches += 1
             if stopped:
                 break
@@ -238,9 +254,29 @@ class PPO(Algorithm):
         metrics["explained_variance"] = self.explained_variance
         return {**metrics, "clip_range": clip, "gradient_steps": steps}
 
-    def loss(self, batch: dict[str, torch.Tensor], clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, part: np.ndarray, numbers: tuple[float, float, float], weight: float) -> None:
+        """Fills the arena with this rank's share of a minibatch's gradient; `numbers` in the order of NUMBERS."""
+        rows = torch.from_numpy(part).to(self.device)
+        if self.compiled is not None and len(part):
+            self.compiled(rows, numbers, weight)
+        elif len(part):
+            batch = {name: values[rows] for name, values in self.data.items()}
+            batch |= {name: torch.tensor(number, device=self.device) for name, number in zip(NUMBERS, numbers)}
+            self.step.fill(lambda: self.loss(batch), weight)
+        else:
+            self.step.fill(None, 0.0)
+
+    def to_device(self) -> None:
+        """The rollout where minibatches are drawn from it: on the CPU that is the rollout itself."""
+        for name, values in self.data.items():
+            if values.device.type != "cpu":
+                values.copy_(self.rollout.flat(name))
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Equation 9, negated, as the mean over this rank's samples; and the statistics, in the order of STATISTICS."""
-        settings, advantages = self.settings, batch["advantages"]
+        settings, advantages, clip = self.settings, batch["advantages"], batch["clip"]
+        if settings.normalize_advantages:
+            advantages = (advantages - batch["centre"]) / batch["scale"]
         parameters, values = self.module(batch["observations"])
         log_ratio = self.head.log_prob(parameters, batch["actions"]) - batch["log_probs"]
         ratio = log_ratio.exp()

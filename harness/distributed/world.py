@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -100,6 +102,21 @@ def prepare_environment() -> None:
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
 
 
+PROBE_BYTES, PROBES = 64 * 1024, 15
+"""What `sync.path = auto` reduces to choose a path, and how often: the arena of a small network, a few milliseconds."""
+
+
+def seconds_per_reduce(collectives: Collectives) -> float:
+    """Median over PROBES reduces of PROBE_BYTES, after a few that set up the connections."""
+    buffer = torch.zeros(PROBE_BYTES // 4)
+    seconds = []
+    for _ in range(PROBES + 5):
+        began = perf_counter()
+        collectives.all_reduce_(buffer, name="probe")
+        seconds.append(perf_counter() - began)
+    return statistics.median(seconds[5:])
+
+
 class World:
     """This process as a rank. `start` is called once, by all ranks; `collectives` is what they then agree by."""
 
@@ -114,6 +131,8 @@ class World:
         """Cores that are this rank's; known in full once the ranks have started."""
         self.device = self._device()
         self.collectives: Collectives = Alone()
+        self.reason = "one rank"
+        """Why the reduces go by the path that they go by."""
 
     def _device(self) -> torch.device:
         """A GPU of this rank's own; the CPU where there are not enough for all ranks of this host, as NCCL wants it."""
@@ -129,12 +148,16 @@ class World:
         return device
 
     def start(self, path: str = "auto") -> Collectives:
-        """Starts what carries the reduces: `horovod`, `mpi`, or `auto`, which is Horovod."""
+        """Starts what carries the reduces: `horovod`, `mpi`, or with `auto` the quicker of the two, by measurement."""
         if self.place.size == 1:
             self.collectives = Alone()
             return self.collectives
         prepare_environment()
-        self.collectives = self._start_mpi() if path == "mpi" else self._start_horovod()
+        self.reason = f"sync.path = {path}"
+        if path == "auto":
+            self.collectives = self._start_quicker()
+        else:
+            self.collectives = self._start_mpi() if path == "mpi" else self._start_horovod()
         if self.collectives.size != self.place.size or self.collectives.rank != self.place.rank:
             found = f"rank {self.collectives.rank} of {self.collectives.size}"
             raise BadInput(
@@ -143,6 +166,30 @@ class World:
             )
         self.cores = self._cores_beside_others()
         return self.collectives
+
+    def _start_quicker(self) -> Collectives:
+        """Horovod where only it can be had; otherwise both are timed, one after the other, as they would carry the run.
+
+        Beside MPI's steps Horovod must not cycle (its thread polls MPI and costs most of the throughput): it is shut
+        down before MPI is timed, and started again in case that it was quicker.
+        """
+        horovod = self._start_horovod()
+        if self.place.launcher != "mpi":
+            self.reason = "MPI carries reduces only between ranks that mpirun started"
+            return horovod
+        if horovod.broadcast_object(self.device.type) != "cpu":
+            self.reason = "MPI reduces CPU tensors only"
+            return horovod
+        seconds = {"horovod": seconds_per_reduce(horovod)}
+        horovod.hvd.shutdown()
+        mpi = self._start_mpi()
+        seconds["mpi"] = seconds_per_reduce(mpi)
+        seconds = mpi.broadcast_object(seconds)
+        figures = ", ".join(
+            f"{name} {seconds[name] * 1e6:,.0f} us" for name in sorted(seconds, key=seconds.__getitem__)
+        )
+        self.reason = f"{PROBE_BYTES // 1024} KB: {figures}"
+        return mpi if seconds["mpi"] <= seconds["horovod"] else self._start_horovod()
 
     def _cores_beside_others(self) -> int:
         """Cores for this rank alone: those it may use, shared with the ranks of this host that may use them too.
@@ -154,7 +201,7 @@ class World:
         sharing = sum(1 for host, cores in masks if host == self.place.host and set(cores) & set(own))
         return max(1, len(own) // sharing)
 
-    def _start_mpi(self) -> Collectives:
+    def _start_mpi(self) -> MpiCollectives:
         if self.place.launcher != "mpi":
             raise BadInput(
                 f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it "
@@ -166,7 +213,7 @@ class World:
 
         return MpiCollectives(MPI.COMM_WORLD)
 
-    def _start_horovod(self) -> Collectives:
+    def _start_horovod(self) -> HorovodCollectives:
         if self.place.launcher == "mpi":
             # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
             from mpi4py import MPI  # noqa: F401

@@ -45,14 +45,6 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.DTYPES[self.kind])
 
-    def unscale_(self, gradients: torch.Tensor) -> bool:
-        """Divides the reduced `gradients` by the scale; False where one of them is not finite (this step is
-        skipped)."""
-        if self.scale != 1.0:
-            gradients.mul_(1.0 / self.scale)
-        # the sum of absolute values is finite exactly where all are, or overflows far past any useful gradient
-        return bool(torch.isfinite(gradients.abs().sum()))
-
     def update(self, finite: bool) -> None:
         """Halves the scale after an overflow, doubles it after `growth_interval` steps without one."""
         if not self.scales_loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives, broadcast_state
 from harness.errors import Diverged, RanksDisagree
+from harness.training.optimizers import bare_step
 from harness.training.precision import Precision
 
 LossAndStatistics = tuple[torch.Tensor, torch.Tensor]
@@ -39,13 +41,19 @@ class Step:
         self.module, self.collectives, self.precision = module, collectives, precision
         self.arena = Arena(module, tail=statistics, tracks_use=tracks_use)
         self.optimizer = make_optimizer(self.arena)
+        self.step_optimizer = bare_step(self.optimizer)
         self.max_grad_norm = max_grad_norm
         self.tracks_use = tracks_use
         self.gradient_steps = 0
         self.skipped_steps = 0
 
     def gradient(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> torch.Tensor:
-        """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed likewise.
+        """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed too."""
+        self.fill(compute, weight)
+        return self.reduce()
+
+    def fill(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> None:
+        """This rank's part of the gradient and the statistics, in the arena, to be reduced.
 
         `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
         `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
@@ -65,37 +73,43 @@ class Step:
             arena.wire.zero_()
         elif compute is not None and arena.tail.numel():
             arena.tail.copy_(statistics).mul_(weight)
-        self.collectives.all_reduce_(arena.wire, name="gradients")
-        return arena.tail
+
+    def reduce(self) -> torch.Tensor:
+        """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
+        self.collectives.all_reduce_(self.arena.wire, name="gradients")
+        return self.arena.tail
 
     def apply(self) -> bool:
         """Unscale, clip and step on the agreed gradient; False where it overflowed and all ranks skipped the step.
 
         Raises Diverged, on all ranks alike, where the gradient is not finite and no loss scale can be to blame.
         """
-        finite = self.precision.unscale_(self.arena.gradients)
-        self.precision.update(finite)
+        gradients, precision = self.arena.gradients, self.precision
+        scale = precision.scale
+        norm = float(torch.linalg.vector_norm(gradients)) / scale  # not finite exactly where an element is not
+        finite = math.isfinite(norm)
+        precision.update(finite)
         if not finite:
             self.skipped_steps += 1
-            if not self.precision.scales_loss:
+            if not precision.scales_loss:
                 raise Diverged("non-finite gradient")
-            if self.precision.exhausted:
+            if precision.exhausted:
                 raise Diverged("non-finite gradient at every loss scale down to 1")
             return False
-        if self.max_grad_norm is not None:
-            clip_(self.arena.gradients, self.max_grad_norm)
+        factor = clip_factor(norm, self.max_grad_norm) / scale
+        if factor != 1.0:
+            gradients.mul_(factor)
         if self.tracks_use:
             self.arena.release_unused()
-        self.optimizer.step()
+        self.step_optimizer()
         self.gradient_steps += 1
         return True
 
 
-def clip_(gradients: torch.Tensor, max_norm: float) -> None:
-    """Scales the flat vector to a 2-norm of at most `max_norm` (Pascanu et al. 2013), as torch's clip_grad_norm_
-    does."""
-    norm = torch.linalg.vector_norm(gradients)
-    gradients.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+def clip_factor(norm: float, max_norm: float | None) -> float:
+    """What a gradient of 2-norm `norm` is multiplied by so that its norm is at most `max_norm` (Pascanu et al. 2013),
+    as torch's clip_grad_norm_ has it."""
+    return 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
 
 
 def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = "parameters") -> None:

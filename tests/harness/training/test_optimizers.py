@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -11,7 +12,14 @@ import torch
 
 from harness.errors import BadInput
 from harness.settings import validate
-from harness.training.optimizers import LearningRate, OptimizerSettings, make_optimizer, make_schedule, scaled_lr
+from harness.training.optimizers import (
+    LearningRate,
+    OptimizerSettings,
+    bare_step,
+    make_optimizer,
+    make_schedule,
+    scaled_lr,
+)
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 7))
 
@@ -258,3 +266,24 @@ def test_settings_that_cannot_be_used_are_refused_in_one_line(table, line):
 
 def test_every_setting_is_documented():
     assert all(field.description for field in OptimizerSettings.model_fields.values())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
+def test_a_bare_step_is_the_optimizers_own(name: str) -> None:
+    """Also after its state was loaded, and with a rate that changes."""
+    draw = torch.Generator().manual_seed(0)
+    settings = OptimizerSettings(name=name, lr=0.01, weight_decay=0.1)
+    bare, whole = (torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
+    of_bare, of_whole = make_optimizer(settings, [bare]), make_optimizer(settings, [whole])
+    step = bare_step(of_bare)
+    for number in range(6):
+        bare.grad = torch.randn(40, generator=draw)
+        whole.grad = bare.grad.clone()
+        for optimizer in (of_bare, of_whole):
+            optimizer.param_groups[0]["lr"] = 0.01 / (number + 1)
+        step()
+        of_whole.step()
+        if number == 3:
+            of_bare.load_state_dict(copy.deepcopy(of_bare.state_dict()))
+    assert torch.equal(bare, whole)
+    assert str(of_bare.state_dict()) == str(of_whole.state_dict())

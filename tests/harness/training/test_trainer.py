@@ -9,7 +9,7 @@ from torch import nn
 from harness.distributed import Alone
 from harness.errors import Diverged
 from harness.training.precision import Precision, PrecisionSettings
-from harness.training.trainer import Step, clip_
+from harness.training.trainer import Step, clip_factor
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_clipping_is_torchs(norm):
     parameter = nn.Parameter(torch.zeros(50))
     parameter.grad = gradients.clone()
     torch.nn.utils.clip_grad_norm_([parameter], 0.5)
-    clip_(gradients, 0.5)
+    gradients *= clip_factor(float(torch.linalg.vector_norm(gradients)), 0.5)
     torch.testing.assert_close(gradients, parameter.grad, rtol=1e-6, atol=0)
 
 
@@ -77,6 +77,22 @@ def test_a_gradient_that_is_not_finite_in_fp32_is_divergence():
     step.gradient(lambda: loss_of(step, scale=float("inf")), 1.0)
     with pytest.raises(Diverged, match="non-finite gradient"):
         step.apply()
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf"), float("nan")])
+def test_one_element_that_is_not_finite_is_found(wrong):
+    step = make_step()
+    step.gradient(lambda: loss_of(step), 1.0)
+    step.arena.gradients[3] = wrong
+    with pytest.raises(Diverged, match="non-finite gradient"):
+        step.apply()
+
+
+def test_infinities_of_both_signs_do_not_cancel():
+    step = make_step("fp16")
+    step.gradient(lambda: loss_of(step), 1.0)
+    step.arena.gradients[:2] = torch.tensor([float("inf"), float("-inf")])
+    assert not step.apply()
 
 
 def test_a_loss_that_is_not_finite_in_fp16_is_divergence_once_no_scale_is_left():

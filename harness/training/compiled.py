@@ -1,0 +1,169 @@
+"""The gradient of a loss as one compiled function of the arena's flat vector.
+
+Eager, a small network's gradient is a hundred calls of a few microseconds each, of which the arithmetic is a tenth.
+Here loss and gradient are traced together (`torch.func.grad` of `functional_call` on views of the flat vector),
+compiled by inductor into one C++ function, and written where the ranks reduce them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.func import functional_call, grad
+
+from harness.distributed.arena import Arena
+from harness.distributed.collectives import Collectives
+from harness.settings import Settings
+from harness.training.precision import Precision
+
+EARNED_AFTER = 15_000
+"""Gradient steps after which compiling pays: it takes 5 to 17 s on one core, and a step becomes about 1 ms shorter."""
+MOST_SIZES = 4
+"""Each size of a minibatch is compiled for itself; of more sizes than this, none is."""
+
+Batch = dict[str, torch.Tensor]
+Loss = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
+"""From a batch of this rank's samples, and 0-d numbers beside them, to their mean loss and a vector of statistics."""
+
+
+class CompileSettings(Settings):
+    mode: Literal["auto", "on", "off"] = Field("auto")
+    """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, and a
+    C++ compiler is there. Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and
+    later runs."""
+
+
+def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile, and why (not): for rank 0 to decide."""
+    if settings.mode == "off":
+        return False, "compile.mode = off"
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        return False, f"no C++ compiler: {compiler} is not on the PATH"
+    if settings.mode == "auto" and gradient_steps < EARNED_AFTER:
+        return False, f"{gradient_steps:,} gradient steps would not earn the compile time back"
+    return True, "compile.mode = on" if settings.mode == "on" else f"{gradient_steps:,} gradient steps"
+
+
+class _WithLoss(nn.Module):
+    """A module whose output is its own loss, so that `functional_call` can exchange the parameters beneath it."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.loss(batch)
+
+
+class CompiledGradient:
+    """Called in place of a loss and its backward pass: `gradient(data, rows, numbers, weight)` fills `arena.wire`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        arena: Arena,
+        loss: Loss,
+        precision: Precision,
+        data: Batch,
+        numbers: Sequence[str],
+        sizes: Sequence[int],
+    ) -> None:
+        """`data`: the tensors that minibatches are rows of, which stay where they are; `numbers`: the names of what is
+        given with each minibatch beside them; `sizes`: how many rows this rank's minibatches have.
+        """
+        self.arena, self.precision, self.device = arena, precision, arena.wire.device
+        self.data = data
+        self.names = tuple(numbers)
+        self.with_loss = _WithLoss(module, loss)
+        self.layout = self._layout(module)
+        self.functions: dict[int, Callable[..., None]] = {}
+        for size in sorted(set(sizes)):
+            self.functions[size] = torch.compile(
+                self._function_of_its_own(),
+                fullgraph=True,
+                dynamic=False,
+                options={
+                    "cpp_wrapper": self.device.type == "cpu",
+                    # every call has the same tensors, and rows of this size: there is nothing to guard against
+                    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+                },
+            )
+
+    def _layout(self, module: nn.Module) -> list[tuple[str, torch.Size, int, int]]:
+        """(name beneath `with_loss`, shape, first, end) of every trainable parameter; a tied one has its names all."""
+        places: dict[int, tuple[torch.Size, int, int]] = {}
+        offset = 0
+        for parameter in self.arena.members:
+            places[id(parameter)] = parameter.shape, offset, offset + parameter.numel()
+            offset += parameter.numel()
+        named = module.named_parameters(remove_duplicate=False)
+        return [(f"module.{name}", *places[id(parameter)]) for name, parameter in named if id(parameter) in places]
+
+    def _function_of_its_own(self) -> Callable[..., None]:
+        """`_write` with a code object that no other shares: dynamo keeps what it compiled by code object."""
+        function = type(self)._write
+        code = function.__code__.replace()
+        own = types.FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)
+        return types.MethodType(own, self)
+
+    def _write(self, flat: torch.Tensor, wire: torch.Tensor, rows: torch.Tensor, numbers: torch.Tensor, data: Batch):
+        batch = {name: values[rows] for name, values in data.items()}
+        for position, name in enumerate(self.names):
+            batch[name] = numbers[position]
+        weight, scale = numbers[-2], numbers[-1]
+
+        def scaled(vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            parameters = {name: vector[first:end].view(shape) for name, shape, first, end in self.layout}
+            with self.precision.autocast():
+                loss, statistics = functional_call(self.with_loss, parameters, (batch,))
+            return loss * scale, statistics
+
+        gradient, statistics = grad(scaled, has_aux=True)(flat)
+        wire[: self.arena.size] = gradient * weight
+        wire[self.arena.size :] = statistics * weight
+
+    def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
+        """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""
+        given = torch.tensor([*numbers, weight, self.precision.scale], dtype=torch.float32, device=self.device)
+        self.functions[len(rows)](self.arena.parameters, self.arena.wire, rows, given, self.data)
+
+    def compile(self) -> None:
+        """Compiles for every size, by a call whose result is thrown away."""
+        for size in self.functions:
+            self(torch.zeros(size, dtype=torch.int64, device=self.device), [1.0] * len(self.names), 0.0)
+        self.arena.wire.zero_()
+
+
+def compile_in_turn(
+    make: Callable[[], CompiledGradient], collectives: Collectives
+) -> tuple[CompiledGradient | None, str]:
+    """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
+    where any of them could not.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    gradient, problem = None, ""
+    for turn in (True, False):
+        if (collectives.rank == 0) == turn:
+            try:
+                gradient = make()
+                gradient.compile()
+            except Exception as error:  # whatever a compiler may raise: eager is always right
+                problem = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+        problems = [text for text in collectives.gather_objects(problem) if text]
+        if problems:
+            return None, f"compiling failed: {problems[0]}"
+    return gradient, ""
+
+
+def sizes_of(plan: Sequence[Sequence[Any]]) -> list[int]:
+    """The different sizes of a plan's parts, empty ones left out."""
+    return sorted({len(part) for parts in plan for part in parts if len(part)})

@@ -1,0 +1,95 @@
+"""Every way to act gives the same actions, log-probabilities and values."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from harness.algorithms.acting import MLPActor, ModuleActor, make_actor
+from harness.algorithms.memory import Rollout
+from harness.algorithms.networks import ActorCritic, make_actor_critic
+from harness.config import NetworkSettings
+
+CPU = torch.device("cpu")
+STEPS, ENVS = 6, 5
+SPACES: dict[str, spaces.Space] = {
+    "discrete": spaces.Discrete(4, start=1),
+    "box": spaces.Box(-1, 1, (3,)),
+    "several": spaces.MultiDiscrete([2, 3]),
+}
+
+
+def network(space: str, hidden: list[int], activation: Any, shape: tuple[int, ...] = (4,)) -> ActorCritic:
+    torch.manual_seed(1)
+    settings = NetworkSettings(hidden=hidden, activation=activation)
+    env: Any = SimpleNamespace(id="test", normalize_observations=False)
+    module = make_actor_critic(settings, spaces.Box(-1, 1, shape), SPACES[space], env, None)
+    with torch.no_grad():  # a policy that is far from uniform
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return module
+
+
+def rollout_of(actor: Any, module: ActorCritic, shape: tuple[int, ...], groups: list[slice]) -> Rollout:
+    draw = np.random.default_rng(0)
+    example = module.head.sample(torch.zeros(1, module.head.parameter_count), torch.zeros(1, *module.head.noise_shape))
+    rollout = Rollout(STEPS, ENVS, shape, np.dtype(np.float32), example[0].detach().numpy())
+    noise_shape = (STEPS, ENVS, *module.head.noise_shape)
+    uniform, normal = draw.random(noise_shape, np.float32), draw.standard_normal(noise_shape, np.float32)
+    actor.begin(rollout, uniform if module.head.noise == "uniform" else normal)
+    for step in range(STEPS):
+        rollout.observations[step] = draw.standard_normal((ENVS, *shape))
+        for group in groups:
+            returned = actor.act(step, rollout.observations[step, group], group)
+            np.testing.assert_array_equal(returned, rollout.actions[step, group])
+    actor.finish()
+    return rollout
+
+
+@pytest.mark.parametrize("space", ["discrete", "box"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [[], [16], [64, 32]])
+@pytest.mark.parametrize("shape", [(4,), (2, 3)])
+@pytest.mark.parametrize("groups", [[slice(None)], [slice(0, 2), slice(2, 5)]])
+def test_numpy_acts_as_the_module_does(
+    space: str, activation: str, hidden: list[int], shape: tuple[int, ...], groups: list[slice]
+) -> None:
+    module = network(space, hidden, activation, shape)
+    assert isinstance(make_actor(module, CPU), MLPActor)
+    ours = rollout_of(MLPActor(module), module, shape, groups)
+    reference = rollout_of(ModuleActor(module, CPU), module, shape, [slice(None)])
+    assert len(np.unique(reference.actions)) > 1
+    for name in ("actions", "log_probs", "values"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(reference, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_what_was_learned_since_is_acted_on() -> None:
+    module = network("discrete", [8], "tanh")
+    actor = MLPActor(module)
+    before = rollout_of(actor, module, (4,), [slice(None)])
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(-1.0)
+    after = rollout_of(actor, module, (4,), [slice(None)])
+    assert not np.allclose(before.log_probs, after.log_probs)
+    reference = rollout_of(ModuleActor(module, CPU), module, (4,), [slice(None)])
+    np.testing.assert_allclose(after.log_probs, reference.log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_choice_of_almost_no_probability_is_not_drawn_past_the_end() -> None:
+    """Noise next to 1 and rounding must not choose an action that does not exist."""
+    module = network("discrete", [8], "tanh")
+    for actor in (MLPActor(module), ModuleActor(module, CPU)):
+        rollout = Rollout(1, ENVS, (4,), np.dtype(np.float32), np.zeros(1, np.int64))
+        actor.begin(rollout, np.full((1, ENVS, 1), np.nextafter(np.float32(1), np.float32(0)), np.float32))
+        assert (actor.act(0, np.ones((ENVS, 4), np.float32)) == 3).all()
+
+
+@pytest.mark.parametrize(("space", "activation"), [("several", "tanh"), ("discrete", "silu")])
+def test_other_heads_and_activations_act_by_the_module(space: str, activation: str) -> None:
+    assert isinstance(make_actor(network(space, [8], activation), CPU), ModuleActor)
