@@ -8,10 +8,10 @@ import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 
+from harness.bench.certificate import cpu_model
 from harness.lifecycle.run_directory import git_commit, versions
 
 
@@ -81,14 +81,6 @@ def own_seconds() -> float:
     """Seconds that this process and all its descendants that ended have worked."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown CPU"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def shown_versions() -> dict[str, str]:

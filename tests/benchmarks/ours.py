@@ -1,20 +1,17 @@
-"""This project on one of its presets, in the world as `harness train` leaves it: environment steps a second of all
-ranks, or the seconds until the mean return of the last 100 episodes reaches a value."""
+"""This project on one of its presets, by the same measurements as `harness bench`: environment steps a second of all
+ranks, or the floor under them, or the seconds until an evaluation reaches a return."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections import deque
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
+from harness.bench import running
+from harness.bench.throughput import Throughput
 from harness.config import RunConfig, load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
-from harness.lifecycle.signals import StopRequests
-from harness.run import Run
-from tests.benchmarks.timing import iterations_per_second
 
 ENDLESS = 1_000_000_000
 """Steps of a run that is only timed: long enough to be worth compiling."""
@@ -24,7 +21,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset", help="a preset, or a file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--until", type=float, help="mean return to reach; without it, throughput is measured")
+    parser.add_argument("--floor", action="store_true", help="the floor's steps a second, rather than the run's")
+    parser.add_argument("--until", type=float, help="mean return of an evaluation to train for")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure throughput")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True, help="where rank 0 writes its figures")
@@ -32,50 +30,41 @@ def parser() -> argparse.ArgumentParser:
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:
-    steps = [] if args.until is not None else [f"run.steps={ENDLESS}"]
-    return load_run_config(args.preset, [*steps, *args.overrides, f"seed={args.seed}"])
+    if args.until is None:
+        added = [f"run.steps={ENDLESS}"]
+    else:
+        added = [f"evaluation.stop_at={args.until}", "evaluation.final_episodes=1"]
+    return load_run_config(args.preset, [*added, *args.overrides, f"seed={args.seed}"])
 
 
 def main() -> None:
     args = parser().parse_args()
-    config = config_of(args)
-    world = World()
-    collectives = world.start(config.sync.path)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(config, Path(folder), world, collectives, StopRequests())
-        figures = throughput(run, args.seconds) if args.until is None else time_to_return(run, args.until)
-        if collectives.rank == 0:
-            write_json(args.json, {**figures, "path": collectives.path, "shares": dict(run.phases.shares())})
-        run.algorithm.close()
+    world, config = World(), config_of(args)
+    if args.until is not None:
+        figures = time_to_return(world, config, args.until)
+    else:
+        figures = throughput(world, config, args.seconds, args.floor)
+    if world.place.rank == 0:
+        write_json(args.json, figures)
     world.stop()
 
 
-def throughput(run: Run, seconds: float) -> dict[str, float]:
-    def iterate(times: int) -> None:
-        run.phases.seconds.clear()  # the shares are those of what is measured, which comes last
-        for _ in range(times):
-            run.iterate()
+def throughput(world: World, config: RunConfig, seconds: float, floor: bool) -> dict[str, Any]:
+    measured = Throughput.of(running.measure(world, config.to_table(), 1, seconds, with_floor=floor))
+    speed = measured.env_steps_per_second.median
+    if floor:
+        assert measured.floor is not None
+        return {"env_steps_per_second": speed * measured.floor.ratio.median}
+    shares = {part.phase: part.share.median for part in measured.phases}
+    return {"env_steps_per_second": speed, "line": measured.line, "shares": shares}
 
-    speed = iterations_per_second(iterate, seconds, run.collectives.broadcast_object)
-    return {"env_steps_per_second": speed * run.algorithm.env_steps_per_iteration}
 
-
-def time_to_return(run: Run, wanted: float) -> dict[str, float]:
-    """Seconds and steps until the mean return of the last 100 episodes (or of the last iteration's, if they are more)
-    is at least `wanted`; what compiling takes is in them. Raises RuntimeError where the budget ends before."""
-    recent: deque[tuple[float, float]] = deque()  # (episodes, sum of their returns) of an iteration
-    began = perf_counter()
-    while run.counters.env_steps < run.total_steps:
-        metrics = run.iterate()
-        episodes = metrics.get("episodes", 0.0)
-        recent.append((episodes, episodes * metrics.get("return_mean", 0.0)))
-        while sum(count for count, _ in recent) - recent[0][0] >= 100:
-            recent.popleft()
-        count, returns = (sum(column) for column in zip(*recent))
-        if count >= 100 and returns / count >= wanted:
-            seconds, steps = perf_counter() - began, run.counters.env_steps
-            return {"seconds": seconds, "env_steps": steps, "env_steps_per_second": steps / seconds}
-    raise RuntimeError(f"a mean return of {wanted:g} was not reached within {run.total_steps:,} steps")
+def time_to_return(world: World, config: RunConfig, wanted: float) -> dict[str, Any]:
+    """Raises RuntimeError where the budget ends before."""
+    result = running.train(world, config.to_table())
+    if result["best_return_mean"] is None or result["best_return_mean"] < wanted:
+        raise RuntimeError(f"{wanted:g} was not reached: {result}")
+    return {"seconds": result["wall_seconds"], "env_steps": result["env_steps"]}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class PPO:
     minibatch: int
     epochs: int = 4
 
-    def ours(self, name: str, ranks: int = 1, path: str = "auto") -> Contestant:
+    def ours(self, name: str, *more: str, ranks: int = 1, path: str = "auto") -> Contestant:
         settings = [
             f"env.count={self.envs * ranks}",
             f"algorithm.rollout_steps={self.steps}",
@@ -33,7 +33,7 @@ class PPO:
             f"sync.path={path}",
         ]
         launcher = MPI if ranks > 1 else ()
-        return Contestant(name, "tests.benchmarks.ours", ("ppo-cartpole", *settings), launcher)
+        return Contestant(name, "tests.benchmarks.ours", ("ppo-cartpole", *settings, *more), launcher)
 
     def peer(
         self, name: str, script: str, *more: str, launcher: tuple[str, ...] = (), env: dict[str, str] | None = None
@@ -99,12 +99,12 @@ def one_rank_of_many_environments() -> Row:
             WIDE.ours(ours),
             WIDE.peer(sb3, "sb3_ppo"),
             WIDE.peer(plain, "plain_ppo"),
-            WIDE.peer(floor, "floor"),
+            WIDE.ours(floor, "--floor"),
         ),
         (Claim(ours, sb3, at_least=3.5), Claim(ours, plain), Claim(floor, ours, at_most=1.25)),
-        note="The floor is one matrix product forward and two backward for each layer of both networks at the "
-        "minibatch's shape, for all updates, and the bare `step` of gymnasium's own vector for all steps. No acting, "
-        "bias, activation, loss, optimizer, advantage or storing is in it.",
+        note="The floor, as `harness bench throughput` has it: one matrix product forward and two backward for each "
+        "layer of both networks at the minibatch's shape, for all updates, and a bare loop of the vector's `step` with "
+        "random actions. No acting, bias, activation, loss, optimizer, advantage or storing is in it.",
     )
 
 
@@ -124,8 +124,8 @@ def two_ranks() -> Row:
         SPEED,
         (
             SMALL.ours(one),
-            SMALL.ours(two, 2),
-            SMALL.ours(horovod, 2, "horovod"),
+            SMALL.ours(two, ranks=2),
+            SMALL.ours(horovod, ranks=2, path="horovod"),
             peer(mpi, MPI, {}),
             peer(yielding, MPI, YIELD),
             peer(tuned, MPI, TUNED),
@@ -146,7 +146,7 @@ def two_ranks() -> Row:
 
 def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tuple[str, ...] = ()) -> Row:
     one, two = "ours, 1 rank", "ours, 2 ranks"
-    arguments = (preset, *settings, "--until", wanted)
+    arguments = (preset, "evaluation.count=50", *settings, "--until", wanted)
     throughput = (preset, *settings, "--seconds", "0.1")
     return Row(
         key,
@@ -162,8 +162,9 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
             Contestant(one, "tests.benchmarks.ours", throughput),
             Contestant(two, "tests.benchmarks.ours", throughput, MPI),
         ),
-        note="The mean over the last 100 training episodes or more; each round has its own seed, the same for both; "
-        "loading compiled code is in it, starting processes is not.",
+        note="The mean of an evaluation of 10 episodes, one every 50th of the preset's steps; evaluations before it "
+        "and loading compiled code are in the time, starting processes is not. Each round has its own seed, the same "
+        "for both.",
     )
 
 

@@ -93,7 +93,7 @@ def test_stable_baselines3_does_the_same_work_too() -> None:
 
 
 def test_two_ranks_hold_the_batch_of_each() -> None:
-    one, two = (dict(setting.split("=") for setting in SMALL.ours("", n).arguments[1:]) for n in (1, 2))
+    one, two = (dict(setting.split("=") for setting in SMALL.ours("", ranks=n).arguments[1:]) for n in (1, 2))
     for name in ("env.count", "algorithm.minibatch_size"):
         assert int(two[name]) == 2 * int(one[name])
     assert one["algorithm.rollout_steps"] == two["algorithm.rollout_steps"] == str(SMALL.steps)
@@ -157,25 +157,25 @@ def test_the_wrapped_peer_trains_one_policy_on_two_ranks(tmp_path: Path) -> None
     assert torch.equal(after, others)
 
 
-def floors(rounds: int = 2) -> Row:
-    both = TINY.peer("floor", "floor"), TINY.peer("larger", "floor", "--hidden", "512")
-    claims = (Claim("floor", "larger"),)
-    return Row("9", "Two floors", "env_steps_per_second", "env steps/s", both, claims, rounds)
+def two_networks(rounds: int = 2) -> Row:
+    both = TINY.peer("plain", "plain_ppo"), TINY.peer("larger", "plain_ppo", "--hidden", "512")
+    claims = (Claim("plain", "larger"),)
+    return Row("9", "Two networks", "env_steps_per_second", "env steps/s", both, claims, rounds)
 
 
 def test_contestants_take_turns() -> None:
     said: list[str] = []
 
-    scores = floors().run(seconds=0.02, say=said.append)
+    scores = two_networks().run(seconds=0.02, say=said.append)
 
-    assert [line.split(": ")[1] for line in said] == ["floor", "larger", "floor", "larger"]
+    assert [line.split(": ")[1] for line in said] == ["plain", "larger", "plain", "larger"]
     assert [len(score.values) for score in scores] == [2, 2]
     assert min(scores[0].values) > 1000
 
 
 def test_a_contestant_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="unrecognized arguments: --no-such"):
-        Contestant("lost", "tests.benchmarks.floor", ("--no-such",)).run(0)
+        Contestant("lost", "tests.benchmarks.plain_ppo", ("--no-such",)).run(0)
 
 
 def test_a_ratio_is_that_of_the_medians_and_is_judged_by_its_bound() -> None:
@@ -190,15 +190,15 @@ def test_a_ratio_is_that_of_the_medians_and_is_judged_by_its_bound() -> None:
 
 
 def test_the_table_tells_what_was_measured_and_keeps_other_rows(tmp_path: Path) -> None:
-    result = measure(floors(rounds=1), "make bench ROWS=9", seconds=0.02)
+    result = measure(two_networks(rounds=1), "make bench ROWS=9", seconds=0.02)
     save(tmp_path, {"9": result})
     kept = load(tmp_path)
     save(tmp_path, {**kept, "8": result})
 
     table = (tmp_path / "RESULTS.md").read_text()
     assert kept == {"9": result}
-    assert table.count("Two floors") == 2
-    median = f"| floor | {result.scores[0].median:,.0f} |"
+    assert table.count("Two networks") == 2
+    median = f"| plain | {result.scores[0].median:,.0f} |"
     for told in (median, "`make bench ROWS=9`", result.birth.date, result.birth.commit, result.birth.cpu):
         assert told in table
     assert 0.0 <= result.birth.others < 64.0 and result.birth.load_during >= result.birth.load_before
@@ -223,7 +223,7 @@ def test_a_row_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 def test_the_readme_quotes_what_was_measured(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    judged = replace(floors(rounds=1), claims=(Claim("floor", "larger", at_least=1e9),))
+    judged = replace(two_networks(rounds=1), claims=(Claim("plain", "larger", at_least=1e9),))
     result = measure(judged, "make bench", seconds=0.02)
 
     quote(readme, {"9": result})
@@ -231,5 +231,5 @@ def test_the_readme_quotes_what_was_measured(tmp_path: Path) -> None:
     first, last = (f"{score.name}: {score.median:,.0f} env steps/s" for score in result.scores)
     ratio = result.scores[0].median / result.scores[1].median
     text = readme.read_text()
-    assert f"| Two floors | {first} | {last} | {ratio:.2f} | at least 1e+09, missed |" in text
+    assert f"| Two networks | {first} | {last} | {ratio:.2f} | at least 1e+09, missed |" in text
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
