@@ -277,8 +277,10 @@ class Run:
     def resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
         config = self.config
+        compiled = "on" if self.algorithm.compiled is not None else "off"
         changes: dict[str, object] = {
             "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
+            "compile": config.compile.model_copy(update={"mode": compiled}),
         }
         if self.collectives.size > 1:
             changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})

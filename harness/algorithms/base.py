@@ -84,6 +84,8 @@ class Algorithm(ABC):
     iterations: int
     env_steps_per_iteration: int
     module: nn.Module
+    compiled: Any = None
+    """What computes its gradient where that is compiled; None where it is eager."""
 
     @abstractmethod
     def __init__(self, context: Context) -> None: ...

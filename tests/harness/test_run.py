@@ -87,6 +87,7 @@ def test_a_run_ends_early_when_it_gets_no_better(tmp_path: Path) -> None:
 
 
 LONG = ["run.steps=1000000", "evaluation.count=1000", "evaluation.episodes=1", "evaluation.final_episodes=1"]
+LONG += ["compile.mode=off"]  # compiling takes seconds of a run's time
 
 
 def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
