@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ def bare_environment() -> dict[str, str]:
     return env
 
 
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class Claim:
     """`of`'s figure over `against`'s, by its median, and what it is to be; without a bound it is told, not judged."""
@@ -112,7 +118,10 @@ class Row:
     """How to read it: definitions that the title has no room for."""
 
     def run(
-        self, rounds: int | None = None, seconds: float | None = None, say: Callable[[str], None] = print
+        self,
+        rounds: int | None = None,
+        seconds: float | None = None,
+        say: Callable[[str], None] = partial(print, flush=True),
     ) -> list[Score]:
         """Every contestant's score, in the order of `contestants`; they take turns. `rounds` and the `seconds` that a
         contestant measures are the row's own unless they are given."""
@@ -124,7 +133,9 @@ class Row:
             for contestant in self.contestants:
                 figures = contestant.run(number, *more)
                 found[contestant.name].append(figures)
-                say(f"row {self.key}, round {number + 1}: {contestant.name}: {figures[self.figure]:,.4g} {self.unit}")
+                say(
+                    f"row {self.key}, round {number + 1}: {contestant.name}: {number(figures[self.figure])} {self.unit}"
+                )
         return [Score.of(contestant, found[contestant.name], self.figure) for contestant in self.contestants]
 
 

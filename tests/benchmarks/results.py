@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.files import read_json, write_json, write_text
-from tests.benchmarks.contest import Result
+from tests.benchmarks.contest import Result, number
 
 HEAD = """# What `make bench` measured
 
@@ -51,11 +51,6 @@ def section(result: Result) -> str:
             lines.append(f"- {score.name}, where its time goes: {told}.")
     lines += [f"- {score.name}: `{score.command}`" for score in result.scores if score.command]
     return "\n".join([*lines, "", result.birth.line(), ""])
-
-
-def number(value: float) -> str:
-    """Four digits, or all before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def summary(results: dict[str, Result]) -> str:
