@@ -65,6 +65,8 @@ class Row:
     algorithm: str
     """As far as it is known; and what else the time depends on."""
     device: str
+    library: str | None
+    """The MPI that carries it."""
     microseconds: Figure
     """Of one call; over the calls of all launches, each the mean over the ranks."""
     bus_bandwidth: float
@@ -133,6 +135,7 @@ def row(way: Way, ranks: int, size: int, launches: Sequence[dict[str, Any]]) -> 
         bytes=size,
         algorithm=", ".join([*known, *cycle]),
         device=last["device"],
+        library=last["mpi"],
         microseconds=microseconds,
         bus_bandwidth=bus_bandwidth(size, microseconds.median / 1e6, ranks),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from harness.bench.certificate import Certificate, certify
 from harness.bench.launch import Failed, Places, Stopped
 from harness.bench.screen import Screen, shown
 from harness.config import load_run_config
+from harness.distributed.world import detect_place
 from harness.errors import BadInput
 from harness.files import write_json
 from harness.run import check as check_run
@@ -24,7 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         return BENCHES[arguments.bench](arguments)
     except (Failed, Stopped) as error:
-        print(f"harness: {error}", file=sys.stderr, flush=True)
+        if detect_place(os.environ).rank == 0:
+            print(f"harness: {error}", file=sys.stderr, flush=True)
         return 1
 
 

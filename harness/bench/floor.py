@@ -45,8 +45,8 @@ class Floor:
             self.products = products_of(run.algorithm.module, rows)
 
     def measure(self) -> dict[str, float | None]:
-        """Seconds of a minibatch's products, `minibatch`; of a bare step of this rank's environments, `step`, and of one
-        by the library's vector class, `library_step`. None where there are none."""
+        """Seconds of a minibatch's products, `minibatch`; of a bare step of this rank's environments, `step`; and of
+        one by the library's vector class, `library_step`. None where there are none."""
         run = self.run
         minibatch = step = library_step = None
         if self.products:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.bench import reducing, running
-from harness.bench.launch import MARK
+from harness.bench.launch import MARK, Stopped
 from harness.distributed.world import World
 from harness.errors import BadInput
 from harness.files import plain
@@ -28,6 +28,9 @@ def run_task(task: str, arguments: Mapping[str, Any]) -> Any:
     world = World()
     try:
         found = TASKS[task](world, **arguments)
+    except Stopped:  # raised by all ranks alike
+        world.stop()
+        raise
     except BaseException as error:
         if world.place.size == 1:
             raise
