@@ -129,13 +129,11 @@ class Row:
         for contestant in self.rehearsal:
             contestant.run(0)
         found: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in self.contestants}
-        for number in range(rounds or self.rounds):
+        for turn in range(rounds or self.rounds):
             for contestant in self.contestants:
-                figures = contestant.run(number, *more)
+                figures = contestant.run(turn, *more)
                 found[contestant.name].append(figures)
-                say(
-                    f"row {self.key}, round {number + 1}: {contestant.name}: {number(figures[self.figure])} {self.unit}"
-                )
+                say(f"row {self.key}, round {turn + 1}: {contestant.name}: {number(figures[self.figure])} {self.unit}")
         return [Score.of(contestant, found[contestant.name], self.figure) for contestant in self.contestants]
 
 
