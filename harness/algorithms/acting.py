@@ -56,42 +56,53 @@ class ModuleActor(Actor):
         return chosen
 
 
-class MLPActor(Actor):
-    """The default network on the CPU, in numpy; the parameters are read where they lie, so they are never stale."""
+class NumpyMLP:
+    """A `Sequential` of linear layers with one kind of activation between them, in numpy; the parameters are read where
+    they lie, so they are never stale."""
 
     ACTIVATIONS = {nn.Tanh: lambda x: np.tanh(x, out=x), nn.ReLU: lambda x: np.maximum(x, 0.0, out=x)}
+
+    @classmethod
+    def serves(cls, network: nn.Module) -> bool:
+        known = (nn.Linear, *cls.ACTIVATIONS)
+        return type(network) is nn.Sequential and all(type(layer) in known for layer in network)
+
+    def __init__(self, network: nn.Sequential) -> None:
+        """Views of the parameters: of an arena, they must lie there already."""
+        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+        self.layers = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear]
+        between = [layer for layer in network if not isinstance(layer, nn.Linear)]
+        self.activation = self.ACTIVATIONS[type(between[0]) if between else nn.ReLU]
+        self.activated = len(between) == len(linear)
+        """Whether an activation follows the last layer too."""
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """float32 (n, inputs) to (n, outputs)"""
+        last = len(self.layers) - 1
+        for number, (weight, bias) in enumerate(self.layers):
+            x = np.dot(x, weight)
+            x += bias
+            if number < last or self.activated:
+                self.activation(x)
+        return x
+
+
+class MLPActor(Actor):
+    """The default network on the CPU, in numpy."""
 
     @classmethod
     def serves(cls, module: ActorCritic, device: torch.device) -> bool:
         network, head = module.network, module.head
         if device.type != "cpu" or type(network) is not ActorCriticMLP or network.scale != 1.0:
             return False
-        known = all(type(layer) in (nn.Linear, *cls.ACTIVATIONS) for layer in network.policy)
+        known = NumpyMLP.serves(network.policy)
         return known and (type(head) is GaussianHead or type(head) is CategoricalHead and head.single)
 
     def __init__(self, module: ActorCritic) -> None:
-        """Views of the parameters: of an arena, they must lie there already."""
         network, self.head = module.network, module.head
         assert isinstance(network, ActorCriticMLP)
-        self.policy, self.value = (self._layers(part) for part in (network.policy, network.value))
-        hidden = [layer for layer in network.policy if not isinstance(layer, nn.Linear)]
-        self.activation = self.ACTIVATIONS[type(hidden[0]) if hidden else nn.ReLU]
+        self.policy, self.value = NumpyMLP(network.policy), NumpyMLP(network.value)
         self.discrete = isinstance(self.head, CategoricalHead)
-
-    @staticmethod
-    def _layers(network: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
-        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-        return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear]
-
-    def _forward(self, layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
-        for weight, bias in layers[:-1]:
-            x = np.dot(x, weight)
-            x += bias
-            self.activation(x)
-        weight, bias = layers[-1]
-        x = np.dot(x, weight)
-        x += bias
-        return x
 
     def begin(self, rollout: Rollout, noise: np.ndarray) -> None:
         self.rollout = rollout
@@ -103,7 +114,7 @@ class MLPActor(Actor):
     def act(self, step: int, observations: np.ndarray, envs: slice = ALL) -> np.ndarray:
         if observations.ndim > 2:
             observations = observations.reshape(len(observations), -1)
-        parameters = self._forward(self.policy, observations)
+        parameters = self.policy(observations)
         noise = self.noise[step, envs]
         if self.discrete:
             self.parameters[step, envs] = parameters
@@ -120,7 +131,7 @@ class MLPActor(Actor):
         rollout = self.rollout
         count = rollout.steps * rollout.envs
         observations = rollout.observations.reshape(count, -1)
-        rollout.values[:] = self._forward(self.value, observations).reshape(rollout.values.shape)
+        rollout.values[:] = self.value(observations).reshape(rollout.values.shape)
         if isinstance(self.head, GaussianHead):
             constant = self.head.log_std.detach().numpy().sum() + 0.5 * math.log(2 * math.pi) * self.noise.shape[-1]
             rollout.log_probs[:] = -0.5 * np.square(self.noise).sum(-1) - constant
