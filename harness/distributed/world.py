@@ -16,6 +16,7 @@ import torch
 
 from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
 from harness.errors import BadInput
+from harness.mpi_settings import MPI_SETTINGS, SETTINGS_BETWEEN_HOSTS
 from harness.slots import confine, own_slot
 
 
@@ -92,14 +93,17 @@ def available_cores() -> list[int]:
 def prepare_environment() -> None:
     """What must stand in the environment before MPI or Horovod is loaded; what the user set stays.
 
-    The PyPI Open MPI has a prefix built in that is not where pip put it. Ranks that wait in MPI spin, and starve
-    Horovod's thread, unless they yield. Horovod looks for work once a cycle: a small network's step is shorter than
-    its default of 1 ms.
+    The PyPI Open MPI has a prefix built in that is not where pip put it. Horovod looks for work once a cycle: a small
+    network's step is shorter than its default of 1 ms.
     """
     if (Path(sys.prefix) / "lib" / "libmpi.so").exists() or list((Path(sys.prefix) / "lib").glob("libmpi.so.*")):
         os.environ.setdefault("OPAL_PREFIX", sys.prefix)
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    for name, value in MPI_SETTINGS.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
+    place = detect_place(os.environ)
+    if place.local_size < place.size and not any(name.startswith("OMPI_MCA_coll_tuned_") for name in os.environ):
+        os.environ.update(SETTINGS_BETWEEN_HOSTS)
 
 
 PROBE_BYTES, PROBES = 64 * 1024, 15

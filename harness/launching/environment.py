@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.mpi_settings import MPI_SETTINGS
+
 # Set by mpirun (and PMIx, PRRTE, Hydra) for its ranks: an mpirun below it takes them for its own and fails.
 OUTER_MPI = re.compile(r"(OMPI|PMIX|PMI|PMI2|PRTE|ORTE|HYDI)_|MPI_LOCALN?RANK")
 # …but these are how users set Open MPI up
@@ -50,8 +52,8 @@ def launch_environment(env: Mapping[str, str]) -> dict[str, str]:
     result["PATH"] = os.pathsep.join([str(bin_folder), *others])
     if (bin_folder / "mpirun").exists() and (Path(sys.prefix) / "lib" / "libmpi.so").exists():
         result["OPAL_PREFIX"] = sys.prefix  # the prefix built into the PyPI Open MPI is not where pip puts it
-    # ranks that wait spin otherwise, and starve Horovod's threads
-    result.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    for name, value in MPI_SETTINGS.items():
+        result.setdefault(name, value)
     # milliseconds; Horovod's own 1 ms is most of the time that a small all-reduce takes
     result.setdefault("HOROVOD_CYCLE_TIME", "0.1")
     if os.geteuid() == 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.distributed.world import World, detect_place, expand_tasks_per_node
+from harness.distributed.world import World, detect_place, expand_tasks_per_node, prepare_environment
 from harness.errors import BadInput
 from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
 from tests.command import environment, harness
@@ -115,6 +115,24 @@ def test_one_of_several_whose_launcher_is_unknown_is_refused(env: dict[str, str]
     with pytest.raises(BadInput, match="started this process as one of several"):
         World(env)
     World({"WORLD_SIZE": "1", "RANK": "0"})
+
+
+def settings_of_mpi(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> dict[str, str]:
+    monkeypatch.setattr(os, "environ", dict(env))
+    prepare_environment()
+    return {name: value for name, value in os.environ.items() if name.startswith("OMPI_MCA_")}
+
+
+def test_ranks_between_hosts_reduce_large_buffers_in_rings_and_users_settings_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = "OMPI_MCA_coll_tuned_dynamic_rules_filename"
+    between = settings_of_mpi(monkeypatch, MPIRUN)
+    assert Path(between[rules]).is_file() and between["OMPI_MCA_coll_tuned_use_dynamic_rules"] == "1"
+    one_host = settings_of_mpi(monkeypatch, {**MPIRUN, "OMPI_COMM_WORLD_LOCAL_SIZE": "4"})
+    assert rules not in one_host and one_host.items() <= between.items()
+    for theirs in ("OMPI_MCA_coll_tuned_use_dynamic_rules", "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size"):
+        assert settings_of_mpi(monkeypatch, {**MPIRUN, theirs: "0"})[theirs] == "0"
 
 
 @pytest.mark.parametrize("path", ["horovod", "mpi"])
