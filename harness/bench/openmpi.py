@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 FORCED = ("default", "basic linear", "nonoverlapping", "recursive doubling", "ring", "segmented ring", "Rabenseifner")
 """By the number in `coll_tuned_allreduce_algorithm`; what `ompi_info --param coll tuned --level 9` lists."""
@@ -23,10 +24,13 @@ def allreduce_algorithm(library: str | None, env: Mapping[str, str], ranks: int,
     """The algorithm for `size` bytes of float32, with who chose it; None where MPI does not carry the reduce."""
     if library is None:
         return None
-    forced = env.get("OMPI_MCA_coll_tuned_allreduce_algorithm", "0")
-    if env.get("OMPI_MCA_coll_tuned_use_dynamic_rules", "0") not in ("0", "false") and forced != "0":
-        return f"{FORCED[int(forced)] if forced.isdigit() and int(forced) < len(FORCED) else forced}, forced"
-    if re.match(r"Open MPI v4\.1\.", library) and not any(name.startswith("OMPI_MCA_coll") for name in env):
+    if env.get("OMPI_MCA_coll_tuned_use_dynamic_rules", "0") not in ("0", "false"):
+        forced = env.get("OMPI_MCA_coll_tuned_allreduce_algorithm", "0")
+        if forced != "0":
+            return f"{FORCED[int(forced)] if forced.isdigit() and int(forced) < len(FORCED) else forced}, forced"
+        return f"as {Path(env.get('OMPI_MCA_coll_tuned_dynamic_rules_filename', 'rules')).name} say"
+    touched = any(name.startswith("OMPI_MCA_coll") and "_libnbc_" not in name for name in env)
+    if re.match(r"Open MPI v4\.1\.", library) and not touched:
         for most, choices in CHOSEN_BY_4_1:
             if ranks <= most:
                 return [name or "Rabenseifner" for least, name in choices if least <= size][-1]

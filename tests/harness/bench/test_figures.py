@@ -61,6 +61,14 @@ def test_the_calls_of_all_launches_count():
             {"OMPI_MCA_coll_tuned_use_dynamic_rules": "1", "OMPI_MCA_coll_tuned_allreduce_algorithm": "4"},
             *("Open MPI v5.0.1", 2, 4096, "ring, forced"),
         ),
+        (
+            {
+                "OMPI_MCA_coll_tuned_use_dynamic_rules": "1",
+                "OMPI_MCA_coll_tuned_dynamic_rules_filename": "/somewhere/between.rules",
+            },
+            *("Open MPI v4.1.8", 3, 4096, "as between.rules say"),
+        ),
+        ({"OMPI_MCA_coll_libnbc_iallreduce_algorithm": "1"}, "Open MPI v4.1.8", 2, 4096, "ring"),
         ({}, None, 2, 4096, None),
     ],
 )
