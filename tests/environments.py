@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import gymnasium as gym
@@ -99,6 +100,19 @@ class Count(gym.Env):
         return observation, float(self.steps), self.steps >= self.length, False, {}
 
 
+class Busy(Line):
+    """As Line, where a step keeps a core busy for `seconds`, like a simulator."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        until = perf_counter() + self.seconds
+        while perf_counter() < until:
+            pass
+        return super().step(action)
+
+
 class CountVector(gym.vector.VectorEnv):
     """Several of them, of 3, 4, 5, … steps, as a vector class of a user; begins episodes in gymnasium's three ways."""
 
@@ -144,5 +158,6 @@ for each in gym.vector.AutoresetMode:
             vector_entry_point=partial(CountVector, mode=each.value, independent=own),
         )
 gym.register("Bytes-v0", Bytes, max_episode_steps=50)
+gym.register("Busy-v0", Busy, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)

@@ -179,32 +179,53 @@ class PPO(Algorithm):
         return Iteration(self.samples, int(metrics.pop("gradient_steps")), metrics)
 
     def collect(self, iteration: int) -> dict[str, float]:
-        """Fills the rollout; returns this rank's sums over the episodes that ended, to be agreed."""
-        rollout, phases, share, envs, head = self.rollout, self.context.phases, self.envs.share, self.envs, self.head
+        """Fills the rollout; returns this rank's sums over the episodes that ended, to be agreed.
+
+        Where environments step in groups, one group steps while the policy acts for another.
+        """
+        rollout, phases, envs = self.rollout, self.context.phases, self.envs
         cut: list[tuple[int, np.ndarray, np.ndarray]] = []  # (step, which environments, their last observations)
-        self.actor.begin(rollout, self.action_noise(iteration)[:, share.slice])
-        observations = self.observations
+        skipped: list[tuple[int, int]] = []  # (step, environment) where it only began an episode
+        self.actor.begin(rollout, self.action_noise(iteration)[:, envs.share.slice])
+        for group, rows in enumerate(envs.groups):
+            self.act(0, group, self.observations[rows])
         for step in range(rollout.steps):
-            phases.start("act")
-            actions = self.actor.act(step, observations)
-            phases.start("environment")
-            result = envs.step(head.for_environment(actions))
-            phases.start("store")
-            rollout.observations[step] = observations
-            rollout.rewards[step] = result.rewards
-            rollout.true_rewards[step] = result.true_rewards
-            np.logical_or(result.terminated, result.truncated, out=rollout.dones[step])
-            if result.final_observations is not None:
-                only_cut = result.truncated & ~result.terminated
-                if only_cut.any():
-                    cut.append((step, np.flatnonzero(only_cut), result.final_observations[only_cut]))
-            observations = result.observations
-        self.observations = observations
+            for group, rows in enumerate(envs.groups):
+                phases.start("environment")
+                result = envs.receive(group)
+                phases.start("store")
+                rollout.rewards[step, rows] = result.rewards
+                rollout.true_rewards[step, rows] = result.true_rewards
+                np.logical_or(result.terminated, result.truncated, out=rollout.dones[step, rows])
+                if result.final_observations is not None:
+                    only_cut = result.truncated & ~result.terminated
+                    if only_cut.any():
+                        ended = np.flatnonzero(only_cut)
+                        cut.append((step, rows.start + ended, result.final_observations[ended]))
+                if result.valid is not None:
+                    skipped += [(step, rows.start + env) for env in np.flatnonzero(~result.valid)]
+                if step + 1 < rollout.steps:
+                    self.act(step + 1, group, result.observations)
+                elif len(envs.groups) == 1:
+                    self.observations = result.observations
+                else:
+                    self.observations[rows] = result.observations
         phases.start("advantages")
         self.actor.finish()
         self.bootstrap_time_limits(cut)
-        rollout.compute_advantages(self.values(observations), self.settings.gamma, self.settings.gae_lambda)
+        rollout.compute_advantages(self.values(self.observations), self.settings.gamma, self.settings.gae_lambda)
+        rollout.replace(skipped)
         return self.episodes.take_in(rollout.true_rewards, rollout.dones)
+
+    def act(self, step: int, group: int, observations: np.ndarray) -> None:
+        """Sends a group of environments into their step number `step`."""
+        phases, rows = self.context.phases, self.envs.groups[group]
+        phases.start("act")
+        actions = self.actor.act(step, observations, rows)
+        phases.start("environment")
+        self.envs.send(self.head.for_environment(actions), group)
+        phases.start("store")
+        self.rollout.observations[step, rows] = observations
 
     def bootstrap_time_limits(self, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Adds what followed a time limit to the last reward: γ V(last observation) (Pardo et al. 2018, equation 6)."""

@@ -41,6 +41,19 @@ class Rollout:
             advantages[step] += decays[step] * advantages[step + 1]
         np.add(self.advantages, self.values, out=self.returns)
 
+    def replace(self, skipped: list[tuple[int, int]]) -> None:
+        """Puts another of its environment's samples in the place of each (step, environment) that is none, half a
+        rollout away so that no part of an episode is favoured. To be called when the advantages are known."""
+        none = set(skipped)
+        for step, env in skipped:
+            others = ((step + self.steps // 2 + more) % self.steps for more in range(self.steps))
+            other = next((each for each in others if (each, env) not in none), None)
+            if other is None:  # the whole rollout has none of this environment
+                self.advantages[step, env], self.returns[step, env] = 0.0, self.values[step, env]
+                continue
+            for array in (self.observations, self.actions, self.log_probs, self.values, self.advantages, self.returns):
+                array[step, env] = array[other, env]
+
     def flat(self, name: str) -> torch.Tensor:
         """The array `name` as a tensor (envs * steps, …) over the same memory, sample index = step * envs + env."""
         array = getattr(self, name)

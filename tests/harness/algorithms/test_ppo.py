@@ -78,8 +78,8 @@ def test_what_a_time_limit_cut_off_is_worth_its_value(tmp_path: Path) -> None:
     """Rewards of 1 and episodes cut every 5 steps: where an episode was cut, γ V(last observation) is added."""
     ppo = make(tmp_path, "env.kwargs.max_episode_steps=5")
     seen = []
-    step = ppo.envs.step
-    ppo.envs.step = lambda actions: seen.append(step(actions)) or seen[-1]  # type: ignore
+    receive = ppo.envs.receive
+    ppo.envs.receive = lambda group: seen.append(receive(group)) or seen[-1]  # type: ignore
     ppo.collect(0)
     cut = np.array([result.truncated & ~result.terminated for result in seen])
     assert cut.any() and not cut.all()
@@ -121,3 +121,44 @@ def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
         metrics = ppo.iterate(iteration).metrics
     assert metrics["return_mean"] > 15, "an episode of 20 steps; chance gives 10"
     assert ppo.step.arena.parameters.dtype == torch.float32
+
+
+def test_environments_in_groups_give_the_rollout_that_they_give_together(tmp_path: Path) -> None:
+    """What the noise of an action is follows from environment and step; a matrix product of fewer rows may round
+    otherwise, which is all that may differ."""
+    rollouts = []
+    for buffered in ("off", "on"):
+        ppo = make(
+            tmp_path,
+            "env.backend=workers",
+            "env.workers=2",
+            f"env.double_buffer={buffered}",
+            env="tests.environments:Line-v0",
+        )
+        assert len(ppo.envs.groups) == (2 if buffered == "on" else 1)
+        ppo.collect(0)
+        ppo.collect(1)
+        rollouts.append(ppo.rollout)
+        ppo.close()
+    together, apart = rollouts
+    for name in ("observations", "actions", "rewards", "true_rewards", "dones"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(apart, name), name)
+    for name in ("values", "log_probs", "advantages", "returns"):
+        np.testing.assert_allclose(getattr(together, name), getattr(apart, name), rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_that_only_begins_an_episode_is_learned_from_nowhere(tmp_path: Path) -> None:
+    """Of a vector class that begins episodes in a step of their own: no sample has the last observation of an episode
+    as what it acted on, and each is one that the environment made."""
+    ppo = make(tmp_path, "env.backend=native", env="tests.environments:CountNextStep-v0")
+    ppo.collect(0)
+    rollout = ppo.rollout
+    length = 3 + np.arange(4)  # of environment i's episodes
+    assert (rollout.observations[..., 1] < length).all()
+    made = [
+        {(tuple(o), float(r)) for o, r in zip(rollout.observations[:, env], rollout.returns[:, env])}
+        for env in range(4)
+    ]
+    begun = 16 - 16 // (length + 1)
+    assert [len(each) for each in made] == begun.tolist()
+    ppo.close()
