@@ -13,7 +13,7 @@ import torch
 
 from harness.bench.openmpi import allreduce_algorithm
 from harness.bench.torch_distributed import TorchCollectives
-from harness.distributed.collectives import Collectives, MpiCollectives
+from harness.distributed.collectives import MOST_AT_ONCE, Collectives, MpiCollectives
 from harness.distributed.world import World
 from harness.errors import BadInput
 
@@ -44,7 +44,7 @@ def measure(world: World, path: str, sizes: list[int], seconds: float) -> dict[s
         "device": device,
         "mpi": mpi,
         "cycle_milliseconds": os.environ.get("HOROVOD_CYCLE_TIME") if path.startswith("horovod") else None,
-        "algorithms": {str(size): allreduce_algorithm(mpi, os.environ, ranks, size) for size in sizes},
+        "algorithms": {str(size): algorithm(path, mpi, ranks, size) for size in sizes},
     }
     if isinstance(collectives, TorchCollectives):
         collectives.stop()
@@ -72,6 +72,13 @@ def make_call(path: str, collectives: Collectives, tensor: torch.Tensor) -> Call
         communicator, in_place, buffer = collectives.communicator, collectives.mpi.IN_PLACE, tensor.numpy()
         return lambda: communicator.Allreduce(in_place, buffer)
     return lambda: collectives.all_reduce_(tensor, "sum", "gradients")
+
+
+def algorithm(path: str, mpi: str | None, ranks: int, size: int) -> str | None:
+    """What MPI reduces `size` bytes by; runs hand it large buffers in pieces."""
+    piece = 4 * MOST_AT_ONCE if path in ("mpi", "mpi-ring") else size
+    name = allreduce_algorithm(mpi, os.environ, ranks, min(size, piece))
+    return f"{name}, {piece >> 20} MB at a time" if name is not None and size > piece else name
 
 
 def synchronised(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
