@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.distributed.world import available_cores, host_name
-from harness.lifecycle.run_directory import git_commit, versions
+from harness.lifecycle.run_directory import versions
 
 SPREAD = "10th to 90th percentile"
 
@@ -25,6 +26,7 @@ class Certificate:
     date: str
     """Of the beginning, with the offset from UTC."""
     commit: str | None
+    """Of this project's checkout, with `-dirty` where it has changes that are in no commit; None where it is none."""
     host: str
     cpu: str
     cores: int
@@ -34,7 +36,7 @@ class Certificate:
     versions: dict[str, str]
 
     def line(self) -> str:
-        commit = f", commit {self.commit[:9]}" if self.commit else ""
+        commit = f", commit {self.commit[:9]}{'-dirty' * self.commit.endswith('-dirty')}" if self.commit else ""
         return f"{self.cores} cores of {self.cpu}, load {self.load:.2f} before, {self.date}{commit}"
 
 
@@ -43,13 +45,25 @@ def certify() -> Certificate:
     return Certificate(
         command=shlex.join(["python", "-m", "harness", *sys.argv[1:]]),
         date=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        commit=git_commit(),
+        commit=commit(),
         host=host_name(),
         cpu=cpu_model(),
         cores=len(available_cores()),
         load=os.getloadavg()[0],
         versions=versions(),
     )
+
+
+def commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # or git would tell of whatever folder this is installed in
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return shown.stdout.strip() or None
 
 
 def cpu_model() -> str:

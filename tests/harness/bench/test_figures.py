@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import subprocess
 
 import pytest
 
@@ -13,6 +14,7 @@ from harness.bench.openmpi import allreduce_algorithm
 from harness.bench.scaling import rates, stopping_at, times_to, widened
 from harness.bench.throughput import Throughput
 from harness.config import load_run_config
+from tests.command import ROOT
 
 
 def test_a_figure_is_the_median_and_the_outer_tenths():
@@ -155,9 +157,12 @@ def test_a_run_until_a_return_is_the_same_run_otherwise():
     assert until == expected
 
 
-def test_a_certificate_tells_the_command_and_the_machine(monkeypatch):
+def test_a_certificate_tells_the_command_and_the_machine(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["somewhere/harness", "bench", "allreduce", "--json", "my file.json"])
     certificate = certify()
     assert certificate.command == "python -m harness bench allreduce --json 'my file.json'"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert (certificate.commit or "").removesuffix("-dirty") == head
     assert certificate.cores >= 1 and certificate.cpu and certificate.load >= 0
     assert certificate.versions["torch"] and certificate.date[:2] == "20"
