@@ -82,7 +82,7 @@ def bare_environment() -> dict[str, str]:
     for name in TUNED:
         env.pop(name, None)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env["OMP_NUM_THREADS"] = "1"
+    env.pop("OMP_NUM_THREADS", None)  # who wants one thread a rank says so in the program
     return env
 
 
@@ -146,6 +146,8 @@ class Score:
     values: list[float]
     shares: dict[str, float] = field(default_factory=dict)
     """Where the time went in the round of the median, of contestants that tell it; they sum to 1."""
+    told: str = ""
+    """What else it said in that round."""
 
     @property
     def median(self) -> float:
@@ -154,8 +156,9 @@ class Score:
     @classmethod
     def of(cls, contestant: Contestant, rounds: list[dict[str, Any]], figure: str) -> Score:
         ordered = sorted(rounds, key=lambda figures: figures[figure])
-        shares = ordered[len(ordered) // 2].get("shares", {})
-        return cls(contestant.name, contestant.shown(), [figures[figure] for figures in rounds], shares)
+        middle = ordered[len(ordered) // 2]
+        values = [figures[figure] for figures in rounds]
+        return cls(contestant.name, contestant.shown(), values, middle.get("shares", {}), middle.get("told", ""))
 
 
 @dataclass(frozen=True)

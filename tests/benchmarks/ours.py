@@ -56,7 +56,7 @@ def throughput(world: World, config: RunConfig, seconds: float, floor: bool) -> 
         assert measured.floor is not None
         return {"env_steps_per_second": speed * measured.floor.ratio.median}
     shares = {part.phase: part.share.median for part in measured.phases}
-    return {"env_steps_per_second": speed, "line": measured.line, "shares": shares}
+    return {"env_steps_per_second": speed, "told": measured.line, "shares": shares}
 
 
 def time_to_return(world: World, config: RunConfig, wanted: float) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def time_to_return(world: World, config: RunConfig, wanted: float) -> dict[str, 
     result = running.train(world, config.to_table())
     if result["best_return_mean"] is None or result["best_return_mean"] < wanted:
         raise RuntimeError(f"{wanted:g} was not reached: {result}")
-    return {"seconds": result["wall_seconds"], "env_steps": result["env_steps"]}
+    told = f"{result['env_steps']:,} steps at {result['env_steps_per_second']:,.0f} steps/s, sync {result['sync_path']}"
+    return {"seconds": result["wall_seconds"], "told": told}
 
 
 if __name__ == "__main__":

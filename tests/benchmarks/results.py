@@ -47,9 +47,11 @@ def section(result: Result) -> str:
     for score in result.scores:
         if score.shares:
             parts = sorted(score.shares.items(), key=lambda part: -part[1])
-            told = ", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005)
-            lines.append(f"- {score.name}, where its time goes: {told}.")
-    lines += [f"- {score.name}: `{score.command}`" for score in result.scores if score.command]
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005)
+            lines.append(f"- {score.name}, where its time goes: {shares}.")
+        told = f" (in the round of the median: {score.told})" if score.told else ""
+        if score.command:
+            lines.append(f"- {score.name}: `{score.command}`{told}")
     return "\n".join([*lines, "", result.birth.line(), ""])
 
 
