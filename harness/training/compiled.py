@@ -29,8 +29,9 @@ MOST_SIZES = 4
 """Each size of a minibatch is compiled for itself; of more sizes than this, none is."""
 
 Batch = dict[str, torch.Tensor]
-Loss = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
-"""From a batch of this rank's samples, and 0-d numbers beside them, to their mean loss and a vector of statistics."""
+Loss = Callable[[Batch], tuple[torch.Tensor, ...]]
+"""From a batch of this rank's samples, and 0-d numbers beside them, to their mean loss and a vector of statistics; and
+to one number for each sample, where somebody wants it."""
 
 
 class CompileSettings(Settings):
@@ -60,7 +61,7 @@ class _WithLoss(nn.Module):
         self.module = module
         self.loss = loss
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         return self.loss(batch)
 
 
@@ -76,13 +77,15 @@ class CompiledGradient:
         data: Batch,
         numbers: Sequence[str],
         sizes: Sequence[int],
+        per_sample: str | None = None,
     ) -> None:
         """`data`: the tensors that minibatches are rows of, which stay where they are; `numbers`: the names of what is
-        given with each minibatch beside them; `sizes`: how many rows this rank's minibatches have.
+        given with each minibatch beside them; `sizes`: how many rows this rank's minibatches have; `per_sample`: the
+        tensor of `data` whose rows take the loss's number for each sample.
         """
         self.arena, self.precision, self.device = arena, precision, arena.wire.device
         self.data = data
-        self.names = tuple(numbers)
+        self.names, self.per_sample = tuple(numbers), per_sample
         self.with_loss = _WithLoss(module, loss)
         self.layout = self._layout(module)
         self.functions: dict[int, Callable[..., None]] = {}
@@ -121,15 +124,17 @@ class CompiledGradient:
             batch[name] = numbers[position]
         weight, scale = numbers[-2], numbers[-1]
 
-        def scaled(vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def scaled(vector: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
             parameters = {name: vector[first:end].view(shape) for name, shape, first, end in self.layout}
             with self.precision.autocast():
-                loss, statistics = functional_call(self.with_loss, parameters, (batch,))
-            return loss * scale, statistics
+                loss, *beside = functional_call(self.with_loss, parameters, (batch,))
+            return loss * scale, tuple(beside)
 
-        gradient, statistics = grad(scaled, has_aux=True)(flat)
+        gradient, (statistics, *samples) = grad(scaled, has_aux=True)(flat)
         wire[: self.arena.size] = gradient * weight
         wire[self.arena.size :] = statistics * weight
+        if self.per_sample is not None:
+            data[self.per_sample][rows] = samples[0]
 
     def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
         """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""

@@ -1,0 +1,332 @@
+"""Deep Q-learning (Mnih et al. 2015, https://doi.org/10.1038/nature14236) and its extensions, each a switch: the double
+estimator (van Hasselt et al. 2016), the dueling network (Wang et al. 2016), returns of several steps (Sutton and Barto
+2018, section 7.1), prioritized replay (Schaul et al. 2016), and quantile regression (QR-DQN, Dabney et al. 2018).
+
+N ranks are the same experiment as one: exploration and minibatches follow from the seed and from global indices,
+gradients are weighted by sample counts, and each rank copies its target network from parameters that all agree on.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import huber_loss
+
+from harness.algorithms.base import Context, Evaluation
+from harness.algorithms.memory.prioritized import PrioritizedReplay
+from harness.algorithms.memory.replay import Replay, bytes_of
+from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, check_memory
+from harness.algorithms.q_networks import Greedy, make_q_network
+from harness.algorithms.randomness import generator
+from harness.distributed.arena import Arena
+from harness.settings import named_object
+from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_in_turn, wants_compiling
+from harness.training.optimizers import LearningRate, make_optimizer
+from harness.training.precision import Precision
+from harness.training.trainer import Step
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+STATISTICS = ("loss", "q_mean", "td_error")
+"""Means over a minibatch: the loss; the values of the actions taken; how far they are from their targets."""
+
+
+class DQNSettings(OffPolicySettings):
+    name: Literal["dqn"]
+    """Deep Q-learning."""
+    target_update_interval: int = Field(1_000, ge=1)
+    """Environment steps, over all environments, between copies of the network to the target network; they are made at
+    the end of a round's steps (C of the paper's algorithm 1)."""
+    exploration_fraction: float = Field(0.1, ge=0, le=1)
+    """Fraction of the run over which ε falls in a straight line."""
+    exploration_initial_eps: float = Field(1.0, ge=0, le=1)
+    """ε at the start: the probability of a random action."""
+    exploration_final_eps: float = Field(0.05, ge=0, le=1)
+    """ε from there on."""
+    max_grad_norm: float | None = Field(10.0, gt=0)
+    """2-norm that the agreed gradient is clipped to."""
+    double: bool = False
+    """The next action is the one that the network prefers, with the value that the target network gives it."""
+    dueling: bool = False
+    """A network with a stream for the state's value and one for the actions' advantages."""
+    n_steps: int = Field(1, ge=1)
+    """Rewards that a target is made of before it bootstraps (n)."""
+    prioritized: bool = False
+    """Draw transitions in proportion to their last errors, rather than evenly."""
+    priority_exponent: float = Field(0.6, ge=0, le=1)
+    """α of prioritized replay: 0 draws evenly."""
+    importance_exponent: float = Field(0.4, ge=0, le=1)
+    """β of prioritized replay at the start; it rises to 1 over the run."""
+    quantiles: int = Field(0, ge=0)
+    """Quantiles of the return that QR-DQN learns for each action (N); 0: its mean alone, as in DQN."""
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        assert config.env is not None
+        if self.dueling and config.network.class_ is not None:
+            raise ValueError("algorithm.dueling must be false with network.class, whose streams are its own")
+        if self.dueling and not config.network.hidden:
+            raise ValueError("network.hidden must have a layer with algorithm.dueling, got []")
+        least = config.env.count * 2 * self.n_steps
+        if self.buffer_size < least:
+            raise ValueError(
+                f"algorithm.buffer_size must be at least 2 * n_steps * env.count = {least}, got {self.buffer_size}"
+            )
+
+
+class DQN(OffPolicy):
+    Settings = DQNSettings
+
+    def __init__(self, context: Context) -> None:
+        config, settings, envs = context.config, context.config.algorithm, context.environments
+        assert isinstance(settings, DQNSettings) and envs is not None
+        self.settings, device, collectives = settings, context.device, context.collectives
+        torch.manual_seed(config.seed)
+        self.module = self.network(config, envs.observation_space, envs.action_space).to(device)
+        # Dropout would make the target of the moment a matter of chance: evaluation mode throughout, as for PPO
+        self.module.eval()
+        self.precision = Precision(config.precision, device)
+        self.step = Step(
+            self.module,
+            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
+            collectives,
+            self.precision,
+            statistics=len(STATISTICS) + collectives.size,
+            max_grad_norm=settings.max_grad_norm,
+        )
+        self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
+        self.target = copy.deepcopy(self.module)
+        self.target_parameters = Arena(self.target).parameters
+        self.greedy = Greedy(self.module, device)
+
+        replay = self.make_replay(context)
+        minibatch = settings.batch_size * 2 * math.prod(replay.observation_shape) * replay.frames.itemsize
+        at_once = 1 if settings.prioritized else min(settings.gradient_steps, max(1, STAGED_BYTES // minibatch))
+        super().__init__(context, replay, at_once)
+        data, most = self.minibatches.data, len(self.minibatches.rows)
+        assert isinstance(envs.action_space, spaces.Discrete)
+        self.actions, self.quantiles = int(envs.action_space.n), max(settings.quantiles, 1)
+        self.start = int(envs.action_space.start)
+        data = {name: values for name, values in data.items() if settings.double or name != "next_observations"}
+        data["next_values"] = torch.zeros(most, self.actions, self.quantiles, device=device)
+        data["errors"] = torch.zeros(most, device=device)
+        self.data = data
+        """What a minibatch has of each of its samples."""
+        self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
+        self.others = torch.zeros(collectives.size, device=device)
+        self.compiled, self.compile_reason = self.compile(context)
+
+    @staticmethod
+    def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
+        settings = config.algorithm
+        assert isinstance(settings, DQNSettings) and config.env is not None
+        user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
+        sizes = "dqn", max(settings.quantiles, 1), settings.dueling
+        return make_q_network(config.network, observation_space, action_space, config.env, *sizes, user_class)
+
+    @classmethod
+    def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        cls.network(config, observation_space, action_space)
+
+    def make_replay(self, context: Context) -> Replay:
+        envs, settings = context.environments, self.settings
+        assert envs is not None
+        share, shape, dtype = envs.share, envs.observation_space.shape, envs.observation_dtype
+        capacity, action = settings.buffer_size // share.total, np.zeros((), np.int64)
+        check_memory(context, share.count * bytes_of(capacity, shape, dtype, action, 1))
+        kind: Any = Replay
+        arguments: dict[str, Any] = {"n_steps": settings.n_steps, "gamma": settings.gamma}
+        if settings.prioritized:
+            kind, arguments["alpha"] = PrioritizedReplay, settings.priority_exponent
+        return kind(capacity, share.count, shape, dtype, action, **arguments)
+
+    def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
+        """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
+        wanted = wants_compiling(context.config.compile, self.gradient_steps, self.device)
+        wanted, reason = context.collectives.broadcast_object(wanted)
+        if not wanted:
+            return None, reason
+        sizes = self.minibatches.sizes()
+        if max(context.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+            return None, "minibatches of too many different sizes"
+        parts = (self.module, self.step.arena, self.loss, self.precision, self.data, (), sizes, "errors")
+        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
+        return compiled, problem or reason
+
+    def remarks(self) -> list[str]:
+        how = "eager" if self.compiled is None else "compiled"
+        return [f"gradient {how} ({self.compile_reason})", *super().remarks()]
+
+    # -- acting --------------------------------------------------------------------------------------------------------
+
+    def epsilon(self, env_steps: np.ndarray | int) -> np.ndarray:
+        """ε after so many environment steps; 1 before learning starts."""
+        settings = self.settings
+        span = settings.exploration_fraction * self.iterations * self.env_steps_per_iteration
+        done = np.minimum(np.asarray(env_steps) / max(span, 1.0), 1.0)
+        rest = settings.exploration_initial_eps - settings.exploration_final_eps
+        falling = settings.exploration_initial_eps - rest * done
+        return np.where(np.asarray(env_steps) < settings.learning_starts, 1.0, falling)
+
+    def prepare(self, iteration: int) -> None:
+        """Which steps are random, and by which actions: drawn for all environments on every rank."""
+        share, steps = self.envs.share, len(self.dones)
+        dice, choice = generator(self.config.seed, "actions", iteration).random((2, steps, share.total))
+        env_steps = iteration * self.env_steps_per_iteration + np.arange(steps) * share.total
+        self.random = (dice < self.epsilon(env_steps)[:, None])[:, share.slice]
+        self.random_actions = (choice * self.actions).astype(np.int64)[:, share.slice]
+        self.all_random = self.random.all(1).tolist()
+        self.totals, self.steps_made = torch.zeros(len(STATISTICS), dtype=torch.float64), 0
+
+    def explore(self, step: int, observations: np.ndarray) -> np.ndarray:
+        if self.all_random[step]:
+            return self.random_actions[step]
+        return np.where(self.random[step], self.random_actions[step], self.greedy(observations))
+
+    def for_environment(self, actions: np.ndarray) -> np.ndarray:
+        return actions + self.start if self.start else actions
+
+    def act_best(self, observations: np.ndarray) -> np.ndarray:
+        return self.for_environment(self.greedy(observations))
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def on_round(self, env_steps: int) -> None:
+        interval = self.settings.target_update_interval
+        if env_steps // interval > (env_steps - self.settings.train_freq) // interval:
+            self.target_parameters.copy_(self.step.arena.parameters)
+
+    def learn(self, draws: np.ndarray, env_steps: int) -> int:
+        minibatches, settings, phases = self.minibatches, self.settings, self.context.phases
+        progress = env_steps / (self.iterations * self.env_steps_per_iteration)
+        self.learning_rate.on_progress(progress)
+        beta = settings.importance_exponent + (1.0 - settings.importance_exponent) * progress
+        applied, at_once = 0, self.at_once
+        for first in range(0, len(draws), at_once):
+            phases.start("sample")
+            minibatches.draw(self.updates + first, draws[first : first + at_once], beta)
+            phases.start("target")
+            self.look_ahead()
+            for number in range(len(minibatches.edges) - 1):
+                applied += self.update(minibatches.part(number))
+        phases.start("rest")
+        return applied
+
+    @torch.no_grad()
+    def look_ahead(self) -> None:
+        """What the target network thinks of the next observations of all that was drawn."""
+        with self.precision.autocast():
+            values = self.target(self.minibatches.data["next_observations"])
+        self.data["next_values"].copy_(values)
+
+    def update(self, part: slice) -> bool:
+        """One step by the minibatch in the rows `part`; False where it was skipped."""
+        phases, arena, first_other = self.context.phases, self.step.arena, len(STATISTICS)
+        phases.start("gradient")
+        self.gradient(part)
+        if self.settings.prioritized:  # the largest weight of each rank rides along
+            weights = self.minibatches.arrays["weights"][part]
+            arena.tail[first_other + self.collectives.rank] = float(weights.max(initial=0.0))
+        phases.start("reduce")
+        statistics = self.step.reduce()
+        if self.settings.prioritized:
+            arena.gradients.div_(statistics[first_other:].max())
+        phases.start("optimizer")
+        if not math.isfinite(float(statistics[0])) and not self.precision.scales_loss:
+            raise self.diverged()
+        applied = self.step.apply()
+        self.totals += statistics[:first_other]
+        self.steps_made += 1
+        if isinstance(self.replay, PrioritizedReplay):
+            phases.start("priorities")
+            errors = self.data["errors"][part].cpu().numpy()
+            self.replay.update(self.minibatches.env[part], self.minibatches.numbers[part], errors)
+        return applied
+
+    def gradient(self, part: slice) -> None:
+        """Fills the arena with this rank's share of a minibatch's gradient."""
+        count = part.stop - part.start
+        weight = count / self.settings.batch_size
+        if self.compiled is not None and count:
+            self.compiled(self.minibatches.rows[part], (), weight)
+        elif count:
+            self.step.fill(lambda: self.eager_loss(part), weight)
+        else:
+            self.step.fill(None, 0.0)
+
+    def eager_loss(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, statistics, errors = self.loss({name: values[part] for name, values in self.data.items()})
+        self.data["errors"][part] = errors
+        return loss, statistics
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The mean loss over this rank's samples, the statistics in the order of STATISTICS, and how wrong each sample
+        was, for its priority."""
+        samples = torch.arange(len(batch["actions"]), device=self.device)
+        values = self.module(batch["observations"]).float()
+        chosen = values[samples, batch["actions"]]  # (n, quantiles)
+        with torch.no_grad():
+            target_values = batch["next_values"]
+            guide = self.module(batch["next_observations"]).float() if self.settings.double else target_values
+            best = guide.mean(-1).argmax(-1)
+            following = target_values[samples, best]
+            targets = batch["returns"][:, None] + batch["discounts"][:, None] * following
+        if self.settings.quantiles:
+            losses = self.quantile_loss(chosen, targets)
+            errors = losses.detach()
+        else:
+            losses = huber_loss(chosen, targets, reduction="none").squeeze(-1)
+            errors = (targets - chosen).detach().squeeze(-1)
+        if self.settings.prioritized:
+            losses = losses * batch["weights"]
+        loss = losses.mean()
+        with torch.no_grad():
+            distance = (targets.mean(-1) - chosen.mean(-1)).abs().mean()
+            statistics = torch.cat([torch.stack([loss, chosen.mean(), distance]), self.others])
+        return loss, statistics, errors
+
+    def quantile_loss(self, quantiles: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Dabney et al. 2018, equation 10 with κ = 1, summed over the quantiles and averaged over the targets as in
+        their algorithm 1; both (n, N), the losses (n,)."""
+        errors = targets[:, None, :] - quantiles[:, :, None]
+        below = (errors.detach() < 0).float()
+        huber = torch.where(errors.abs() <= 1.0, 0.5 * errors.square(), errors.abs() - 0.5)
+        return ((self.taus[:, None] - below).abs() * huber).mean(2).sum(1)
+
+    def metrics(self) -> dict[str, float]:
+        metrics = {"epsilon": float(self.epsilon((self.iteration + 1) * self.env_steps_per_iteration))}
+        metrics["lr"] = self.learning_rate.value
+        if self.steps_made:
+            metrics.update(zip(STATISTICS, (self.totals / self.steps_made).tolist()))
+        return metrics
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "module": self.module.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "precision": self.precision.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.module.load_state_dict(state["module"])
+        self.target.load_state_dict(state["target"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        self.precision.load_state(state["precision"])

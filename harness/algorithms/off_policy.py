@@ -1,0 +1,259 @@
+"""What algorithms that learn from replay have in common: rounds of acting and learning, and how ranks share them.
+
+A round is `train_freq` environment steps, then `gradient_steps` updates; an iteration is so many rounds that the run's
+own work between iterations is small beside them. A rank acts in its share of the environments and keeps their
+transitions; noise and draws from the replay follow from the seed and from global indices, so that N ranks are the same
+experiment as one.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from pydantic import Field
+
+from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
+from harness.algorithms.memory import EpisodeAccount
+from harness.algorithms.memory.minibatches import Minibatches
+from harness.algorithms.memory.replay import Replay
+from harness.algorithms.randomness import generator
+from harness.errors import BadInput, Diverged
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+STEPS_OF_AN_ITERATION = 250
+"""Environment steps that an iteration has at least, where the budget allows it."""
+STAGED_BYTES = 2**24
+"""Minibatches are drawn so many at once that they take about this much memory: what stays in a cache."""
+
+
+class OffPolicySettings(AlgorithmSettings):
+    buffer_size: int = Field(100_000, ge=1)
+    """Transitions that the replay holds, over all ranks: the same number of each environment."""
+    learning_starts: int = Field(1_000, ge=0)
+    """Environment steps before the first update; at least a minibatch's. Until then actions are random."""
+    batch_size: int = Field(64, ge=1)
+    """Transitions of a minibatch, over all ranks, taken evenly from all environments."""
+    train_freq: int = Field(4, ge=1)
+    """Environment steps of a round, over all environments; a multiple of env.count."""
+    gradient_steps: int = Field(1, ge=1)
+    """Updates of a round."""
+    gamma: float = Field(0.99, ge=0, le=1)
+    """Discount."""
+
+    def check(self, config: RunConfig) -> None:
+        name, env = self.name, config.env
+        if env is None:
+            raise ValueError(f"env.id is missing: {name} needs an environment")
+        for setting in ("normalize_observations", "normalize_rewards"):
+            if getattr(env, setting):
+                raise ValueError(
+                    f"env.{setting} must be false with {name}: what lies in the replay would be normalised by moments "
+                    "of long ago"
+                )
+        if self.train_freq % env.count:
+            raise ValueError(
+                f"algorithm.train_freq must be a multiple of env.count = {env.count}, got {self.train_freq}"
+            )
+        if config.run.steps is None:
+            raise ValueError(f"run.steps is missing: the budget of {name}, in environment steps")
+        if config.run.steps < self.train_freq:
+            raise ValueError(
+                f"run.steps must be at least one round, algorithm.train_freq = {self.train_freq}, "
+                f"got {config.run.steps}"
+            )
+        if self.batch_size > self.buffer_size:
+            raise ValueError(
+                f"algorithm.batch_size must be at most what is stored, algorithm.buffer_size = {self.buffer_size}, "
+                f"got {self.batch_size}"
+            )
+        if self.learning_starts > self.buffer_size:
+            raise ValueError(
+                f"algorithm.learning_starts must be at most algorithm.buffer_size = {self.buffer_size}, "
+                f"got {self.learning_starts}"
+            )
+
+
+class OffPolicy(Algorithm):
+    """A subclass sets up what it learns in its `__init__`, before or after this one's, and says how it acts, and how it
+    learns from minibatches."""
+
+    def __init__(self, context: Context, replay: Replay, at_once: int) -> None:
+        """`at_once`: minibatches that may be drawn together, because what is drawn does not depend on what is learned
+        between them."""
+        config, settings = context.config, context.config.algorithm
+        assert isinstance(settings, OffPolicySettings) and config.run.steps is not None
+        assert context.environments is not None
+        self.context, self.config, self.collectives, self.device = context, config, context.collectives, context.device
+        self.envs, self.replay = context.environments, replay
+        share = self.envs.share
+        self.rounds = min(
+            math.ceil(STEPS_OF_AN_ITERATION / settings.train_freq), config.run.steps // settings.train_freq
+        )
+        self.env_steps_per_iteration = self.rounds * settings.train_freq
+        self.iterations = config.run.steps // self.env_steps_per_iteration
+        self.steps_of_a_round = settings.train_freq // share.total
+        steps = self.rounds * self.steps_of_a_round
+        self.true_rewards = np.zeros((steps, share.count), np.float32)
+        self.dones = np.zeros((steps, share.count), bool)
+        self.episodes = EpisodeAccount(share.count)
+        self.at_once = at_once
+        self.minibatches = Minibatches(replay, share, settings.batch_size, at_once, self.device)
+        self.updates = 0
+        """Minibatches of all rounds so far."""
+        self.iteration = 0
+        """The next one."""
+        self.begin(0)
+
+    @property
+    def gradient_steps(self) -> int:
+        """Updates that the run is to make, about."""
+        assert isinstance(self.config.algorithm, OffPolicySettings)
+        return self.iterations * self.rounds * self.config.algorithm.gradient_steps
+
+    def begin(self, iteration: int) -> None:
+        """New episodes everywhere."""
+        self.observations = self.envs.reset(self.config.seed, iteration)
+        self.replay.begin(self.observations)
+        self.fed = 0
+        """Steps of each environment that came into the replay."""
+
+    # -- one iteration -------------------------------------------------------------------------------------------------
+
+    def iterate(self, iteration: int) -> Iteration:
+        settings, phases, collectives = self.config.algorithm, self.context.phases, self.collectives
+        assert isinstance(settings, OffPolicySettings)
+        self.prepare(iteration)
+        draw = generator(self.config.seed, "minibatches", iteration)
+        draws = draw.random((self.rounds, settings.gradient_steps, settings.batch_size))
+        env_steps, applied = iteration * self.env_steps_per_iteration, 0
+        for number in range(self.rounds):
+            first = number * self.steps_of_a_round
+            self.collect(range(first, first + self.steps_of_a_round))
+            env_steps += settings.train_freq
+            self.on_round(env_steps)
+            if self.can_learn:
+                applied += self.learn(draws[number], env_steps)
+                self.updates += settings.gradient_steps
+        phases.start("agree")
+        agreed = collectives.agree(self.episodes.take_in(self.true_rewards, self.dones))
+        if agreed["non_finite_rewards"]:
+            raise Diverged("non-finite reward from the environment")
+        metrics = self.metrics()
+        if agreed["episodes"]:
+            metrics["episodes"] = agreed["episodes"]
+            metrics["return_mean"] = agreed["returns"] / agreed["episodes"]
+            metrics["length_mean"] = agreed["lengths"] / agreed["episodes"]
+        self.iteration = iteration + 1
+        return Iteration(self.env_steps_per_iteration, applied, metrics)
+
+    def collect(self, steps: range) -> None:
+        """`steps` of this rank's environments, into the replay."""
+        phases, envs, replay = self.context.phases, self.envs, self.replay
+        for step in steps:
+            phases.start("act")
+            actions = self.explore(step, self.observations)
+            phases.start("environment")
+            result = envs.step(self.for_environment(actions))
+            phases.start("store")
+            replay.add(actions, result)
+            self.true_rewards[step] = result.true_rewards
+            np.logical_or(result.terminated, result.truncated, out=self.dones[step])
+            self.observations = result.observations
+        self.fed += len(steps)
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether enough was stored; the same on all ranks."""
+        settings = self.config.algorithm
+        assert isinstance(settings, OffPolicySettings)
+        needed = max(settings.learning_starts, settings.batch_size)
+        return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
+
+    def diverged(self) -> Diverged:
+        """Why the loss of all ranks is not finite; collective."""
+        bad = float((~np.isfinite(self.true_rewards)).sum())
+        if self.collectives.agree({"non_finite_rewards": bad})["non_finite_rewards"]:
+            return Diverged("non-finite reward from the environment")
+        return Diverged("non-finite loss")
+
+    # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, iteration: int) -> None:
+        """Before an iteration's first step: draws its noise."""
+
+    @abstractmethod
+    def explore(self, step: int, observations: np.ndarray) -> np.ndarray:
+        """Actions (envs, …) of this rank's environments in step number `step` of the iteration, as the replay keeps
+        them."""
+
+    def for_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Such actions as the environment takes them."""
+        return actions
+
+    def on_round(self, env_steps: int) -> None:
+        """After a round's steps, of which there are `env_steps` now: what goes by them."""
+
+    @abstractmethod
+    def learn(self, draws: np.ndarray, env_steps: int) -> int:
+        """A round's updates, by the minibatches from number `updates` on; how many were not skipped. `draws`: float64
+        (gradient_steps, batch_size), for `minibatches.draw`."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Of the iteration that ends."""
+
+    # -- evaluation and state ------------------------------------------------------------------------------------------
+
+    def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        return Evaluation(self.context.play(self.act_best, episodes, final))
+
+    def state(self) -> dict[str, Any]:
+        return {"environments": self.envs.state(), "iteration": self.iteration, "updates": self.updates}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on with new episodes, and with an empty replay unless `load_own_state` brings this rank's part of it."""
+        self.envs.load_state(state["environments"])
+        self.iteration, self.updates = int(state["iteration"]), int(state["updates"])
+        self.begin(self.iteration)
+
+    def own_state(self) -> dict[str, Any]:
+        """What this rank alone has: its part of the replay."""
+        return {"replay": self.replay.state(), "fed": self.fed}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """After `load_state`."""
+        self.replay.load_state(state["replay"])
+        self.replay.begin(self.observations)
+        self.fed = int(state["fed"])
+
+    def remarks(self) -> list[str]:
+        return ["a resumed run fills its replay anew before it learns on: checkpoints do not hold it yet"]
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+def check_memory(context: Context, needed: int) -> None:
+    """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
+
+    `needed`: bytes of this rank's part.
+    """
+    here = (socket.gethostname(), psutil.virtual_memory().total, needed)
+    hosts: dict[str, list[int]] = {}
+    for host, memory, part in context.collectives.gather_objects(here):
+        hosts.setdefault(host, [memory, 0])[1] += part
+    for host, (memory, together) in hosts.items():
+        if together > memory:
+            size = getattr(context.config.algorithm, "buffer_size", 0)
+            raise BadInput(
+                f"algorithm.buffer_size = {size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
+                f"{memory / 2**30:.1f} GiB of memory"
+            )

@@ -1,0 +1,139 @@
+"""Networks from observations to the values of discrete actions, or to quantiles of their distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from harness.algorithms.acting import NumpyMLP
+from harness.algorithms.networks import ACTIVATIONS
+from harness.errors import BadInput
+
+if TYPE_CHECKING:
+    from harness.config import NetworkSettings
+    from harness.envs import EnvSettings
+
+
+def layers(inputs: int, widths: Sequence[int], activation: str) -> list[nn.Module]:
+    """Linear layers, initialised as torch does, each with its activation."""
+    made: list[nn.Module] = []
+    for width in widths:
+        made += [nn.Linear(inputs, width), ACTIVATIONS[activation]()]
+        inputs = width
+    return made
+
+
+class QNetwork(nn.Module):
+    """Observations (n, *obs_shape) to (n, actions, quantiles); one quantile is the value itself.
+
+    With `dueling` the last hidden layer is there twice: for the state's value and for the actions' advantages (Wang et
+    al. 2016, equation 9).
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        actions: int,
+        quantiles: int,
+        hidden: Sequence[int],
+        activation: str,
+        dueling: bool,
+    ) -> None:
+        super().__init__()
+        self.actions, self.quantiles, self.dueling = actions, quantiles, dueling
+        shared, own = (hidden[:-1], hidden[-1:]) if dueling else (hidden, [])
+        inputs = int(np.prod(observation_space.shape))
+        self.trunk = nn.Sequential(*layers(inputs, shared, activation))
+        width = shared[-1] if shared else inputs
+        last = own[-1] if own else width
+        self.advantage = nn.Sequential(*layers(width, own, activation), nn.Linear(last, actions * quantiles))
+        if dueling:
+            self.value = nn.Sequential(*layers(width, own, activation), nn.Linear(last, quantiles))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        flat = observations.flatten(1)
+        features = self.trunk(flat.float() / 255.0 if flat.dtype == torch.uint8 else flat)
+        advantages = self.advantage(features).view(-1, self.actions, self.quantiles)
+        if not self.dueling:
+            return advantages
+        return self.value(features)[:, None] + advantages - advantages.mean(1, keepdim=True)
+
+
+class UsersQNetwork(nn.Module):
+    """A network of the user's, whose outputs (n, actions * quantiles) are taken as (n, actions, quantiles)."""
+
+    def __init__(self, network: nn.Module, actions: int, quantiles: int) -> None:
+        super().__init__()
+        self.network, self.actions, self.quantiles = network, actions, quantiles
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.network(observations).float().unflatten(-1, (self.actions, self.quantiles))
+
+
+class Greedy:
+    """The action of the highest value: by numpy where the network is plain and on the CPU, or by the module."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        """The module's parameters must lie where they stay."""
+        self.module, self.device = module, device
+        self.parts: list[NumpyMLP] = []
+        if isinstance(module, QNetwork) and device.type == "cpu":
+            sequences = [module.trunk, module.advantage]  # the state's value is the same for all actions
+            if all(NumpyMLP.serves(each) for each in sequences):
+                self.parts = [NumpyMLP(each) for each in sequences]
+                self.quantiles = module.quantiles
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """int64 (n,)"""
+        if not self.parts or observations.dtype != np.float32:
+            with torch.no_grad():
+                values = self.module(torch.from_numpy(observations).to(self.device)).mean(-1)
+            return values.argmax(-1).cpu().numpy()
+        x = observations.reshape(len(observations), -1)
+        for part in self.parts:
+            x = part(x)
+        if self.quantiles > 1:
+            x = x.reshape(len(x), -1, self.quantiles).mean(-1)
+        return x.argmax(1)
+
+
+def make_q_network(
+    settings: NetworkSettings,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    env: EnvSettings,
+    name: str,
+    quantiles: int,
+    dueling: bool,
+    user_class: Any,
+) -> nn.Module:
+    """The default network, or `user_class` where the settings name one, checked on one observation; BadInput where
+    algorithm `name` cannot act in these spaces."""
+    if not isinstance(action_space, spaces.Discrete):
+        raise BadInput(f"env.id = {env.id!r} has {action_space} actions; with {name} they must be Discrete")
+    actions = int(action_space.n)
+    if user_class is None:
+        return QNetwork(observation_space, actions, quantiles, settings.hidden, settings.activation, dueling)
+    where = f"network.class = {settings.class_!r}"
+    outputs = actions * quantiles
+    try:
+        network = UsersQNetwork(user_class(observation_space, outputs, **settings.kwargs), actions, quantiles)
+    except TypeError as error:
+        expected = "Class(observation_space, outputs, **network.kwargs)"
+        raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
+    dtype = torch.uint8 if observation_space.dtype == np.uint8 else torch.float32
+    probe = torch.zeros((1, *observation_space.shape), dtype=dtype)
+    expected = f"take observations {tuple(probe.shape)} and return values {(1, outputs)}"
+    try:
+        with torch.no_grad():
+            found = tuple(network.network(probe).shape)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise BadInput(f"{where}: forward must {expected}, but failed: {error}") from None
+    if found != (1, outputs):
+        raise BadInput(f"{where}: forward must {expected}, got {found}")
+    return network
