@@ -7,7 +7,6 @@ agreed, and the KL stop looks at the KL of all ranks.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,10 +21,12 @@ from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
 from harness.errors import Diverged
 from harness.settings import named_object
+from harness.training.captured import DeviceSteps
 from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_in_turn, sizes_of, wants_compiling
-from harness.training.optimizers import LearningRate, make_optimizer
+from harness.training.optimizers import LearningRate, load_in_place, make_optimizer
 from harness.training.precision import Precision
 from harness.training.trainer import Step
+from harness.training.updates import HostSteps, KlStop, Minibatch, Steps
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -109,7 +110,7 @@ class PPO(Algorithm):
         self.precision = Precision(config.precision, self.device)
         self.step = Step(
             self.module,
-            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
+            lambda arena: make_optimizer(config.optimizer, [arena.flat], capturable=self.device.type == "cuda"),
             self.collectives,
             self.precision,
             statistics=len(STATISTICS),
@@ -127,7 +128,9 @@ class PPO(Algorithm):
         """The next one."""
         self.observations = self.envs.reset(config.seed)
         self.data = {name: self.rollout.flat(name).to(self.device) for name in DATA}
+        self.sizes = sizes_of([self.minibatch_plan(0, 0)[0]])
         self.compiled, self.compile_reason = self.compile(context)
+        self.steps = self.make_steps(on_device=self.device.type != "cpu")
         self.episodes = EpisodeAccount(share.count)
         self.actor = make_actor(self.module, self.device)
 
@@ -144,15 +147,24 @@ class PPO(Algorithm):
         wanted, reason = context.collectives.broadcast_object(wanted)
         if not wanted:
             return None, reason
-        sizes = sizes_of([self.minibatch_plan(0, 0)[0]])
-        if max(context.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+        if max(context.collectives.gather_objects(len(self.sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
-        parts = (self.module, self.step.arena, self.loss, self.precision, self.data, NUMBERS, sizes)
+        parts = (self.module, self.step.arena, self.loss, self.precision, self.data, NUMBERS, self.sizes)
         compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
         return compiled, problem or reason
 
+    def make_steps(self, on_device: bool) -> Steps:
+        """What takes the steps: decided by the host, which reads what it needs for it, or on the device."""
+        limit = None if self.settings.target_kl is None else 1.5 * self.settings.target_kl
+        stop = KlStop(STATISTICS.index("kl"), limit)
+        if not on_device:
+            return HostSteps(self.step, self.gradient, stop)
+        capture = self.config.compile.capture
+        return DeviceSteps(self.step, self.loss, self.data, NUMBERS, self.sizes, stop, self.compiled, capture)
+
     def remarks(self) -> list[str]:
-        return [f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"]
+        gradient = f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"
+        return [gradient, self.steps.remark] if self.steps.remark else [gradient]
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -246,34 +258,30 @@ class PPO(Algorithm):
         plan = [self.minibatch_plan(iteration, epoch) for epoch in range(settings.epochs)]
         centres, scales = self.advantage_moments([parts for parts, _ in plan])
         self.to_device()
-        totals, batches, steps = torch.zeros(len(STATISTICS), dtype=torch.float64), 0, 0
-        stopped, all_batches = False, settings.epochs * self.minibatches
-        for epoch, (parts, counts) in enumerate(plan):
-            for number, part in enumerate(parts):
-                phases.start("gradient")
-                self.learning_rate.on_progress((iteration + batches / all_batches) / self.iterations)
-                self.gradient(part, (clip, centres[epoch, number], scales[epoch, number]), len(part) / counts[number])
-                phases.start("reduce")
-                statistics = self.step.reduce()
-                phases.start("optimizer")
-                loss, *_, kl, _ = statistics.tolist()
-                if not math.isfinite(loss) and not self.precision.scales_loss:
-                    raise Diverged("non-finite loss")
-                stopped = settings.target_kl is not None and kl > 1.5 * settings.target_kl
-                if stopped:
-                    break
-                totals += statistics.cpu()
-                steps += self.step.apply()
-                batches += 1
-            if stopped:
+        minibatches = [
+            Minibatch(part, (clip, centres[epoch, number], scales[epoch, number]), len(part) / counts[number])
+            for epoch, (parts, counts) in enumerate(plan)
+            for number, part in enumerate(parts)
+        ]
+        steps = self.steps
+        steps.begin(minibatches, epoch=self.minibatches)
+        for number in range(len(minibatches)):
+            phases.start("gradient")
+            self.learning_rate.on_progress((iteration + number / len(minibatches)) / self.iterations)
+            steps.gradient(number)
+            phases.start("reduce")
+            self.step.reduce()
+            phases.start("optimizer")
+            if not steps.apply(number):
                 break
+        done = steps.finish()
         phases.start("rest")
-        means = (totals / max(batches, 1)).tolist()
-        metrics = dict(zip(STATISTICS, means))
-        if stopped and not batches:
-            metrics["kl"] = kl
+        metrics = dict(zip(STATISTICS, done.means))
+        if done.stopped:
+            self.learning_rate.on_progress((iteration + done.batches / len(minibatches)) / self.iterations)
+            metrics["kl"] = metrics["kl"] if done.batches else done.kl
         metrics["explained_variance"] = self.explained_variance
-        return {**metrics, "clip_range": clip, "gradient_steps": steps}
+        return {**metrics, "clip_range": clip, "gradient_steps": done.taken}
 
     def gradient(self, part: np.ndarray, numbers: tuple[float, float, float], weight: float) -> None:
         """Fills the arena with this rank's share of a minibatch's gradient; `numbers` in the order of NUMBERS."""
@@ -288,10 +296,13 @@ class PPO(Algorithm):
             self.step.fill(None, 0.0)
 
     def to_device(self) -> None:
-        """The rollout where minibatches are drawn from it: on the CPU that is the rollout itself."""
+        """The rollout where minibatches are drawn from it: on the CPU that is the rollout itself.
+
+        Elsewhere copies may still be under way on return; it is written again when the host has waited for the updates.
+        """
         for name, values in self.data.items():
             if values.device.type != "cpu":
-                values.copy_(self.rollout.flat(name))
+                values.copy_(self.rollout.flat(name), non_blocking=True)
 
     def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Equation 9, negated, as the mean over this rank's samples; and the statistics, in the order of STATISTICS."""
@@ -383,7 +394,7 @@ class PPO(Algorithm):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
+        load_in_place(self.step.optimizer, state["optimizer"])
         self.learning_rate.load_state_dict(state["learning_rate"])
         self.precision.load_state(state["precision"])
         self.envs.load_state(state["environments"])

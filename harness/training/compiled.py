@@ -11,6 +11,7 @@ import os
 import shutil
 import types
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,9 @@ class CompileSettings(Settings):
     """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, and a
     C++ compiler is there. Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and
     later runs."""
+    capture: bool = True
+    """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the same
+    results."""
 
 
 def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torch.device) -> tuple[bool, str]:
@@ -48,6 +52,8 @@ def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torc
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         return False, f"no C++ compiler: {compiler} is not on the PATH"
+    if device.type == "cuda" and find_spec("triton") is None:
+        return False, "no compiler for the GPU: Triton cannot be imported"
     if settings.mode == "auto" and gradient_steps < EARNED_AFTER:
         return False, f"{gradient_steps:,} gradient steps would not earn the compile time back"
     return True, "compile.mode = on" if settings.mode == "on" else f"{gradient_steps:,} gradient steps"
@@ -139,6 +145,10 @@ class CompiledGradient:
     def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
         """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""
         given = torch.tensor([*numbers, weight, self.precision.scale], dtype=torch.float32, device=self.device)
+        self.write(rows, given)
+
+    def write(self, rows: torch.Tensor, given: torch.Tensor) -> None:
+        """`given`: float32 (numbers + 2,), the numbers, the weight and the loss scale, on the device."""
         self.functions[len(rows)](self.arena.parameters, self.arena.wire, rows, given, self.data)
 
     def compile(self) -> None:

@@ -17,6 +17,9 @@ from pydantic import Field, model_validator
 
 from harness.settings import Settings
 
+HOW_IT_STEPS = {"lr", "fused", "foreach", "capturable"}
+"""Settings of an optimizer's groups that belong to the device, and a rate that `LearningRate` keeps."""
+
 
 class OptimizerSettings(Settings):
     """`[optimizer]`: the method that turns gradients into steps, and its learning rate over the run."""
@@ -74,26 +77,53 @@ class OptimizerSettings(Settings):
         return self
 
 
-def make_optimizer(settings: OptimizerSettings, params: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: OptimizerSettings, params: Iterable[torch.Tensor], capturable: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer over `params` at the unscaled rate; `LearningRate` sets the rate from then on.
 
     The fused kernels are taken where torch has them: on one flat vector a step is then one pass over memory.
+    `capturable`: a CUDA graph can hold its step, with the rate in a tensor on the device (adagrad has no such step).
     """
     params = list(params)
     devices = {param.device.type for param in params}
     lr, decay, eps = settings.lr, settings.weight_decay, settings.eps
     fused = devices <= {"cpu", "cuda"}
-    if settings.name == "sgd":
-        return torch.optim.SGD(params, lr=lr, momentum=settings.momentum, weight_decay=decay, fused=fused)
-    if settings.name == "adam":
-        return torch.optim.Adam(params, lr=lr, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused)
-    if settings.name == "adamw":
-        return torch.optim.AdamW(params, lr=lr, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused)
     if settings.name == "adagrad":
         return torch.optim.Adagrad(params, lr=lr, eps=eps, weight_decay=decay, fused=devices <= {"cpu"})
+    rate: Any = torch.tensor(lr, dtype=torch.float32, device=params[0].device) if capturable else lr
+    if settings.name == "sgd":
+        return torch.optim.SGD(params, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
+    graph = {"capturable": capturable and devices == {"cuda"}}
+    if settings.name == "adam":
+        return torch.optim.Adam(
+            params, lr=rate, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused, **graph
+        )
+    if settings.name == "adamw":
+        return torch.optim.AdamW(
+            params, lr=rate, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused, **graph
+        )
     return torch.optim.RMSprop(
-        params, lr=lr, alpha=settings.alpha, eps=eps, weight_decay=decay, momentum=settings.momentum
+        params, lr=rate, alpha=settings.alpha, eps=eps, weight_decay=decay, momentum=settings.momentum, **graph
     )
+
+
+def load_in_place(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(state)` into the tensors that it has, which graphs may hold; how it steps, and where
+    its rate lies, stay its own, whatever device the state comes from."""
+    ways = [{name: group[name] for name in HOW_IT_STEPS & group.keys()} for group in optimizer.param_groups]
+    before = {parameter: dict(values) for parameter, values in optimizer.state.items()}
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, ways):
+        group.update(own)
+    for parameter, values in before.items():
+        loaded = optimizer.state[parameter]
+        for name, tensor in values.items():
+            if name in loaded:
+                tensor.copy_(loaded[name])
+            else:
+                tensor.zero_()
+            loaded[name] = tensor
 
 
 def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
