@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from harness.distributed.shared_memory import LARGEST, SharedMemory
+from harness.distributed.shared_memory import serves as shared_memory_serves
+
 Operation = Literal["sum", "min", "max"]
 MOST_AT_ONCE = 1024 * 1024
 """Numbers that MPI reduces in one call. Its algorithms take memory for as many, and above some MB the system gives and
@@ -42,6 +45,9 @@ class Collectives(ABC):
     @abstractmethod
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         """Rank `root`'s `value` on every rank."""
+
+    def close(self) -> None:
+        """Ends what carries them; by all ranks, and nothing is called after it."""
 
     def barrier(self) -> None:
         self.all_reduce_(torch.zeros(1), name="barrier")
@@ -84,6 +90,9 @@ class HorovodCollectives(Collectives):
         self.rank, self.size = hvd.rank(), hvd.size()
         self.operations = {"sum": hvd.Sum, "min": hvd.Min, "max": hvd.Max}
 
+    def close(self) -> None:
+        self.hvd.shutdown()
+
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         # a name of its own for each shape: Horovod caches its answer to a name, and a new shape would undo that
         return self.hvd.allreduce_(tensor, op=self.operations[op], name=f"{name}.{op}.{tensor.numel()}.{tensor.dtype}")
@@ -99,7 +108,8 @@ class HorovodCollectives(Collectives):
 
 
 class MpiCollectives(Collectives):
-    """mpi4py, in place on the tensor's own memory; CPU tensors alone."""
+    """mpi4py, in place on the tensor's own memory; CPU tensors alone. Small ones of ranks that share a host go through
+    memory that they share."""
 
     path = "mpi"
 
@@ -109,8 +119,20 @@ class MpiCollectives(Collectives):
         self.mpi, self.communicator = MPI, communicator
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
+        self.shared = SharedMemory(communicator) if shared_memory_serves(communicator) else None
+        """What carries small reduces where all ranks share a host."""
+        self.has_threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        """Whether several threads may call this MPI at once."""
+
+    def close(self) -> None:
+        if self.shared is not None:
+            self.shared.close()
+            self.shared = None
 
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
+        if self.shared is not None and tensor.nbytes <= LARGEST:
+            self.shared.all_reduce_(memory(tensor), op)
+            return tensor
         if tensor.numel() <= MOST_AT_ONCE:
             self.communicator.Allreduce(self.mpi.IN_PLACE, memory(tensor), op=self.operations[op])
             return tensor

@@ -185,7 +185,7 @@ class World:
             self.reason = "MPI reduces CPU tensors only"
             return horovod
         seconds = {"horovod": seconds_per_reduce(horovod)}
-        horovod.hvd.shutdown()
+        horovod.close()
         mpi = self._start_mpi()
         seconds["mpi"] = seconds_per_reduce(mpi)
         seconds = mpi.broadcast_object(seconds)
@@ -193,7 +193,10 @@ class World:
             f"{name} {seconds[name] * 1e6:,.0f} us" for name in sorted(seconds, key=seconds.__getitem__)
         )
         self.reason = f"{PROBE_BYTES // 1024} KB: {figures}"
-        return mpi if seconds["mpi"] <= seconds["horovod"] else self._start_horovod()
+        if seconds["mpi"] <= seconds["horovod"]:
+            return mpi
+        mpi.close()
+        return self._start_horovod()
 
     def _cores_beside_others(self) -> int:
         """Cores for this rank alone: those it may use, shared with the ranks of this host that may use them too.
@@ -215,7 +218,18 @@ class World:
             raise BadInput("sync.path = 'mpi' reduces CPU tensors; with GPUs it may be 'auto' or 'horovod'")
         from mpi4py import MPI
 
+        self._end_all_by_an_exception()
         return MpiCollectives(MPI.COMM_WORLD)
+
+    def _end_all_by_an_exception(self) -> None:
+        """A rank that raises would wait for the others at MPI's end, and they for it in a collective."""
+        show = sys.excepthook
+
+        def show_and_abort(*error: Any) -> None:
+            show(*error)
+            self.abort()
+
+        sys.excepthook = show_and_abort
 
     def _start_horovod(self) -> HorovodCollectives:
         if self.place.launcher == "mpi":
@@ -235,8 +249,7 @@ class World:
 
     def stop(self) -> None:
         """Leaves the others in good order."""
-        if isinstance(self.collectives, HorovodCollectives):
-            self.collectives.hvd.shutdown()
+        self.collectives.close()
         self.collectives = Alone()
 
     def abort(self, code: int = 1) -> None:
