@@ -47,8 +47,9 @@ class SharedMemory:
         # raises its number for the next only after it has read this one
         length = self.size * (LINE + 2 * LARGEST)
         self.window = MPI.Win.Allocate_shared(length if self.rank == 0 else 0, 1, comm=communicator)
-        whole = self.window.Shared_query(0)[0]
-        self.numbers = memoryview(whole)[: self.size * LINE].cast("q")
+        segment: Any = self.window.Shared_query(0)[0]
+        whole = memoryview(segment)
+        self.numbers = whole[: self.size * LINE].cast("q")
         self.numbers[self.rank * LINE // 8] = 0
         self.buffers = np.frombuffer(whole, np.uint8, offset=self.size * LINE).reshape(2, self.size, LARGEST)
         self.places = [rank * LINE // 8 for rank in range(self.size) if rank != self.rank]
@@ -84,6 +85,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Collective."""
-        self.views, self.buffers = {}, np.zeros(0, np.uint8)
+        self.views.clear()
+        del self.buffers
         self.numbers.release()
         self.window.Free()
