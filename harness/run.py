@@ -23,6 +23,7 @@ from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World
 from harness.envs import check_environment, make_environments, play_episodes, share_of
+from harness.envs.choosing import agree_on_backend, check_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
@@ -59,6 +60,7 @@ def check(config: RunConfig, ranks: int) -> None:
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         algorithm_class(config.algorithm.name).check(config, *check_environment(config.env))
+        check_backend(config.env)
     else:
         algorithm_class(config.algorithm.name).check_data(config, ranks)
 
@@ -173,7 +175,9 @@ class Run:
         config, environments = self.config, None
         if config.env is not None:
             gamma = float(getattr(config.algorithm, "gamma", 0.99))
-            environments = make_environments(config.env, self.collectives.rank, self.collectives.size, gamma)
+            chosen = agree_on_backend(config.env, self.collectives, self.world.cores)
+            rank, size = self.collectives.rank, self.collectives.size
+            environments = make_environments(chosen, rank, size, gamma, self.world.cores)
         self.environments = environments
         context = Context(config, self.collectives, self.world.device, self.phases, environments, self._play)
         return algorithm_class(config.algorithm.name)(context)
@@ -260,6 +264,8 @@ class Run:
         )
         if self.rank == 0:
             self.progress.say(self.first_line())
+            if self.environments is not None and self.environments.vector.told is not None:
+                self.progress.say(self.environments.vector.told)
             for remark in self.algorithm.remarks():
                 self.progress.say(remark)
         if start_from is not None:
@@ -285,7 +291,7 @@ class Run:
         if self.collectives.size > 1:
             changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})
         if config.env is not None and self.environments is not None:
-            changes["env"] = config.env.model_copy(update={"backend": self.environments.backend})
+            changes["env"] = self.environments.settings
         return config.model_copy(update=changes)
 
     def first_line(self) -> str:

@@ -10,10 +10,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from torch import nn
-
-from harness.distributed.world import detect_place
 
 
 class Line(gym.Env):
@@ -39,6 +35,8 @@ class Broken(Line):
     """As Line, until step `at` of any episode on rank `rank`: then it does what `how` says."""
 
     def __init__(self, how: str = "raise", rank: int = 1, at: int = 10) -> None:
+        from harness.distributed.world import detect_place  # here: workers of the other environments need no torch
+
         self.how, self.at = how, at
         self.here = detect_place(os.environ).rank == rank
 
@@ -65,19 +63,6 @@ class Bytes(Line):
 
     def observe(self) -> np.ndarray:
         return self.np_random.integers(0, 256, (2, 4)).astype(np.uint8)
-
-
-class WithDropout(nn.Module):
-    """A user's network that is not the same twice while it trains."""
-
-    def __init__(self, observation_space: gym.spaces.Box, action_parameters: int) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Dropout(0.5))
-        self.policy, self.value = nn.Linear(32, action_parameters), nn.Linear(32, 1)
-
-    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.trunk(observations)
-        return self.policy(features), self.value(features).squeeze(-1)
 
 
 class Count(gym.Env):
@@ -158,6 +143,7 @@ for each in gym.vector.AutoresetMode:
             vector_entry_point=partial(CountVector, mode=each.value, independent=own),
         )
 gym.register("Bytes-v0", Bytes, max_episode_steps=50)
+gym.register("Count-v0", Count)
 gym.register("Busy-v0", Busy, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.distributed.collectives import Collectives
 
 CARTPOLES = {"CartPole-v0", "CartPole-v1"}
-WORKER_SECONDS = 100e-6
+WORKER_SECONDS = 50e-6
 """What a step of workers costs beside the environments' own time, one core each (tests/benchmarks/environments.py)."""
 CLEARLY = 0.75
 """How much shorter the estimate of another backend's step must be than that of the simpler one."""

@@ -65,7 +65,7 @@ def read_result(run_dir: Path) -> Result | None:
     return Result(**{key: value for key, value in found.items() if key in Result.__dataclass_fields__})
 
 
-DECIDED = ("run.threads", "env.backend", "sync.path", "compile.mode")
+DECIDED = ("run.threads", "env.backend", "env.double_buffer", "sync.path", "compile.mode")
 """Settings that a run decides itself where they are `auto` or unset, and keeps."""
 MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "checkpoint.", "logging.")
 """Settings, or sections of them, that change nothing in what a run learns."""

@@ -158,7 +158,7 @@ def test_images_of_bytes_are_taken_by_the_default_network(tmp_path: Path) -> Non
 
 
 def test_a_network_with_dropout_acts_the_same_twice(tmp_path: Path) -> None:
-    with_dropout = [*QUICK, 'network.class="tests.environments:WithDropout"']
+    with_dropout = [*QUICK, 'network.class="tests.networks:WithDropout"']
     assert package.train("ppo-cartpole", with_dropout, output=tmp_path).status == "done"
     policy = package.load_policy(tmp_path)
     seen = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
