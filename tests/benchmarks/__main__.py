@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.benchmarks.contest import ROOT, Result, Row, Verdict
-from tests.benchmarks.machine import Watch
+from tests.benchmarks.contest import ROOT
 from tests.benchmarks.results import load, quote, save, section
 from tests.benchmarks.rows import rows
 
@@ -35,18 +34,18 @@ def main() -> int:
             return 2
     chosen = [row for key, row in every.items() if not wanted or key.startswith(tuple(wanted))]
     command = "make bench" + (f" ROWS={','.join(wanted)}" if wanted else "")
+    failed = False
     for row in chosen:
-        result = measure(row, command, args.rounds, args.seconds)
-        save(args.output, {**load(args.output), row.key: result})
-        print(f"\n{section(result)}", flush=True)
-    return 0
-
-
-def measure(row: Row, command: str, rounds: int | None = None, seconds: float | None = None) -> Result:
-    with Watch() as watch:
-        scores = row.run(rounds, seconds)
-    verdicts = [Verdict.on(claim, scores) for claim in row.claims]
-    return Result(row.key, row.title, row.unit, row.note, scores, verdicts, watch.birth(command))
+        try:
+            results = row.measure(command, args.rounds, args.seconds)
+        except RuntimeError as error:  # the other rows are worth their time all the same
+            print(f"make bench: row {row.key}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        save(args.output, {**load(args.output), **{result.key: result for result in results}})
+        for result in results:
+            print(f"\n{section(result)}", flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":

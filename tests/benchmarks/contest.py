@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,8 @@ from typing import Any
 from harness.files import read_json
 from harness.launching.environment import launch_environment
 from harness.launching.processes import RUN_ID, end_all
-from tests.benchmarks.machine import Birth
+from tests.benchmarks.figures import Claim, Result, Score, Verdict, number
+from tests.benchmarks.machine import Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
@@ -86,19 +86,11 @@ def bare_environment() -> dict[str, str]:
     return env
 
 
-def number(value: float) -> str:
-    """Four digits, or all before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """`of`'s figure over `against`'s, by its median, and what it is to be; without a bound it is told, not judged."""
-
-    of: str
-    against: str
-    at_least: float | None = None
-    at_most: float | None = None
+def score(contestant: Contestant, rounds: list[dict[str, Any]], figure: str) -> Score:
+    ordered = sorted(rounds, key=lambda figures: figures[figure])
+    middle = ordered[len(ordered) // 2]
+    values = [figures[figure] for figures in rounds]
+    return Score(contestant.name, contestant.shown(), values, middle.get("shares", {}), middle.get("told", ""))
 
 
 @dataclass(frozen=True)
@@ -134,73 +126,33 @@ class Row:
                 figures = contestant.run(turn, *more)
                 found[contestant.name].append(figures)
                 say(f"row {self.key}, round {turn + 1}: {contestant.name}: {number(figures[self.figure])} {self.unit}")
-        return [Score.of(contestant, found[contestant.name], self.figure) for contestant in self.contestants]
+        return [score(contestant, found[contestant.name], self.figure) for contestant in self.contestants]
+
+    def measure(self, command: str, rounds: int | None = None, seconds: float | None = None) -> list[Result]:
+        with Watch() as watch:
+            scores = self.run(rounds, seconds)
+        verdicts = [Verdict.on(claim, scores) for claim in self.claims]
+        return [Result(self.key, self.title, self.unit, self.note, scores, verdicts, watch.birth(command))]
 
 
 @dataclass(frozen=True)
-class Score:
-    """A contestant's figures, one a round."""
-
-    name: str
-    command: str
-    values: list[float]
-    shares: dict[str, float] = field(default_factory=dict)
-    """Where the time went in the round of the median, of contestants that tell it; they sum to 1."""
-    told: str = ""
-    """What else it said in that round."""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @classmethod
-    def of(cls, contestant: Contestant, rounds: list[dict[str, Any]], figure: str) -> Score:
-        ordered = sorted(rounds, key=lambda figures: figures[figure])
-        middle = ordered[len(ordered) // 2]
-        values = [figures[figure] for figures in rounds]
-        return cls(contestant.name, contestant.shown(), values, middle.get("shares", {}), middle.get("told", ""))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    of: str
-    against: str
-    ratio: float
-    """Of the medians."""
-    low: float
-    high: float
-    """The lowest and the highest ratio of a round."""
-    target: str
-    holds: bool | None
-    """None where there is no target."""
-
-    @classmethod
-    def on(cls, claim: Claim, scores: list[Score]) -> Verdict:
-        named = {score.name: score for score in scores}
-        of, against = named[claim.of], named[claim.against]
-        ratio, each = of.median / against.median, [a / b for a, b in zip(of.values, against.values)]
-        target, holds = "", None
-        if claim.at_least is not None:
-            target, holds = f"at least {claim.at_least:g}", ratio >= claim.at_least
-        elif claim.at_most is not None:
-            target, holds = f"at most {claim.at_most:g}", ratio <= claim.at_most
-        return cls(claim.of, claim.against, ratio, min(each), max(each), target, holds)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A row as RESULTS.json keeps it."""
+class Joined:
+    """A module that takes its own turns: it writes `{"rows": [{"key", "title", "unit", "note", "scores": [{"name",
+    "command", "values"}], "claims": [{"of", "against", "at_most"}]}]}`, values one a round, claims as `Claim` has them.
+    """
 
     key: str
-    title: str
-    unit: str
-    note: str
-    scores: list[Score]
-    verdicts: list[Verdict]
-    birth: Birth
+    """What `ROWS=` calls it; its rows' keys begin with it."""
+    module: str
 
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Result:
-        scores = [Score(**score) for score in kept["scores"]]
-        verdicts = [Verdict(**verdict) for verdict in kept["verdicts"]]
-        return cls(**{**kept, "scores": scores, "verdicts": verdicts, "birth": Birth(**kept["birth"])})
+    def measure(self, command: str, rounds: int | None = None, seconds: float | None = None) -> list[Result]:
+        more = [part for part in (f"--rounds={rounds}", f"--seconds={seconds}") if not part.endswith("None")]
+        with Watch() as watch:
+            rows = Contestant(self.module, self.module).run(0, *more, limit=900.0)["rows"]
+        results = []
+        for row in rows:
+            scores = [Score(**score) for score in row["scores"]]
+            verdicts = [Verdict.on(Claim(**claim), scores) for claim in row.get("claims", [])]
+            birth = watch.birth(command)
+            results.append(Result(row["key"], row["title"], row["unit"], row.get("note", ""), scores, verdicts, birth))
+        return results

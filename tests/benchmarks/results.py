@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.files import read_json, write_json, write_text
-from tests.benchmarks.contest import Result, number
+from tests.benchmarks.figures import Result, number
 
 HEAD = """# What `make bench` measured
 
@@ -56,15 +56,15 @@ def section(result: Result) -> str:
 
 
 def summary(results: dict[str, Result]) -> str:
-    """The table that the README quotes: each ratio that has a target."""
-    lines = ["| | measured | against | ratio | target |", "|---|---|---|---|---|"]
+    """The table that the README quotes: medians, and ratios with their targets."""
+    lines = ["| | median | ratio (and what it is to be) |", "|---|---|---|"]
     for result in results.values():
-        medians = {score.name: f"{score.name}: {number(score.median)} {result.unit}" for score in result.scores}
+        medians = [f"{score.name}: {number(score.median)} {result.unit}" for score in result.scores]
+        ratios = []
         for verdict in result.verdicts:
-            if verdict.holds is not None:
-                missed = "" if verdict.holds else ", missed"
-                told = f"{medians[verdict.of]} | {medians[verdict.against]} | {verdict.ratio:.2f}"
-                lines.append(f"| {result.title} | {told} | {verdict.target}{missed} |")
+            target = f" ({verdict.target}{'' if verdict.holds else ': missed'})" if verdict.target else ""
+            ratios.append(f"{verdict.of} / {verdict.against}: {verdict.ratio:.2f}{target}")
+        lines.append(f"| {result.title} | {'<br>'.join(medians)} | {'<br>'.join(ratios)} |")
     births = sorted({f"{result.birth.date[:10]}, {result.birth.cpu}" for result in results.values()})
     return "\n".join([*lines, "", f"Measured by `make bench`: {'; '.join(births)}."])
 

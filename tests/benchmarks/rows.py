@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from tests.benchmarks.contest import TUNED, YIELD, Claim, Contestant, Row
+from tests.benchmarks.contest import TUNED, YIELD, Contestant, Joined, Row
+from tests.benchmarks.figures import Claim
 
 MPI = ("horovodrun", "-np", "2", "--mpi")
 GLOO = ("horovodrun", "-np", "2", "--gloo")
@@ -168,10 +169,10 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
     )
 
 
-def rows() -> dict[str, Row]:
+def rows() -> dict[str, Row | Joined]:
     """All rows by key, in the order of the table."""
     large = ("network.hidden=[512, 512]",)
-    every = [
+    every: list[Row | Joined] = [
         small_reduce(),
         one_rank(),
         one_rank_of_many_environments(),
