@@ -171,7 +171,7 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
 
 def rows() -> dict[str, Row | Joined]:
     """All rows by key, in the order of the table."""
-    large = ("network.hidden=[512, 512]",)
+    large = ("network.hidden=[512, 512]", "run.threads=1")
     every: list[Row | Joined] = [
         small_reduce(),
         one_rank(),

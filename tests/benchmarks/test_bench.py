@@ -22,7 +22,7 @@ from harness.run import Run
 from tests.benchmarks import ours, plain_ppo
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number
-from tests.benchmarks.results import MARKS, load, quote, save
+from tests.benchmarks.results import MARKS, load, quote, save, summary
 from tests.benchmarks.rows import PPO, SMALL, rows
 from tests.benchmarks.timing import arguments_of
 from tests.command import ROOT, environment
@@ -260,3 +260,9 @@ def test_rows_of_a_module_that_takes_its_own_turns_are_joined(tmp_path: Path, mo
     assert (result.key, result.scores[0].values) == ("8a", [3.0, 3.0])
     (verdict,) = result.verdicts
     assert verdict.ratio == pytest.approx(3.0 / 2.25) and verdict.holds and verdict.target == "at most 1.4"
+
+
+def test_the_readme_is_up_to_date() -> None:
+    text, results = (ROOT / "README.md").read_text(), load(ROOT / "tests" / "benchmarks")
+    quoted = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
+    assert quoted == (summary(results) if results else ""), "python -m tests.benchmarks --quote"
