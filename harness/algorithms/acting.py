@@ -23,6 +23,9 @@ ALL = slice(None)
 class Actor(ABC):
     """`begin` a rollout, `act` at each of its steps, `finish` it: then its actions, log_probs and values are filled."""
 
+    remark = ""
+    """What a person should know of how it acts, if anything."""
+
     @abstractmethod
     def begin(self, rollout: Rollout, noise: np.ndarray) -> None:
         """`noise`: float32 (steps, envs, *head.noise_shape), of which each step takes its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -26,6 +28,11 @@ class Rollout:
         """Where the step ended an episode, by termination or truncation."""
         self.advantages = np.zeros((steps, envs), np.float32)
         self.returns = np.zeros((steps, envs), np.float32)
+
+    def pin(self, names: Sequence[str]) -> None:
+        """Puts these arrays into pinned memory, which a GPU can copy from while the host goes on."""
+        for name in names:
+            setattr(self, name, torch.from_numpy(getattr(self, name)).pin_memory().numpy())
 
     def compute_advantages(self, bootstrap_value: np.ndarray, gamma: float, gae_lambda: float) -> None:
         """Generalised advantage estimation (Schulman et al. 2016, equation 16) and the returns it implies.

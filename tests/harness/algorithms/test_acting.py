@@ -11,9 +11,11 @@ import torch
 from gymnasium import spaces
 
 from harness.algorithms.acting import MLPActor, ModuleActor, make_actor
+from harness.algorithms.device_actor import DeviceActor
 from harness.algorithms.memory import Rollout
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.config import NetworkSettings
+from harness.training.precision import Precision, PrecisionSettings
 
 CPU = torch.device("cpu")
 STEPS, ENVS = 6, 5
@@ -93,3 +95,42 @@ def test_a_choice_of_almost_no_probability_is_not_drawn_past_the_end() -> None:
 @pytest.mark.parametrize(("space", "activation"), [("several", "tanh"), ("discrete", "silu")])
 def test_other_heads_and_activations_act_by_the_module(space: str, activation: str) -> None:
     assert isinstance(make_actor(network(space, [8], activation), CPU), ModuleActor)
+
+
+def device_actor(
+    module: ActorCritic, groups: list[slice], kind: Any, capture: bool, device: str = "cpu"
+) -> DeviceActor:
+    example = module.head.sample(torch.zeros(1, module.head.parameter_count), torch.zeros(1, *module.head.noise_shape))
+    like = Rollout(STEPS, ENVS, (4,), np.dtype(np.float32), example[0].detach().numpy())
+    where = torch.device(device)
+    precision = Precision(PrecisionSettings(kind=kind), where)
+    return DeviceActor(module.to(where), where, precision, like, groups, capture)
+
+
+@pytest.mark.parametrize("space", [*SPACES])
+@pytest.mark.parametrize("groups", [[slice(0, 5)], [slice(0, 2), slice(2, 5)]])
+def test_what_acts_on_a_device_acts_as_the_module_does(space: str, groups: list[slice]) -> None:
+    """Here it is the CPU, which has no graphs; that is told."""
+    module = network(space, [16], "tanh")
+    actor = device_actor(module, groups, "fp32", capture=True)
+    assert actor.remark == "acting launched kernel by kernel (RuntimeError: cpu has no graphs)"
+    reference = rollout_of(ModuleActor(module, CPU), module, (4,), [slice(None)])
+    for _ in range(2):
+        ours = rollout_of(actor, module, (4,), groups)
+        for name in ("actions", "log_probs", "values"):
+            np.testing.assert_allclose(
+                getattr(ours, name), getattr(reference, name), rtol=1e-5, atol=1e-6, err_msg=name
+            )
+
+
+def test_on_a_device_it_acts_in_the_arithmetic_that_it_learns_in() -> None:
+    """Else the probability ratio of the first minibatch would not be 1."""
+    module = network("box", [16], "tanh")
+    ours = rollout_of(device_actor(module, [slice(0, 5)], "bf16", capture=False), module, (4,), [slice(0, 5)])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        parameters, values = module(torch.from_numpy(ours.observations).flatten(0, 1))
+        log_probs = module.head.log_prob(parameters, torch.from_numpy(ours.actions).flatten(0, 1))
+    np.testing.assert_allclose(ours.log_probs.ravel(), log_probs.numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.values.ravel(), values.numpy(), rtol=1e-4, atol=1e-4)
+    exactly = rollout_of(ModuleActor(module, CPU), module, (4,), [slice(None)])
+    assert not np.allclose(ours.values, exactly.values, rtol=1e-4, atol=1e-4), "bf16 is coarser than that"
