@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 from pydantic import Field
 
-from harness.algorithms.acting import make_actor
+from harness.algorithms.acting import Actor, make_actor
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
+from harness.algorithms.device_actor import DeviceActor
 from harness.algorithms.memory import EpisodeAccount, Rollout, minibatch_indices
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
@@ -127,12 +128,17 @@ class PPO(Algorithm):
         self.iteration = 0
         """The next one."""
         self.observations = self.envs.reset(config.seed)
+        if self.device.type == "cuda":
+            self.rollout.pin(DATA)
         self.data = {name: self.rollout.flat(name).to(self.device) for name in DATA}
         self.sizes = sizes_of([self.minibatch_plan(0, 0)[0]])
         self.compiled, self.compile_reason = self.compile(context)
         self.steps = self.make_steps(on_device=self.device.type != "cpu")
         self.episodes = EpisodeAccount(share.count)
-        self.actor = make_actor(self.module, self.device)
+        self.actor: Actor = make_actor(self.module, self.device)
+        if self.device.type != "cpu":
+            capture = config.compile.capture
+            self.actor = DeviceActor(self.module, self.device, self.precision, self.rollout, self.envs.groups, capture)
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> ActorCritic:
@@ -164,7 +170,7 @@ class PPO(Algorithm):
 
     def remarks(self) -> list[str]:
         gradient = f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"
-        return [gradient, self.steps.remark] if self.steps.remark else [gradient]
+        return [remark for remark in (gradient, self.steps.remark, self.actor.remark) if remark]
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
