@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from harness.__main__ import main
 from tests.command import harness
 
+EXTRAS = ("mujoco", "ale_py", "envpool")
+"""Modules of extras that the cases below are without."""
 SHORT = ["run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "evaluation.final_episodes=1"]
 
 CASES = {
@@ -29,6 +32,19 @@ CASES = {
         ["HalfCheetah-v5", "extra 'mujoco'", "pip install"],
     ),
     "an Atari game without its extra": (["ppo-cartpole", "env.id=ALE/Pong-v5"], ["ALE/Pong-v5", "extra 'atari'"]),
+    "EnvPool without its extra": (
+        ["ppo-cartpole", "env.backend=envpool"],
+        ["env.backend", "extra 'envpool'", "pip install"],
+    ),
+    "EnvPool for an environment that it has not": (
+        ["ppo-cartpole", "env.id=tests.environments:Line-v0", "env.backend=envpool"],
+        ["env.backend", "tests.environments:Line-v0", "'sync' or 'workers'"],
+    ),
+    "a vector class where there is none": (
+        ["ppo-cartpole", "env.id=Acrobot-v1", "env.backend=native"],
+        ["env.backend", "Acrobot-v1 has no vector class"],
+    ),
+    "no workers": (["ppo-cartpole", "env.workers=0"], ["env.workers", ">= 1", "0"]),
     "keyword arguments that the environment has not": (
         ["ppo-cartpole", "env.kwargs.gravitas=3"],
         ["env.kwargs", "gravitas"],
@@ -73,6 +89,10 @@ def test_it_is_refused_in_one_line_with_exit_code_2_and_nothing_is_started(
 ) -> None:
     arguments, expected = CASES[case]
     monkeypatch.chdir(tmp_path)
+    if "without its extra" in case:  # whether it is installed or not
+        for name in [*sys.modules, *EXTRAS]:
+            if name in EXTRAS or name.startswith(("gymnasium.envs.mujoco", *EXTRAS)):
+                monkeypatch.setitem(sys.modules, name, None)
     code = main(["train", *arguments])  # what `python -m harness` calls, here without a process for each case
     err = capsys.readouterr().err
     assert code == 2, err
