@@ -159,6 +159,8 @@ class DQN(OffPolicy):
             return None, "minibatches of too many different sizes"
         parts = (self.module, self.step.arena, self.loss, self.precision, self.data, (), sizes, "errors")
         compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
+        if compiled is not None:
+            self.step.reduce_at_once()
         return compiled, problem or reason
 
     def remarks(self) -> list[str]:

@@ -157,6 +157,8 @@ class PPO(Algorithm):
             return None, "minibatches of too many different sizes"
         parts = (self.module, self.step.arena, self.loss, self.precision, self.data, NUMBERS, self.sizes)
         compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
+        if compiled is not None:
+            self.step.reduce_at_once()
         return compiled, problem or reason
 
     def make_steps(self, on_device: bool) -> Steps:

@@ -64,9 +64,7 @@ class Arena:
             if parameter.grad is None:
                 parameter.grad = home
             elif parameter.grad is not home:
-                gradient = parameter.grad
-                home.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
-                parameter.grad = home
+                bring_home(parameter, home)
         if self.uses.numel():
             self.uses.copy_(torch.tensor(reached))
 
@@ -82,3 +80,11 @@ class Arena:
         same = len(trainable) == len(self.members) and all(map(lambda a, b: a is b, trainable, self.members))
         storage = self.parameters.untyped_storage().data_ptr()
         return same and all(parameter.untyped_storage().data_ptr() == storage for parameter in trainable)
+
+
+def bring_home(parameter: torch.Tensor, home: torch.Tensor) -> None:
+    """Puts the gradient that a backward pass has made elsewhere into its place."""
+    gradient = parameter.grad
+    assert gradient is not None
+    home.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
+    parameter.grad = home

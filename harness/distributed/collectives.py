@@ -121,8 +121,6 @@ class MpiCollectives(Collectives):
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self.shared = SharedMemory(communicator) if shared_memory_serves(communicator) else None
         """What carries small reduces where all ranks share a host."""
-        self.has_threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
-        """Whether several threads may call this MPI at once."""
 
     def close(self) -> None:
         if self.shared is not None:

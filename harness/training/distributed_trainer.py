@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World
 from harness.errors import Diverged
@@ -140,7 +139,7 @@ class DistributedTrainer:
         """
         step = self.step
         if not step.arena.holds(self.model):
-            step.arena = Arena(self.model, tail=1, tracks_use=True)
+            step.lay_out()
         self.model.train()
         loss_sum, counted, seen, own_seen = 0.0, 0, 0, 0
         taken, skipped = step.gradient_steps, step.skipped_steps

@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives, broadcast_state
+from harness.distributed.overlap import Overlap, overlap_where_it_pays
 from harness.errors import Diverged, RanksDisagree
 from harness.training.optimizers import bare_step
 from harness.training.precision import Precision
@@ -39,13 +40,27 @@ class Step:
         """
         broadcast_state(collectives, module)
         self.module, self.collectives, self.precision = module, collectives, precision
-        self.arena = Arena(module, tail=statistics, tracks_use=tracks_use)
+        self.statistics, self.tracks_use = statistics, tracks_use
+        self.overlap: Overlap | None = None
+        """Reduces a large eager gradient while it is made; None where it is reduced at once."""
+        self.lay_out()
         self.optimizer = make_optimizer(self.arena)
         self.step_optimizer = bare_step(self.optimizer)
         self.max_grad_norm = max_grad_norm
-        self.tracks_use = tracks_use
         self.gradient_steps = 0
         self.skipped_steps = 0
+
+    def lay_out(self) -> None:
+        """Lays the module's trainable parameters into an arena: at the start, and when they are others than before."""
+        self.reduce_at_once()
+        self.arena = Arena(self.module, tail=self.statistics, tracks_use=self.tracks_use)
+        self.overlap = overlap_where_it_pays(self.arena, self.collectives)
+
+    def reduce_at_once(self) -> None:
+        """For all ranks, where gradients do not come from `fill`: nothing is reduced before `reduce`."""
+        if self.overlap is not None:
+            self.overlap.close()
+            self.overlap = None
 
     def gradient(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> torch.Tensor:
         """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed too."""
@@ -53,7 +68,8 @@ class Step:
         return self.reduce()
 
     def fill(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> None:
-        """This rank's part of the gradient and the statistics, in the arena, to be reduced.
+        """This rank's part of the gradient and the statistics, in the arena, to be reduced (a large one already is, in
+        part).
 
         `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
         `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
@@ -67,7 +83,10 @@ class Step:
         if compute is not None:
             with precision.autocast():
                 loss, statistics = compute()
-            (loss * (weight * precision.scale)).backward()
+            loss = loss * (weight * precision.scale)
+            if self.overlap is not None and weight:
+                self.overlap.begin()
+            loss.backward()
         arena.own_gradients()
         if weight == 0.0:
             arena.wire.zero_()
@@ -76,7 +95,10 @@ class Step:
 
     def reduce(self) -> torch.Tensor:
         """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
-        self.collectives.all_reduce_(self.arena.wire, name="gradients")
+        if self.overlap is None:
+            self.collectives.all_reduce_(self.arena.wire, name="gradients")
+        else:
+            self.overlap.finish()
         return self.arena.tail
 
     def apply(self) -> bool:

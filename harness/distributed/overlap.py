@@ -1,0 +1,244 @@
+"""Large models: finished parts of the gradient are reduced while the rest of the backward pass runs.
+
+As in Li et al. 2020, "PyTorch Distributed", section 3.2.3. A backward pass finishes the last parameters first. The
+arena's gradients are cut into buckets, and a bucket goes on its way when the last of its gradients lies in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.distributed.arena import Arena, bring_home
+from harness.distributed.collectives import MOST_AT_ONCE, Collectives, HorovodCollectives, MpiCollectives, memory
+from harness.distributed.world import host_name
+
+BUCKET = MOST_AT_ONCE
+"""Gradients (4 MB) that a bucket holds at least: at 1 Gbit/s 2, 4 and 8 MB hid the same, and 1 MB a fifth less, since
+the wire rests between buckets."""
+SMALLEST = 2 * BUCKET
+"""Gradients from which an arena is reduced in buckets. The bucket that is finished last can hide behind nothing, and in
+a smaller arena it would be most of it."""
+REST = 300e-6
+"""Seconds between two looks at a reduce under way while the backward pass runs, which needs the core: MPI moves nothing
+by itself, and would spin where it waits. 0.1 and 0.3 ms hid the same, 1 ms a little less."""
+
+
+class Reducer(ABC):
+    """Sums over the ranks that go on beside other work; started in the same order on all ranks."""
+
+    @abstractmethod
+    def start(self, part: torch.Tensor, number: int) -> None:
+        """Begins to sum `part` in place; `number` tells apart those that are under way together."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Returns when all that was started is done; raises what went wrong."""
+
+    def close(self) -> None:
+        """Nothing more will be started, on any rank."""
+
+
+class HorovodReducer(Reducer):
+    """Horovod's own thread does it."""
+
+    def __init__(self, collectives: HorovodCollectives) -> None:
+        self.hvd = collectives.hvd
+        self.handles: list[int] = []
+
+    def start(self, part: torch.Tensor, number: int) -> None:
+        self.handles.append(self.hvd.allreduce_async_(part, op=self.hvd.Sum, name=f"gradients.{number}.{part.numel()}"))
+
+    def wait(self) -> None:
+        handles, self.handles = self.handles, []
+        for handle in handles:
+            self.hvd.synchronize(handle)
+
+
+class MpiReducer(Reducer):
+    """A thread that calls MPI, on a communicator of its own: other collectives may go on beside it."""
+
+    def __init__(self, collectives: MpiCollectives) -> None:
+        self.mpi = collectives.mpi
+        self.communicator = collectives.communicator.Dup()
+        self.parts: queue.Queue[torch.Tensor | None] = queue.Queue()
+        self.awaited = False
+        self.problem: Exception | None = None
+        self.thread = threading.Thread(target=self._work, name="reducer", daemon=True)
+        self.thread.start()
+
+    def start(self, part: torch.Tensor, number: int) -> None:
+        self.awaited = False
+        self.parts.put(part)
+
+    def wait(self) -> None:
+        self.awaited = True
+        self.parts.join()
+        if self.problem is not None:
+            raise RuntimeError(f"the reduce beside the backward pass failed: {self.problem}") from self.problem
+
+    def close(self) -> None:
+        self.parts.put(None)
+        self.thread.join()
+        self.communicator.Free()
+
+    def _work(self) -> None:
+        while (part := self.parts.get()) is not None:
+            try:
+                if self.problem is None:
+                    self._sum(memory(part))
+            except Exception as error:
+                self.problem = error
+            finally:
+                self.parts.task_done()
+
+    def _sum(self, part: Any) -> None:
+        for start in range(0, len(part), MOST_AT_ONCE):
+            request = self.communicator.Iallreduce(self.mpi.IN_PLACE, part[start : start + MOST_AT_ONCE])
+            while not request.Test():
+                if self.awaited:
+                    request.Wait()
+                    break
+                time.sleep(REST)
+
+
+class Overlap:
+    """Reduces `arena.wire` in buckets: `begin` before a backward pass, `finish` after it.
+
+    Buckets are reduced in the same order on all ranks, whatever order their gradients come in, and those that are not
+    complete by the end (a parameter that nothing reached, a rank without samples, which need not even begin) are then
+    reduced as they are. The order is that in which the first backward pass completed them; the first step is reduced
+    after it, in the same buckets, so that a run that resumes sums in the same order as one that goes on.
+
+    A parameter whose gradient comes in several parts in one backward pass (some kinds of checkpointing) cannot be sent
+    at the first of them: where the first step finds one, on any rank, all buckets wait for the end from then on.
+    """
+
+    def __init__(self, arena: Arena, collectives: Collectives, reducer: Reducer, bucket: int = BUCKET) -> None:
+        """`bucket`: numbers that a bucket holds at least; a parameter is never cut."""
+        self.arena, self.collectives, self.reducer = arena, collectives, reducer
+        self.buckets, self.bucket_of = cut(arena, bucket)
+        self.expected = [self.bucket_of.count(number) for number in range(len(self.buckets))]
+        self.order: Sequence[int] | None = None
+        """Of the buckets, once it is known."""
+        self.early = True
+        """Whether buckets are reduced before the end of the backward pass."""
+        self.listening = False
+        self.sent = 0
+        """How many buckets of `order` are on their way."""
+        self.missing: list[int] = []
+        """Gradients that have not come yet, of each bucket."""
+        self.arrived: list[bool] = []
+        self.completed: list[int] = []
+        self.repeated = False
+        self.hooks = [
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._on_gradient, index))
+            for index, parameter in enumerate(arena.members)
+        ]
+
+    def begin(self) -> None:
+        """What follows is the backward pass whose gradients, as they come, are this rank's part of the sum."""
+        if not self.early:
+            return
+        self.missing = list(self.expected)
+        self.arrived = [False] * len(self.bucket_of)
+        self.listening = True
+
+    def _on_gradient(self, index: int, parameter: torch.Tensor) -> None:
+        if not self.listening:
+            return
+        bucket = self.bucket_of[index]
+        if self.arrived[index]:
+            self.repeated = True
+            if self.order is not None and bucket in self.order[: self.sent]:
+                raise RuntimeError(
+                    f"the gradient of a parameter of shape {tuple(parameter.shape)} came in several parts in one "
+                    "backward pass, and in the first step it did not: it had been sent to the other ranks already"
+                )
+            return
+        self.arrived[index] = True
+        if parameter.grad is not self.arena.homes[index]:
+            bring_home(parameter, self.arena.homes[index])
+        self.missing[bucket] -= 1
+        if self.missing[bucket]:
+            return
+        if self.order is None:
+            self.completed.append(bucket)
+            return
+        while self.sent < len(self.order) and not self.missing[self.order[self.sent]]:
+            self._send(self.order[self.sent])
+
+    def _send(self, bucket: int) -> None:
+        self.sent += 1
+        self.reducer.start(self.buckets[bucket], bucket)
+
+    def finish(self) -> None:
+        """Reduces what is left, and waits for all of it: `arena.wire` is then the sum over the ranks."""
+        self.listening = False
+        for bucket in (self.order or range(len(self.buckets)))[self.sent :]:
+            self._send(bucket)
+        behind = self.arena.wire[self.arena.size :]
+        if behind.numel():
+            self.reducer.start(behind, len(self.buckets))
+        self.sent = 0
+        self.reducer.wait()
+        if self.order is None:
+            self._learn()
+
+    def _learn(self) -> None:
+        """From the first step; the same on all ranks."""
+        seen = self.collectives.gather_objects((self.repeated, self.completed))
+        self.early = not any(repeated for repeated, _ in seen)
+        longest = max((completed for _, completed in seen), key=len)
+        self.order = [*longest, *(bucket for bucket in range(len(self.buckets)) if bucket not in longest)]
+
+    def close(self) -> None:
+        """The arena is no longer reduced in this way, on any rank."""
+        for hook in self.hooks:
+            hook.remove()
+        self.reducer.close()
+
+
+def cut(arena: Arena, bucket: int) -> tuple[list[torch.Tensor], list[int]]:
+    """Parts of `arena.gradients`, from its end to its beginning, and for each parameter the number of its part."""
+    buckets: list[torch.Tensor] = []
+    bucket_of: list[int] = []
+    end = start = arena.size
+    for home in reversed(arena.homes):
+        start -= home.numel()
+        bucket_of.append(len(buckets))
+        if end - start >= bucket or start == 0:
+            buckets.append(arena.gradients[start:end])
+            end = start
+    return buckets, bucket_of[::-1]
+
+
+def overlap_where_it_pays(arena: Arena, collectives: Collectives) -> Overlap | None:
+    """None, on all ranks alike, where the arena is reduced at once.
+
+    That is where it is small, and where all ranks are on one host: the reduce is then work for the same cores as the
+    backward pass, and there is no wire to wait for. On GPUs it has not been tried.
+    """
+    if collectives.size == 1 or arena.size < SMALLEST or arena.wire.device.type != "cpu":
+        return None
+    able = True
+    if isinstance(collectives, MpiCollectives):  # two threads will call it at once
+        able = collectives.mpi.Query_thread() == collectives.mpi.THREAD_MULTIPLE
+    seen = collectives.gather_objects((host_name(), able))
+    if len({host for host, _ in seen}) == 1 or not all(able for _, able in seen):
+        return None
+    return Overlap(arena, collectives, make_reducer(collectives))
+
+
+def make_reducer(collectives: Collectives) -> Reducer:
+    if isinstance(collectives, MpiCollectives):
+        return MpiReducer(collectives)
+    assert isinstance(collectives, HorovodCollectives)
+    return HorovodReducer(collectives)
