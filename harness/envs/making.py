@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
 
-from harness.envs.settings import EnvSettings
+from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
 from harness.settings import named_object
 
@@ -29,11 +30,18 @@ def make_environment(settings: EnvSettings, **kwargs: Any) -> gym.Env:
     if module is not None and not exists(module):
         raise BadInput(f"env.id = {settings.id!r}: there is no module {module!r} on the path of this directory")
     try:
-        env = gym.make(settings.id, disable_env_checker=True, **{**settings.kwargs, **kwargs})
+        if is_atari(settings.id):
+            import_module("ale_py")  # registers its games
+        if settings.game is not None:
+            from harness.envs.atari import make_game
+
+            env: gym.Env = make_game(settings.id, settings.game, **{**settings.kwargs, **kwargs})
+        else:
+            env = gym.make(settings.id, disable_env_checker=True, **{**settings.kwargs, **kwargs})
     except gym.error.DependencyNotInstalled as error:
         raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
     except (gym.error.UnregisteredEnv, gym.error.NamespaceNotFound) as error:
-        if extra_of(settings.id) == "atari":
+        if extra_of(settings.id) == "atari" and not is_atari(settings.id):
             raise BadInput(f"env.id = {settings.id!r} {missing_extra(settings.id, error)}") from None
         raise BadInput(f"env.id = {settings.id!r} does not exist; {nearest(settings.id)}") from None
     except ModuleNotFoundError as error:
@@ -69,6 +77,8 @@ def exists(module: str) -> bool:
 
 
 def extra_of(env_id: str) -> str | None:
+    if is_atari(env_id):
+        return "atari"
     for extra, prefixes in EXTRAS.items():
         if env_id.startswith(prefixes):
             return extra

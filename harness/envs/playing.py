@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.distributed.collectives import Collectives
 from harness.envs.making import make_environment
-from harness.envs.settings import EnvSettings
+from harness.envs.settings import LIFE_LOST, EnvSettings
 
 AT_ONCE = 16
 """Episodes that a rank plays side by side, so that the policy acts for several in one call."""
@@ -59,9 +59,11 @@ def play_episodes(
             actions = act(np.stack(observations))
             ended = []
             for at, (env, episode) in enumerate(playing):
-                observations[at], reward, terminated, truncated, _ = envs[env].step(actions[at])
+                observations[at], reward, terminated, truncated, info = envs[env].step(actions[at])
                 totals[at] += float(reward)
-                if terminated or truncated:
+                if LIFE_LOST in info:
+                    observations[at], _ = envs[env].reset()
+                elif terminated or truncated:
                     returns[episode] = totals[at]
                     if not begin(env, at):
                         ended.append(at)

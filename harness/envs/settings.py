@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.settings import Settings
+
+LIFE_LOST = "life_lost"
+"""In a step's info: the episode ended since a life was lost, and the next `reset` goes on with the same game."""
+
+
+class AtariSettings(Settings):
+    """How a game is preprocessed (Mnih et al. 2015, table 1 of the extended data; Machado et al. 2018, section 3)."""
+
+    preprocess: bool = True
+    """Off: the raw environment, as `env.id` and `env.kwargs` make it; the other settings then mean nothing."""
+    noop_max: int = Field(30, ge=0)
+    """A game begins with 1 to so many frames in which nothing is done; 0 for none."""
+    fire_on_reset: bool = True
+    """In games that know FIRE it is pressed in the last of those frames, and after a lost life."""
+    frame_skip: int = Field(4, ge=1)
+    """Frames for which an action is repeated."""
+    max_pool: bool = True
+    """A screen is the brightest of the last two frames, pixel by pixel, since sprites flicker."""
+    screen_size: int = Field(84, ge=1)
+    """Height and width that screens are resized to, by area."""
+    grey: bool = True
+    """Brightness alone; off: red, green and blue, as three channels of each screen."""
+    stack: int = Field(4, ge=1)
+    """Screens in an observation (channels, height, width), the newest last; an episode begins with copies of its
+    first."""
+    episodic_life: bool = True
+    """A lost life ends an episode for learning. Reported returns, and evaluations, are those of whole games."""
+    clip_rewards: bool = True
+    """Rewards are learned from by their sign. Reported returns are true ones."""
+    repeat_action_probability: float | None = Field(None, ge=0, le=1)
+    """How likely a frame repeats the action of the one before it. Unset: as `env.id` has it, 0.25 for `ALE/…-v5` and 0
+    for `…NoFrameskip-v4`."""
+    full_action_space: bool = False
+    """All 18 actions of the joystick instead of those that the game knows."""
 
 
 class EnvSettings(Settings):
@@ -34,3 +69,32 @@ class EnvSettings(Settings):
     normalize_rewards: bool = False
     """Scale rewards by the standard deviation of the discounted return, clipped to ±10. Reported returns are true
     ones."""
+    atari: AtariSettings | None = None
+    """Preprocessing of Atari games, `ALE/…-v5` and `…NoFrameskip-v4`; absent: the standard one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def games_are_preprocessed(cls, table: Any) -> Any:
+        return {"atari": {}, **table} if isinstance(table, dict) and is_atari(str(table.get("id"))) else table
+
+    @model_validator(mode="after")
+    def games_alone_are_preprocessed_as_such(self) -> EnvSettings:
+        if self.atari is not None and not is_atari(self.id):
+            raise ValueError(f"env.atari is for Atari games, such as env.id = 'ALE/Pong-v5', got env.id = {self.id!r}")
+        return self
+
+    @property
+    def game(self) -> AtariSettings | None:
+        """How the Atari game is preprocessed; None where this is none, or it is left raw."""
+        return self.atari if self.atari is not None and self.atari.preprocess else None
+
+
+def is_atari(env_id: str) -> bool:
+    return bool(re.fullmatch(r"ALE/\w+-v5|\w+NoFrameskip-v[04]", env_id))
+
+
+def stickiness(env_id: str, game: AtariSettings) -> float:
+    """How likely a frame of the game `env_id` repeats the action of the one before it."""
+    if game.repeat_action_probability is not None:
+        return game.repeat_action_probability
+    return 0.0 if env_id.endswith("-v4") else 0.25

@@ -53,8 +53,11 @@ class Environments:
         self.scaler = ReturnScaler(share.count, gamma) if settings.normalize_rewards else None
         kept = self.observation_space.dtype == np.uint8 and self.moments is None
         self.observation_dtype = np.dtype(np.uint8 if kept else np.float32)
+        self.clips_rewards = settings.game is not None and settings.game.clip_rewards
         self.as_they_come = (
-            self.moments is self.scaler is None and self.observation_space.dtype == self.observation_dtype
+            self.moments is self.scaler is None
+            and not self.clips_rewards
+            and self.observation_space.dtype == self.observation_dtype
         )
         self.seen: list[np.ndarray] = []
 
@@ -82,9 +85,11 @@ class Environments:
         result = self.vector.receive(group)
         if self.as_they_come:
             return result
+        if self.clips_rewards:
+            result.rewards = np.sign(result.true_rewards)
         if self.scaler is not None:
             done = result.terminated | result.truncated
-            result.rewards = self.scaler.scale(result.true_rewards, done, self.groups[group], result.valid)
+            result.rewards = self.scaler.scale(result.rewards, done, self.groups[group], result.valid)
         result.observations = self._observe(result.observations)
         if result.final_observations is not None:
             result.final_observations = self.normalize(result.final_observations)
@@ -143,6 +148,7 @@ def joined(results: list[StepResult]) -> StepResult:
         one("terminated"),
         one("truncated"),
         one_or_none("final_observations", lambda result: result.observations),
+        one_or_none("lives_lost", lambda result: np.zeros(len(result.rewards), dtype=bool)),
         one_or_none("valid", lambda result: np.ones(len(result.rewards), dtype=bool)),
     )
 

@@ -27,9 +27,12 @@ class StepResult:
     final_observations: np.ndarray | None
     """(envs, *obs_shape) where an episode ended: its last observation in that row; other rows mean nothing. None where
     none ended in this step."""
+    lives_lost: np.ndarray | None = None
+    """bool (envs,): where what ended was a life and the game goes on: an episode to learn from, but none to report.
+    None: nowhere."""
     valid: np.ndarray | None = None
-    """bool (envs,): False where the environment only began a new episode and its action was ignored, so that this is no
-    transition to learn from. None: all are."""
+    """bool (envs,): False where the environment only began a new episode and its action was ignored, so that this is
+    no transition to learn from. None: all are."""
 
 
 class Vector(ABC):

@@ -1,21 +1,21 @@
 """EnvPool (Weng et al. 2022, https://arxiv.org/abs/2206.10558): environments in C++, stepped by threads.
 
 Each environment has a seed and a stream of its own, so that N ranks see the episodes that one sees. They are others
-than gymnasium's from the same seed, alike in distribution.
+than gymnasium's from the same seed, alike in distribution. Of Atari games its preprocessing is that of
+`harness/envs/atari.py`, frame by frame, but for its starts: after a lost life it waits as at the start of a game.
 """
 
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
-from harness.envs.making import one_line
-from harness.envs.settings import EnvSettings
+from harness.envs.making import exists, one_line
+from harness.envs.settings import EnvSettings, stickiness
 from harness.errors import BadInput
 
 SAME = {
@@ -25,13 +25,9 @@ SAME = {
     *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Humanoid-v5", "HumanoidStandup-v5"),
 }
 """Environments whose observations, rewards and time limits are gymnasium's, as the tests compare. Of those that have
-the same name, BipedalWalker's begin and end otherwise; Atari's are other environments altogether."""
+the same name BipedalWalker is left out: in two of three comparisons its falls were rarer. Atari games are beside these."""
 SLOWER = {"CartPole-v1", "MountainCarContinuous-v0"}
 """Where gymnasium's are quicker, at least for few environments (tests/benchmarks/environments.py)."""
-
-
-def installed() -> bool:
-    return find_spec("envpool") is not None
 
 
 def check_envpool(settings: EnvSettings) -> None:
@@ -41,14 +37,20 @@ def check_envpool(settings: EnvSettings) -> None:
         raise BadInput(
             f"{asked} steps environments in C++, which env.wrappers cannot wrap; it may be 'sync' or 'workers'"
         )
-    if settings.id not in SAME:
+    game = settings.game
+    if game is not None and (not game.max_pool or game.frame_skip < 2 or game.noop_max < 1):
+        raise BadInput(
+            f"{asked} preprocesses games with env.atari.max_pool, a frame_skip >= 2 and a noop_max >= 1 alone"
+        )
+    if settings.id not in SAME and game is None:
         raise BadInput(
             f"{asked}: EnvPool has no {settings.id} with gymnasium's observations, rewards and time limits; it has "
-            f"{', '.join(sorted(SAME))}; env.backend may be 'auto', 'sync' or 'workers'"
+            f"{', '.join(sorted(SAME))} and Atari games; env.backend may be 'auto', 'sync' or 'workers'"
         )
-    if set(settings.kwargs) - {"max_episode_steps"}:
-        raise BadInput(f"{asked} takes max_episode_steps alone of env.kwargs, got {settings.kwargs}")
-    if not installed():
+    takes = {"max_episode_steps"} if game is None else {"max_episode_steps", "mode", "difficulty"}
+    if set(settings.kwargs) - takes:
+        raise BadInput(f"{asked} takes {', '.join(sorted(takes))} alone of env.kwargs, got {settings.kwargs}")
+    if not exists("envpool"):
         raise BadInput(f"{asked} needs the extra 'envpool', which is not installed: pip install -e '.[envpool]'")
 
 
@@ -58,7 +60,33 @@ def prefers_envpool(settings: EnvSettings) -> bool:
         check_envpool(settings)
     except BadInput:
         return False
-    return settings.id not in SLOWER
+    return settings.id not in SLOWER and settings.game is None  # a game's time is the emulator's, everywhere the same
+
+
+def name_of(settings: EnvSettings) -> str:
+    """EnvPool's name of an environment: `Pong-v5` for `ALE/Pong-v5` and `PongNoFrameskip-v4`."""
+    if settings.game is None:
+        return settings.id
+    return settings.id.removeprefix("ALE/").removesuffix("-v5").partition("NoFrameskip")[0] + "-v5"
+
+
+def game_arguments(settings: EnvSettings) -> dict[str, Any]:
+    """`env.atari` in EnvPool's words; rewards are clipped by whoever learns from them."""
+    game = settings.game
+    if game is None:
+        return {}
+    return {
+        "noop_max": game.noop_max,
+        "use_fire_reset": game.fire_on_reset,
+        "frame_skip": game.frame_skip,
+        "img_height": game.screen_size,
+        "img_width": game.screen_size,
+        "gray_scale": game.grey,
+        "stack_num": game.stack,
+        "episodic_life": game.episodic_life,
+        "repeat_action_probability": stickiness(settings.id, game),
+        "full_action_space": game.full_action_space,
+    }
 
 
 class EnvPool(InTurn):
@@ -73,6 +101,11 @@ class EnvPool(InTurn):
         super().__init__("envpool", count, observation_space, action_space)
         # a thread that is woken for less than some environments is not worth it
         self.settings, self.threads = settings, settings.workers or min(threads, max(1, count // 4))
+        self.game = settings.game
+        self.ages = np.zeros(count, dtype=np.int64)
+        """Of games: steps of a life so far."""
+        self.first: dict[int, np.ndarray] = {}
+        """Of games: the first screen of a life, by environment."""
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         import envpool
@@ -82,27 +115,48 @@ class EnvPool(InTurn):
             warnings.simplefilter("ignore")  # of bounds that are cast to float32
             try:
                 self.pool: Any = envpool.make(
-                    self.settings.id,
+                    name_of(self.settings),
                     "gymnasium",
                     num_envs=self.count,
                     env_seed=seed,
                     num_threads=self.threads,
+                    **game_arguments(self.settings),
                     **self.settings.kwargs,
                 )
             except (ValueError, TypeError, AssertionError) as error:
                 raise BadInput(f"EnvPool does not make {self.settings.id!r}: {one_line(error)}") from None
             observations, _ = self.pool.reset()
+        self.ages = np.full(self.count, 10**9)
         return observations
 
     def step(self, actions: np.ndarray) -> StepResult:
-        observations, rewards, terminated, truncated, _ = self.pool.step(actions)
-        final, done = None, terminated | truncated
+        observations, rewards, terminated, truncated, told = self.pool.step(actions)
+        final, lives_lost, done = None, None, terminated | truncated
         if np.count_nonzero(done):
             final = observations
-            begun, info = self.pool.reset(np.flatnonzero(done).astype(np.int32))
+            if self.game is not None:
+                lives_lost = terminated & (told["terminated"] == 0)
+            which = np.flatnonzero(done).astype(np.int32)
+            if self.game is None:
+                begun, info = self.pool.reset(which)
+            else:  # where a life was lost, `reset` would end the game too; a step whose action is ignored does not
+                begun, *_, info = self.pool.step(np.zeros_like(actions[which]), which)
             observations = final.copy()
             observations[info["env_id"]] = begun
-        return StepResult(observations, rewards, rewards, terminated, truncated, final)
+        if self.game is not None:
+            self.hide_last_life(observations, self.game.stack, done)
+        return StepResult(observations, rewards, rewards, terminated, truncated, final, lives_lost)
+
+    def hide_last_life(self, observations: np.ndarray, stack: int, begins: np.ndarray) -> None:
+        """EnvPool leaves the screens of the life before in a game's observations; here an episode's own first screen
+        stands in their place."""
+        self.ages = np.where(begins, 0, self.ages + 1)
+        channels = observations.shape[1] // stack
+        for env in np.flatnonzero(self.ages < stack).tolist():
+            screens = observations[env].reshape(stack, channels, *observations.shape[2:])
+            if begins[env]:
+                self.first[env] = screens[-1].copy()
+            screens[: stack - 1 - self.ages[env]] = self.first[env]
 
     def close(self) -> None:
         self.pool = None

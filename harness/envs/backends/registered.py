@@ -24,9 +24,12 @@ INDEPENDENT = "seeds_per_environment"
 
 
 def has_vector_class(settings: EnvSettings) -> bool:
-    """Whether a vector class is registered; `env.id`'s module has been imported. Wrappers need single environments."""
+    """Whether a vector class is registered; `env.id`'s module has been imported. Wrappers, and the preprocessing of
+    Atari games, need single environments."""
     spec = gym.registry.get(settings.id.rpartition(":")[2])
-    return not settings.wrappers and spec is not None and spec.vector_entry_point is not None
+    if settings.wrappers or settings.game is not None:
+        return False
+    return spec is not None and spec.vector_entry_point is not None
 
 
 class Registered(InTurn):
@@ -86,7 +89,7 @@ class Registered(InTurn):
             elif self.mode == AutoresetMode.DISABLED:
                 begun, _ = self.vector.reset(options={"reset_mask": done})
                 observations = np.where(done.reshape(-1, *[1] * (observations.ndim - 1)), begun, final)
-        return StepResult(observations, rewards, rewards, terminated, truncated, final, valid)
+        return StepResult(observations, rewards, rewards, terminated, truncated, final, valid=valid)
 
     def close(self) -> None:
         self.vector.close()

@@ -32,6 +32,7 @@ class SharedArrays:
             "terminated": flags,
             "truncated": flags,
             "final_observations": seen,
+            "lives_lost": flags,
         }
         starts, size = {}, 0
         for name, (shape, dtype) in kinds.items():

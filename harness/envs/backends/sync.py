@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.making import make_environment
-from harness.envs.settings import EnvSettings
+from harness.envs.settings import LIFE_LOST, EnvSettings
 
 
 class Arrays(NamedTuple):
@@ -21,6 +21,8 @@ class Arrays(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     final_observations: np.ndarray
+    lives_lost: np.ndarray
+    """Like the observations above it, it means something where an episode ended."""
 
     def rows(self, which: slice) -> Arrays:
         return Arrays(*(array[which] for array in self))
@@ -32,11 +34,11 @@ def step_in_turn(envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: i
     ended, row = False, 0
     try:
         for row, env in enumerate(envs):
-            observation, reward, terminated, truncated, _ = env.step(actions[row])
+            observation, reward, terminated, truncated, info = env.step(actions[row])
             out.rewards[row], out.terminated[row], out.truncated[row] = reward, terminated, truncated
             if terminated or truncated:
                 ended = True
-                out.final_observations[row] = observation
+                out.final_observations[row], out.lives_lost[row] = observation, LIFE_LOST in info
                 observation, _ = env.reset()
             out.observations[row] = observation
     except Exception as error:
@@ -65,12 +67,14 @@ class Sync(InTurn):
         return observations
 
     def step(self, actions: np.ndarray) -> StepResult:
-        flags = np.empty((2, self.count), dtype=bool)
-        out = Arrays(self.empty(), np.empty(self.count, np.float32), flags[0], flags[1], self.final)
-        final = None
+        flags = np.zeros((3, self.count), dtype=bool)
+        out = Arrays(self.empty(), np.empty(self.count, np.float32), flags[0], flags[1], self.final, flags[2])
+        final = lives_lost = None
         if step_in_turn(self.envs, actions, out, self.first):
             final, self.final = self.final, self.empty()
-        return StepResult(out.observations, out.rewards, out.rewards, out.terminated, out.truncated, final)
+            lives_lost = out.lives_lost
+        rewards = out.rewards
+        return StepResult(out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost)
 
     def close(self) -> None:
         for env in self.envs:

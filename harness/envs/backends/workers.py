@@ -21,7 +21,7 @@ from gymnasium import spaces
 from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.shared import SharedArrays
 from harness.envs.backends.worker import CLOSE, DONE, RESET, START, Failure, Task
-from harness.envs.settings import EnvSettings
+from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput, EnvironmentFailed
 
 DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -130,8 +130,10 @@ class Workers(Vector):
         self.arrays = SharedArrays(count, observation_space, action_space)
         largest = max(group.stop - group.start for group in self.groups)
         shares = [parts_of(group, min(workers, largest)) for group in self.groups]
-        # a module that env.id names registers it in the worker too; cloudpickle carries classes of the user's script
-        spec = None if ":" in settings.id else gym.registry.get(settings.id)
+        # a module that env.id names, and ale-py, register theirs in the worker too; cloudpickle carries classes of the
+        # user's script
+        known = ":" in settings.id or is_atari(settings.id)
+        spec = None if known else gym.registry.get(settings.id)
         self.processes = [Process(settings, spec, first, self, list(rows)) for rows in zip(*shares)]
         try:
             for process in self.processes:
@@ -162,8 +164,11 @@ class Workers(Vector):
             process.wait()
         out = self.arrays.out.rows(self.groups[group])
         terminated, truncated, rewards = out.terminated.copy(), out.truncated.copy(), out.rewards.copy()
-        final = out.final_observations.copy() if (terminated | truncated).any() else None
-        return StepResult(out.observations.copy(), rewards, rewards, terminated, truncated, final)
+        final = lives_lost = None
+        done = terminated | truncated
+        if done.any():
+            final, lives_lost = out.final_observations.copy(), out.lives_lost & done
+        return StepResult(out.observations.copy(), rewards, rewards, terminated, truncated, final, lives_lost)
 
     def close(self) -> None:
         deadline = time.monotonic() + PATIENCE
