@@ -41,7 +41,10 @@ class Floor:
         batch = getattr(settings, "minibatch_size", None) or getattr(settings, "batch_size", None)
         self.products: list[Product] = []
         if inputs is not None and batch is not None:
-            rows = torch.zeros(-(-batch // run.collectives.size), *inputs, device=run.world.device)
+            environments = run.environments
+            example = np.zeros(0, np.float32 if environments is None else environments.observation_dtype)
+            kept = torch.from_numpy(example).dtype
+            rows = torch.zeros(-(-batch // run.collectives.size), *inputs, dtype=kept, device=run.world.device)
             self.products = products_of(run.algorithm.module, rows)
 
     def measure(self) -> dict[str, float | None]:
@@ -79,7 +82,7 @@ class Product:
 
 def products_of(module: nn.Module, inputs: torch.Tensor) -> list[Product]:
     """The product that each linear layer and convolution of `module` makes of `inputs`, a convolution's as if its
-    patches were rows."""
+    patches were rows; none of a module that takes something else (several networks, each called by itself)."""
     module = copy.deepcopy(module).eval()
     found: list[Product] = []
 
@@ -91,8 +94,11 @@ def products_of(module: nn.Module, inputs: torch.Tensor) -> list[Product]:
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             layer.register_forward_hook(note)
-    with torch.no_grad():
-        module(inputs)
+    try:
+        with torch.no_grad():
+            module(inputs)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError):
+        return []
     return found
 
 

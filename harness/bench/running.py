@@ -53,6 +53,7 @@ def measure(
                 found.append(repeat)
             return {
                 "line": run.first_line(),
+                "remarks": run.algorithm.remarks(),
                 "config": run.resolved().to_table(),
                 "ranks": collectives.size,
                 "environments": None if run.environments is None else run.environments.share.total,
@@ -75,20 +76,23 @@ def iterate(run: Run) -> None:
 
 def warm_up(run: Run, seconds: float) -> tuple[int, tuple[int, ...] | None]:
     """How many iterations take about `seconds` once they are as fast as they will be, as rank 0 finds; and the shape
-    of what the network takes, without the batch, where it can be seen."""
+    of what the network takes, without the batch, where it can be seen. An algorithm that first only collects (a replay
+    memory) does so before this begins to count."""
     shapes = [] if run.environments is None else [run.environments.observation_space.shape]
     seen = run.algorithm.module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
     if shapes:  # a hook would be in the way of compilers
         seen.remove()
+    while run.counters.gradient_steps == 0 and run.counters.iteration < run.algorithm.iterations:
+        iterate(run)
+    seen.remove()
     times: list[float] = []
     begun = perf_counter()
     while True:
         since = perf_counter()
         iterate(run)
-        seen.remove()
         times.append(perf_counter() - since)
         enough = len(times) >= LEAST_WARM_UP and perf_counter() - begun >= seconds
-        iterations = max(1, round(seconds / statistics.median(times[1:] or times)))
+        iterations = max(1, round(seconds / statistics.median(times)))
         enough, iterations = run.collectives.broadcast_object((enough, iterations))
         if enough:
             return iterations, shapes[0] if shapes else None

@@ -57,6 +57,8 @@ class Throughput:
     ranks: int
     line: str
     """The run's own first line."""
+    remarks: list[str]
+    """What the run says below it."""
     iterations: int
     """In a repeat."""
     env_steps_per_second: Figure
@@ -86,6 +88,7 @@ class Throughput:
         return cls(
             ranks=found["ranks"],
             line=found["line"],
+            remarks=found["remarks"],
             iterations=iterations,
             env_steps_per_second=Figure.of([repeat["env_steps"] / repeat["seconds"] for repeat in repeats]),
             gradient_steps_per_second=Figure.of([repeat["gradient_steps"] / repeat["seconds"] for repeat in repeats]),
@@ -148,7 +151,8 @@ def measure_on_ranks(
 
 
 def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
-    screen.say(found.line)
+    for line in (found.line, *found.remarks):
+        screen.say(line)
     table = Table()
     table.add_column("all ranks together")
     table.add_column("share", justify="right")
@@ -182,7 +186,7 @@ def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
     if floor is not None:
         screen.say(f"floor: {PRODUCTS}" + (f"; {BARE_STEP}" if floor.environment is not None else ""))
         if floor.products is None:
-            screen.say("the floor has no products: the network has no layers of a kind that is counted")
+            screen.say("the floor has no products: the network has no such layers, or is not called with a batch alone")
     screen.say(certificate.line())
 
 

@@ -90,6 +90,8 @@ def test_throughput_of_two_ranks(tmp_path):
     assert (one["ranks"], two["ranks"]) == (1, 2) and "2 ranks" in two["line"]
     for found in (one, two):
         assert math.fsum(phase["share"]["median"] for phase in found["phases"]) == pytest.approx(1)
+        spent = math.fsum(phase["milliseconds"]["median"] for phase in found["phases"])
+        assert spent == pytest.approx(found["iteration_milliseconds"]["median"], rel=0.1), "no time between the phases"
         assert found["floor"]["total"]["median"] < found["iteration_milliseconds"]["median"]
         # global sizes: 20 gradient steps on 256 samples, whatever the number of ranks
         steps = found["env_steps_per_second"]["median"] / found["gradient_steps_per_second"]["median"]

@@ -88,7 +88,15 @@ def repeat(seconds: float, step: float | None = 1e-5) -> dict:
 
 def found_by_ranks(*repeats: dict, ranks: int = 2, **config) -> dict:
     config = {"algorithm": {"minibatch_size": 64}, "env": {"count": 4}, **config}
-    return {"line": "a run", "ranks": ranks, "environments": 4, "iterations": 5, "config": config, "repeats": repeats}
+    return {
+        "line": "a run",
+        "remarks": [],
+        "ranks": ranks,
+        "environments": 4,
+        "iterations": 5,
+        "config": config,
+        "repeats": repeats,
+    }
 
 
 def test_throughput_is_steps_over_seconds_and_the_shares_of_the_phases_add_up_to_1():

@@ -33,6 +33,11 @@ def test_the_products_are_the_operations_that_torch_counts(name):
     assert sum(2 * each.rows * each.inputs * each.outputs for each in products) == counter.get_total_flops() > 0
 
 
+def test_a_module_that_is_not_called_with_a_batch_has_no_products_that_are_known():
+    assert products_of(nn.ModuleDict({"actor": nn.Linear(4, 1)}), torch.zeros(8, 4)) == []
+    assert products_of(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 1)), torch.zeros(8, 4)) == []
+
+
 def test_looking_at_a_network_changes_nothing_in_it():
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}

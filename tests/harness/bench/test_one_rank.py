@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from harness.files import read_json
 from tests.command import environment, harness
 from tests.conftest import wait_for
 
-QUICK = ["--repeats", "2", "--seconds", "0.1"]
+QUICK = ["--repeats", "3", "--seconds", "0.1"]
 
 
 def test_throughput_of_a_preset_and_its_floor(tmp_path):
@@ -28,16 +27,12 @@ def test_throughput_of_a_preset_and_its_floor(tmp_path):
 
     # figures that must agree with each other: one iteration is 8 x 32 steps and 20 epochs of one minibatch of 256
     seconds = found["iteration_milliseconds"]["median"] / 1e3
-    assert found["env_steps_per_second"]["median"] == pytest.approx(8 * 32 / seconds, rel=0.2)
-    assert found["gradient_steps_per_second"]["median"] == pytest.approx(20 / seconds, rel=0.2)
+    assert found["env_steps_per_second"]["median"] == pytest.approx(8 * 32 / seconds)
+    assert found["gradient_steps_per_second"]["median"] == pytest.approx(20 / seconds)
     assert {"act", "environment", "store", "advantages", "gradient", "optimizer", "rest"} <= {
         phase["phase"] for phase in found["phases"]
     }
-    for repeats in ("low", "median", "high"):
-        assert 0 < floor["total"][repeats] < found["iteration_milliseconds"][repeats]
-    assert math.fsum(phase["milliseconds"]["median"] for phase in found["phases"]) == pytest.approx(
-        1e3 * seconds, rel=0.2
-    )
+    assert 0 < floor["total"]["median"] < found["iteration_milliseconds"]["median"]
     assert floor["ratio"]["low"] > 1 and floor["products"]["median"] > 0 and floor["environment"]["median"] > 0
 
     # what is printed is what is written
