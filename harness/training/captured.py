@@ -19,8 +19,8 @@ import torch
 
 from harness.errors import Diverged
 from harness.training.compiled import MOST_SIZES, Batch, CompiledGradient, Loss
-from harness.training.updates import KlStop, Minibatch, Steps, Updates
 from harness.training.trainer import Step
+from harness.training.updates import KlStop, Minibatch, Steps, Updates
 
 WARM_UPS = 3
 """Calls before a capture: libraries load and choose their kernels, and the allocator finds its sizes."""
@@ -150,7 +150,7 @@ class DeviceSteps(Steps):
         self.may_stop = stop.limit is not None
         limit = math.inf if stop.limit is None else stop.limit
         self.rules = Rules(stop.at, limit, precision.scales_loss, precision.growth_interval, step.max_grad_norm)
-        self.decide = decide if compiled is None else torch.compile(decide, fullgraph=True, dynamic=False)
+        self.decide = torch.compile(decide, fullgraph=True, dynamic=False) if compiled and capture else decide
         self.state = torch.zeros(TOTALS + step.arena.tail.numel(), dtype=torch.float64, device=self.device)
         self.numbers = torch.ones(len(self.names) + 1, device=self.device)
         """Those of the minibatch, and its weight."""
@@ -293,6 +293,7 @@ class DeviceSteps(Steps):
         problems = [text for text in collectives.gather_objects(problem) if text]
         self.step.arena.wire.zero_()
         if problems:
+            self.decide = decide
             return problems[0]
         self.fills, self.update, self.whole = fills, update, whole
         return ""

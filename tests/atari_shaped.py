@@ -1,0 +1,85 @@
+"""Observations of the shape and kind of Atari games that cost next to nothing, and the network for them: for tests and
+measurements of everything but the games."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import nn
+
+SHAPE, ACTIONS, LENGTH = (4, 84, 84), 4, 200
+SCREENS = np.random.default_rng(0).integers(0, 256, (256 + 3, 84, 84), dtype=np.uint8)
+STACKS = np.lib.stride_tricks.sliding_window_view(SCREENS, 4, axis=0).transpose(0, 3, 1, 2)
+"""uint8 (256, 4, 84, 84): one after the other as in a game, each three screens of the one before and a new one."""
+OBSERVATIONS, CHOICES = gym.spaces.Box(0, 255, SHAPE, np.uint8), gym.spaces.Discrete(ACTIONS)
+
+
+def rewards_of(places: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """1 for the action that a pixel of the newest screen names."""
+    return (STACKS[places, -1, 0, 0] % ACTIONS == actions).astype(np.float64)
+
+
+class Screens(gym.Env):
+    """Goes from one stack of screens to the next, from a random one on; an episode has 200 steps."""
+
+    observation_space, action_space = OBSERVATIONS, CHOICES
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place, self.steps = int(self.np_random.integers(len(STACKS))), 0
+        return STACKS[self.place].copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = float(rewards_of(np.array([self.place]), np.array([action]))[0])
+        self.place, self.steps = (self.place + 1) % len(STACKS), self.steps + 1
+        return STACKS[self.place].copy(), reward, self.steps >= LENGTH, False, {}
+
+
+class ScreensVector(gym.vector.VectorEnv):
+    """Many of them in one call."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "seeds_per_environment": True}
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs, self.single_observation_space, self.single_action_space = num_envs, OBSERVATIONS, CHOICES
+        self.observation_space, self.action_space = batch_space(OBSERVATIONS, num_envs), batch_space(CHOICES, num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.draws = [np.random.default_rng(each) for each in seed]
+        self.places = np.array([draw.integers(len(STACKS)) for draw in self.draws])
+        self.steps = np.zeros(self.num_envs, dtype=np.int64)
+        return STACKS[self.places], {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        rewards = rewards_of(self.places, actions)
+        self.places, self.steps = (self.places + 1) % len(STACKS), self.steps + 1
+        done, info = self.steps >= LENGTH, {}
+        if done.any():
+            info["final_obs"] = STACKS[self.places]
+            self.steps[done] = 0
+            self.places[done] = [self.draws[index].integers(len(STACKS)) for index in np.flatnonzero(done)]
+        return STACKS[self.places], rewards, done, np.zeros_like(done), info
+
+
+class NatureCNN(nn.Module):
+    """The network of Mnih et al. 2015, its last hidden layer shared by policy and value."""
+
+    def __init__(self, observation_space: gym.spaces.Box, action_parameters: int, width: int = 512) -> None:
+        super().__init__()
+        layers = nn.Conv2d(4, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3, stride=1)
+        self.convolutions = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())), nn.Flatten())
+        self.hidden = nn.Sequential(nn.Linear(64 * 7 * 7, width), nn.ReLU())
+        self.policy, self.value = nn.Linear(width, action_parameters), nn.Linear(width, 1)
+        nn.init.orthogonal_(self.policy.weight, 0.01)
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.hidden(self.convolutions(observations.float() / 255.0))
+        return self.policy(features), self.value(features).squeeze(-1)
+
+
+gym.register("Screens-v0", Screens, vector_entry_point=ScreensVector)

@@ -1,0 +1,159 @@
+"""On a GPU: graphs against kernels launched one by one, in every arithmetic, by a convolutional network on bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.algorithms import Context
+from harness.algorithms.ppo import PPO
+from harness.config import load_run_config
+from harness.distributed.collectives import Alone, Collectives
+from harness.envs import make_environments
+from harness.reporting import PhaseTimer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+GRAPHS = ["gradient eager (compile.mode = off)", "gradient and update one CUDA graph", "acting one CUDA graph"]
+CONFIG = """
+[run]
+steps = 102400
+[env]
+id = "tests.atari_shaped:Screens-v0"
+count = 8
+[algorithm]
+name = "ppo"
+rollout_steps = 32
+minibatch_size = 64
+entropy_coefficient = 0.01
+[network]
+class = "tests.atari_shaped:NatureCNN"
+"""
+
+
+class OfTwo(Alone):
+    """A rank that believes to be one of two, and reduces nothing: its gradient and its update are graphs apart."""
+
+    size = 2
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, value]
+
+
+def make(folder: Path, *overrides: str, collectives: Collectives = Alone()) -> PPO:
+    (folder / "run.toml").write_text(CONFIG)
+    config = load_run_config(str(folder / "run.toml"), ["compile.mode=off", *overrides])
+    assert config.env is not None
+    play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
+    return PPO(Context(config, collectives, DEVICE, PhaseTimer(), make_environments(config.env, 0, 1), play))
+
+
+@pytest.fixture(autouse=True)
+def the_same_kernels_each_time() -> Any:
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = False
+
+
+def assert_close(one: PPO, other: PPO, start: torch.Tensor, bound: float) -> None:
+    moved = torch.linalg.vector_norm(one.step.arena.parameters - start)
+    apart = torch.linalg.vector_norm(one.step.arena.parameters - other.step.arena.parameters)
+    assert moved > 0.05 and apart <= bound * moved
+    assert one.precision.state() == other.precision.state()
+    assert (one.step.gradient_steps, one.step.skipped_steps) == (other.step.gradient_steps, other.step.skipped_steps)
+
+
+def same_rollout(ppos: list[PPO], iteration: int) -> None:
+    """What the first collects is what all of them have."""
+    ppos[0].collect(iteration)
+    for other in ppos[1:]:
+        for name in ("observations", "actions", "log_probs", "values", "advantages", "returns"):
+            getattr(other.rollout, name)[:] = getattr(ppos[0].rollout, name)
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("fp32", 1e-3), ("bf16", 2e-2), ("fp16", 2e-2)])
+def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_decide(
+    kind: str, bound: float, tmp_path: Path
+) -> None:
+    """With a loss scale that is too high at first, and grows until it is again."""
+    fp16 = ["precision.initial_scale=1048576.0", "precision.growth_interval=5"] if kind == "fp16" else []
+    graphs = make(tmp_path, f"precision.kind={kind}", *fp16)
+    eager, host = (make(tmp_path, f"precision.kind={kind}", "compile.capture=false", *fp16) for _ in range(2))
+    host.steps = host.make_steps(on_device=False)
+    assert graphs.remarks() == GRAPHS
+    start = host.step.arena.parameters.clone()
+    assert torch.equal(graphs.step.arena.parameters, start), "making the graphs leaves no trace"
+    for iteration in range(3):
+        same_rollout([graphs, eager, host], iteration)
+        for ppo in (graphs, eager, host):
+            ppo.metrics = ppo.update(iteration)  # type: ignore[attr-defined]
+    for other in (eager, host):
+        assert_close(graphs, other, start, bound)
+        assert graphs.metrics == pytest.approx(other.metrics, rel=0.05, abs=1e-2, nan_ok=True)  # type: ignore[attr-defined]
+    assert graphs.step.gradient_steps + graphs.step.skipped_steps == 3 * 16
+    assert (graphs.step.skipped_steps > 0) == (kind == "fp16")
+
+
+def test_two_graphs_around_a_reduce_do_what_one_does(tmp_path: Path) -> None:
+    one, two = make(tmp_path), make(tmp_path, collectives=OfTwo())
+    assert two.remarks()[1] == "gradient and update two CUDA graphs"
+    start = one.step.arena.parameters.clone()
+    same_rollout([one, two], 0)
+    one.update(0), two.update(0)
+    assert_close(one, two, start, 1e-3)
+
+
+def test_a_stop_on_kl_inside_a_graph_is_the_hosts(tmp_path: Path) -> None:
+    graphs, host = (make(tmp_path, "algorithm.target_kl=0.001", "optimizer.lr=0.002") for _ in range(2))
+    host.steps = host.make_steps(on_device=False)
+    start = host.step.arena.parameters.clone()
+    same_rollout([graphs, host], 0)
+    ours, theirs = graphs.update(0), host.update(0)
+    assert ours["gradient_steps"] == theirs["gradient_steps"] < 16
+    assert graphs.learning_rate.value == host.learning_rate.value
+    assert_close(graphs, host, start, 1e-2)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
+def test_graphs_go_on_from_a_state_that_was_loaded(name: str, tmp_path: Path) -> None:
+    """Into the tensors that they hold. The other one has no graphs, and the state of one optimizer has none."""
+    settings = (f"optimizer.name={name}", "precision.kind=fp16", "optimizer.schedule=linear")
+    graphs, eager = make(tmp_path, *settings), make(tmp_path, *settings, "compile.capture=false")
+    assert ("one by one" in graphs.remarks()[1] or "kernel by kernel" in graphs.remarks()[1]) == (name == "adagrad")
+    eager.iterate(0)
+    graphs.iterate(0)
+    start = eager.step.arena.parameters.clone()
+    graphs.load_state(eager.state())
+    assert torch.equal(graphs.step.arena.parameters, start)
+    same_rollout([eager, graphs], 1)
+    eager.update(1), graphs.update(1)
+    moved = torch.linalg.vector_norm(eager.step.arena.parameters - start)
+    apart = torch.linalg.vector_norm(eager.step.arena.parameters - graphs.step.arena.parameters)
+    assert moved > 0 and apart <= 2e-2 * moved
+    assert eager.precision.state() == graphs.precision.state()
+
+
+def test_a_compiled_gradient_below_the_graphs(tmp_path: Path) -> None:
+    compiled, graphs = make(tmp_path, "compile.mode=on"), make(tmp_path)
+    assert compiled.remarks()[0] == "gradient compiled (compile.mode = on)"
+    assert compiled.remarks()[1:] == GRAPHS[1:]
+    start = graphs.step.arena.parameters.clone()
+    same_rollout([graphs, compiled], 0)
+    graphs.update(0), compiled.update(0)
+    assert_close(graphs, compiled, start, 1e-2)
+
+
+def test_it_learns_with_graphs(tmp_path: Path) -> None:
+    """A pixel names the action that is rewarded: chance gives 0.25 a step."""
+    ppo = make(tmp_path, "precision.kind=bf16", "optimizer.lr=0.001")
+    first = ppo.iterate(0).metrics["policy_loss"]
+    rewards = []
+    for iteration in range(1, 60):
+        assert np.isfinite(ppo.iterate(iteration).metrics["loss"])
+        rewards.append(float(ppo.rollout.true_rewards.mean()))
+    assert np.isfinite(first) and np.mean(rewards[-5:]) > 0.3
