@@ -69,6 +69,8 @@ def read_outcome(output: str, exit_code: int | None, rank_hosts: Sequence[str]) 
         return Outcome(0)
     launcher, ranks = split_output(output)
     death = _to_blame(deaths(launcher, exit_code), ranks)
+    if death is None and exit_code == 1:  # Open MPI's notice of an abort is lost now and then
+        death = _raised(ranks)
     if death is None:
         code = UNKNOWN if exit_code is None else exit_code if exit_code >= 0 else 128 - exit_code
         name = signal_name(-exit_code) if exit_code is not None and exit_code < 0 else None
@@ -127,10 +129,15 @@ def _to_blame(noticed: Sequence[Death], ranks: dict[int, list[str]]) -> Death | 
     for death in noticed:
         if death.exit_code != ended_by_us and not _follows(ranks.get(death.rank, [])):
             return death
+    return _raised(ranks) or noticed[0]
+
+
+def _raised(ranks: dict[int, list[str]]) -> Death | None:
+    """The first rank that printed a traceback of its own."""
     for rank, lines in sorted(ranks.items()):
         if last_exception(lines) and not _follows(lines):
             return Death(rank, 1)  # Python's exit code of an uncaught exception
-    return noticed[0]
+    return None
 
 
 def _follows(lines: Sequence[str]) -> bool:

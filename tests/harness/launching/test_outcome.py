@@ -90,6 +90,14 @@ def test_only_the_last_twenty_lines_are_kept_and_a_longer_traceback_still_has_it
     assert outcome.describe().endswith(": KeyError: 'x'")
 
 
+def test_a_rank_that_raised_is_named_where_the_launchers_notice_got_lost() -> None:
+    traceback = "Traceback (most recent call last):\n[1,1]<stderr>:  File 'x'\n[1,1]<stderr>:KeyError: 'x'\n"
+    lost = "[n1:09395] [[18509,0],0] ORTE_ERROR_LOG: Data unpack would read past end of buffer in file show_help.c\n"
+    outcome = read_outcome(f"[1,1]<stderr>:{traceback}{lost}", 1, HOSTS)
+    assert outcome.describe() == "rank 1 on n2 ended with exit code 1: KeyError: 'x'"
+    assert read_outcome(f"[1,1]<stderr>:{traceback}{lost}", 134, HOSTS).failed_rank is None
+
+
 def test_pieces_are_put_together_and_ranks_kept_apart() -> None:
     text = (
         "[1,0]<stdout>:step[1,0]<stdout>: 1[1,1]<stdout>:step 1\r\n"
