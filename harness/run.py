@@ -21,7 +21,7 @@ from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
-from harness.distributed.world import World
+from harness.distributed.world import World, set_threads
 from harness.envs import check_environment, make_environments, play_episodes, share_of
 from harness.envs.choosing import agree_on_backend, check_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
@@ -164,11 +164,11 @@ class Run:
         self.eval: Evaluation | None = None
         self.began = time.monotonic()
         self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
-        torch.set_num_threads(config.run.threads or 1)
+        set_threads(config.run.threads or 1)
         self.algorithm = self._build()
         if config.run.threads is None:
             small = sum(parameter.numel() for parameter in self.algorithm.module.parameters()) < SMALL_NETWORK
-            torch.set_num_threads(1 if small else world.cores)
+            set_threads(1 if small else world.cores)
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _build(self) -> Algorithm:

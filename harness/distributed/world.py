@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
 from harness.errors import BadInput
@@ -88,6 +89,13 @@ def expand_tasks_per_node(text: str) -> list[int]:
 
 def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def set_threads(count: int) -> None:
+    """Threads of this process's arithmetic, torch's and numpy's: ranks whose threads outnumber the cores wait for each
+    other, and numpy's BLAS would take all cores for each of them."""
+    torch.set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
 
 
 def prepare_environment() -> None:

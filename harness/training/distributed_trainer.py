@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from harness.distributed.collectives import Collectives
-from harness.distributed.world import World
+from harness.distributed.world import World, set_threads
 from harness.errors import Diverged
 from harness.settings import validate
 from harness.training.batchnorm import GlobalBatchNorm, agree_on_buffers
@@ -243,7 +243,7 @@ def own_world() -> World:
     world = World()
     world.start("auto")
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(world.cores)
+        set_threads(world.cores)
     return world
 
 
