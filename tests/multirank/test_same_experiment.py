@@ -18,6 +18,8 @@ NORMALIZED = ["env.normalize_observations=true", "env.normalize_rewards=true"]
 LIMITED = [*CARTPOLE, "env.kwargs.max_episode_steps=10", "algorithm.epochs=4", *NORMALIZED]
 KL_STOP = [*CARTPOLE, "algorithm.target_kl=0.002", "optimizer.lr=0.01"]
 PENDULUM = ["ppo-pendulum", *TINY, "evaluation.final_episodes=3", "algorithm.rollout_steps=30", "algorithm.epochs=2"]
+SYNC = [*PENDULUM, "env.backend=sync"]
+WORKERS = [*PENDULUM, "env.backend=workers", "env.workers=2", "env.double_buffer=on"]
 
 
 def whole(given: tuple[Any, ...], iteration: int, name: str) -> torch.Tensor:
@@ -58,6 +60,11 @@ def test_continuous_actions_normalised_observations_and_uneven_minibatches_too(
     alone: dict[str, tuple[Any, ...]], tmp_path: Path
 ) -> None:
     assert_same(train(3, "mpi", tmp_path, PENDULUM, 3 * 30 * 4), alone["pendulum"])
+
+
+def test_environments_in_workers_that_step_by_halves_too(tmp_path: Path) -> None:
+    expected = train(1, "mpi", tmp_path / "one", SYNC, 3 * 30 * 4)
+    assert_same(train(2, "mpi", tmp_path / "two", WORKERS, 3 * 30 * 4), expected)
 
 
 def test_time_limits_and_scaled_rewards_too(alone: dict[str, tuple[Any, ...]], tmp_path: Path) -> None:

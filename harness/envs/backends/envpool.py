@@ -25,7 +25,7 @@ SAME = {
     *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Humanoid-v5", "HumanoidStandup-v5"),
 }
 """Environments whose observations, rewards and time limits are gymnasium's, as the tests compare. Of those that have
-the same name BipedalWalker is left out: in two of three comparisons its falls were rarer. Atari games are beside these."""
+the same name BipedalWalker is left out: in two of three comparisons its falls were rarer. Atari games come beside."""
 SLOWER = {"CartPole-v1", "MountainCarContinuous-v0"}
 """Where gymnasium's are quicker, at least for few environments (tests/benchmarks/environments.py)."""
 
