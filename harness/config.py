@@ -37,6 +37,12 @@ class RunSettings(Settings):
 class NetworkSettings(Settings):
     model_config = pydantic.ConfigDict(**{**Settings.model_config, "populate_by_name": True})
 
+    kind: Literal["auto", "mlp", "cnn"] = "auto"
+    """`mlp`: layers of `hidden` widths on the observation as a vector. `cnn`: the convolutions of Mnih et al. (2015)
+    and layers of `cnn_hidden` widths, with ReLU, which policy and value share. `auto`: `cnn` for images of bytes of at
+    least 36 x 36 pixels."""
+    cnn_hidden: list[int] = [512]
+    """Widths of the layers after the convolutions."""
     hidden: list[int] = Field([64, 64])
     """Widths of the hidden layers, the same for policy and value, which share no weights. Of supervised learning on
     images: channels of the convolutions."""
@@ -49,7 +55,7 @@ class NetworkSettings(Settings):
     kwargs: dict[str, Any] = {}
     """Keyword arguments for `class`."""
 
-    @pydantic.field_validator("hidden")
+    @pydantic.field_validator("hidden", "cnn_hidden")
     @classmethod
     def widths_are_positive(cls, hidden: list[int]) -> list[int]:
         if any(width < 1 for width in hidden):

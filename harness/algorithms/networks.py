@@ -12,6 +12,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from harness.algorithms.convolutions import ActorCriticCNN, convolves
+from harness.algorithms.initialization import orthogonal_
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,12 +21,6 @@ if TYPE_CHECKING:
     from harness.envs import EnvSettings
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
-
-
-def orthogonal_(layer: nn.Linear, gain: float) -> nn.Linear:
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str, last_gain: float) -> nn.Sequential:
@@ -234,10 +230,10 @@ def make_actor_critic(
     """
     head = make_action_head(action_space, env.id)
     if user_class is None:
-        network: nn.Module = ActorCriticMLP(
-            observation_space, head.parameter_count, settings.hidden, settings.activation
-        )
-        return ActorCritic(network, head)
+        spaces_and_sizes = observation_space, head.parameter_count
+        if convolves(settings, observation_space):
+            return ActorCritic(ActorCriticCNN(*spaces_and_sizes, settings.cnn_hidden), head)
+        return ActorCritic(ActorCriticMLP(*spaces_and_sizes, settings.hidden, settings.activation), head)
     where = f"network.class = {settings.class_!r}"
     try:
         network = user_class(observation_space, head.parameter_count, **settings.kwargs)

@@ -102,6 +102,8 @@ class OffPolicy(Algorithm):
         steps = self.rounds * self.steps_of_a_round
         self.true_rewards = np.zeros((steps, share.count), np.float32)
         self.dones = np.zeros((steps, share.count), bool)
+        self.lives: list[tuple[int, int]] = []
+        """(step, environment) where a life was lost and the game goes on."""
         self.episodes = EpisodeAccount(share.count)
         self.at_once = at_once
         self.minibatches = Minibatches(replay, share, settings.batch_size, at_once, self.device)
@@ -142,7 +144,8 @@ class OffPolicy(Algorithm):
                 applied += self.learn(draws[number], env_steps)
                 self.updates += settings.gradient_steps
         phases.start("agree")
-        agreed = collectives.agree(self.episodes.take_in(self.true_rewards, self.dones))
+        agreed = collectives.agree(self.episodes.take_in(self.true_rewards, self.dones, self.lives))
+        self.lives = []
         if agreed["non_finite_rewards"]:
             raise Diverged("non-finite reward from the environment")
         metrics = self.metrics()
@@ -165,6 +168,8 @@ class OffPolicy(Algorithm):
             replay.add(actions, result)
             self.true_rewards[step] = result.true_rewards
             np.logical_or(result.terminated, result.truncated, out=self.dones[step])
+            if result.lives_lost is not None:
+                self.lives += [(step, env) for env in np.flatnonzero(result.lives_lost).tolist()]
             self.observations = result.observations
         self.fed += len(steps)
 

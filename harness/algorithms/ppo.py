@@ -206,6 +206,7 @@ class PPO(Algorithm):
         rollout, phases, envs = self.rollout, self.context.phases, self.envs
         cut: list[tuple[int, np.ndarray, np.ndarray]] = []  # (step, which environments, their last observations)
         skipped: list[tuple[int, int]] = []  # (step, environment) where it only began an episode
+        lives: list[tuple[int, int]] = []  # (step, environment) where a life was lost and the game goes on
         self.actor.begin(rollout, self.action_noise(iteration)[:, envs.share.slice])
         for group, rows in enumerate(envs.groups):
             self.act(0, group, self.observations[rows])
@@ -224,6 +225,8 @@ class PPO(Algorithm):
                         cut.append((step, rows.start + ended, result.final_observations[ended]))
                 if result.valid is not None:
                     skipped += [(step, rows.start + env) for env in np.flatnonzero(~result.valid)]
+                if result.lives_lost is not None:
+                    lives += [(step, rows.start + env) for env in np.flatnonzero(result.lives_lost)]
                 if step + 1 < rollout.steps:
                     self.act(step + 1, group, result.observations)
                 elif len(envs.groups) == 1:
@@ -235,7 +238,7 @@ class PPO(Algorithm):
         self.bootstrap_time_limits(cut)
         rollout.compute_advantages(self.values(self.observations), self.settings.gamma, self.settings.gae_lambda)
         rollout.replace(skipped)
-        return self.episodes.take_in(rollout.true_rewards, rollout.dones)
+        return self.episodes.take_in(rollout.true_rewards, rollout.dones, lives)
 
     def act(self, step: int, group: int, observations: np.ndarray) -> None:
         """Sends a group of environments into their step number `step`."""

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.algorithms.acting import NumpyMLP
+from harness.algorithms.convolutions import convolutions, convolves
 from harness.algorithms.networks import ACTIVATIONS
 from harness.errors import BadInput
 
@@ -29,7 +30,8 @@ def layers(inputs: int, widths: Sequence[int], activation: str) -> list[nn.Modul
 
 
 class QNetwork(nn.Module):
-    """Observations (n, *obs_shape) to (n, actions, quantiles); one quantile is the value itself.
+    """Observations (n, *obs_shape) to (n, actions, quantiles); one quantile is the value itself. With `cnn` the layers
+    of `hidden` widths follow convolutions.
 
     With `dueling` the last hidden layer is there twice: for the state's value and for the actions' advantages (Wang et
     al. 2016, equation 9).
@@ -43,11 +45,16 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         activation: str,
         dueling: bool,
+        cnn: bool = False,
     ) -> None:
         super().__init__()
         self.actions, self.quantiles, self.dueling = actions, quantiles, dueling
         shared, own = (hidden[:-1], hidden[-1:]) if dueling else (hidden, [])
+        self.images: nn.Module | None = None
         inputs = int(np.prod(observation_space.shape))
+        if cnn:
+            convolved, inputs = convolutions(observation_space, orthogonal=False)
+            self.images = nn.Sequential(*convolved)
         self.trunk = nn.Sequential(*layers(inputs, shared, activation))
         width = shared[-1] if shared else inputs
         last = own[-1] if own else width
@@ -56,8 +63,12 @@ class QNetwork(nn.Module):
             self.value = nn.Sequential(*layers(width, own, activation), nn.Linear(last, quantiles))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        flat = observations.flatten(1)
-        features = self.trunk(flat.float() / 255.0 if flat.dtype == torch.uint8 else flat)
+        if self.images is not None:
+            flat = self.images(observations)
+        else:
+            flat = observations.flatten(1)
+            flat = flat.float() / 255.0 if flat.dtype == torch.uint8 else flat
+        features = self.trunk(flat)
         advantages = self.advantage(features).view(-1, self.actions, self.quantiles)
         if not self.dueling:
             return advantages
@@ -82,7 +93,7 @@ class Greedy:
         """The module's parameters must lie where they stay."""
         self.module, self.device = module, device
         self.parts: list[NumpyMLP] = []
-        if isinstance(module, QNetwork) and device.type == "cpu":
+        if isinstance(module, QNetwork) and module.images is None and device.type == "cpu":
             sequences = [module.trunk, module.advantage]  # the state's value is the same for all actions
             if all(NumpyMLP.serves(each) for each in sequences):
                 self.parts = [NumpyMLP(each) for each in sequences]
@@ -118,6 +129,8 @@ def make_q_network(
         raise BadInput(f"env.id = {env.id!r} has {action_space} actions; with {name} they must be Discrete")
     actions = int(action_space.n)
     if user_class is None:
+        if convolves(settings, observation_space):
+            return QNetwork(observation_space, actions, quantiles, settings.cnn_hidden, "relu", dueling, cnn=True)
         return QNetwork(observation_space, actions, quantiles, settings.hidden, settings.activation, dueling)
     where = f"network.class = {settings.class_!r}"
     outputs = actions * quantiles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -13,11 +15,17 @@ class EpisodeAccount:
         """Float64 (envs,): of the episodes that still run."""
         self.lengths = np.zeros(envs, dtype=np.int64)
 
-    def take_in(self, rewards: np.ndarray, dones: np.ndarray) -> dict[str, float]:
+    def take_in(
+        self, rewards: np.ndarray, dones: np.ndarray, lives: Sequence[tuple[int, int]] = ()
+    ) -> dict[str, float]:
         """Sums over the episodes that ended in these steps, for the ranks to agree on.
 
-        `rewards`: (steps, envs), as the environment gave them; `dones`: bool (steps, envs).
+        `rewards`: (steps, envs), as the environment gave them; `dones`: bool (steps, envs). `lives`: (step,
+        environment) where only a life was lost, so that the game that is reported goes on.
         """
+        if lives:
+            dones = dones.copy()
+            dones[tuple(np.transpose(lives))] = False
         steps = len(rewards)
         sums = self.returns + np.cumsum(rewards, axis=0, dtype=np.float64)
         ends, env = np.nonzero(dones.T)[::-1]  # each environment's in their order
