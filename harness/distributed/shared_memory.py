@@ -18,8 +18,8 @@ LARGEST = 256 * 1024
 """Bytes: above it, MPI's all-reduce shares out the additions among the ranks and is quicker."""
 LINE = 64
 """Bytes of a cache line: numbers that different ranks write lie in lines of their own."""
-SPINS = 1500
-"""Looks at another rank's number before sleeping, together about 100 us: more than ranks in step ever wait."""
+SPINS = 6000
+"""Looks at another rank's number before sleeping, together about 400 us: more than ranks in step wait."""
 NAP = 50e-6
 """Seconds."""
 
