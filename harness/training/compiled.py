@@ -23,6 +23,7 @@ from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives
 from harness.settings import Settings
 from harness.training.precision import Precision
+from harness.training.products import products_pass
 
 EARNED_AFTER = 15_000
 """Gradient steps after which compiling pays: it takes 5 to 17 s on one core, and a step becomes about 1 ms shorter."""
@@ -41,8 +42,8 @@ class CompileSettings(Settings):
     C++ compiler is there. Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and
     later runs."""
     capture: bool = True
-    """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the same
-    results."""
+    """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the
+    same results."""
 
 
 def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torch.device) -> tuple[bool, str]:
@@ -95,17 +96,13 @@ class CompiledGradient:
         self.with_loss = _WithLoss(module, loss)
         self.layout = self._layout(module)
         self.functions: dict[int, Callable[..., None]] = {}
+        # every call has the same tensors, and rows of this size: there is nothing to guard against
+        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        if self.device.type == "cpu":
+            options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": products_pass()}
         for size in sorted(set(sizes)):
-            self.functions[size] = torch.compile(
-                self._function_of_its_own(),
-                fullgraph=True,
-                dynamic=False,
-                options={
-                    "cpp_wrapper": self.device.type == "cpu",
-                    # every call has the same tensors, and rows of this size: there is nothing to guard against
-                    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-                },
-            )
+            own = self._function_of_its_own()
+            self.functions[size] = torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
     def _layout(self, module: nn.Module) -> list[tuple[str, torch.Size, int, int]]:
         """(name beneath `with_loss`, shape, first, end) of every trainable parameter; a tied one has its names all."""
@@ -130,15 +127,17 @@ class CompiledGradient:
             batch[name] = numbers[position]
         weight, scale = numbers[-2], numbers[-1]
 
-        def scaled(vector: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-            parameters = {name: vector[first:end].view(shape) for name, shape, first, end in self.layout}
+        # the parts of the flat vector, each once: a gradient of the whole would be a sum of as many whole vectors
+        parts = {first: flat[first:end].view(shape) for _, shape, first, end in sorted(self.layout, key=place)}
+
+        def scaled(parts: dict[int, torch.Tensor]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            parameters = {name: parts[first] for name, _, first, _ in self.layout}
             with self.precision.autocast():
                 loss, *beside = functional_call(self.with_loss, parameters, (batch,))
             return loss * scale, tuple(beside)
 
-        gradient, (statistics, *samples) = grad(scaled, has_aux=True)(flat)
-        wire[: self.arena.size] = gradient * weight
-        wire[self.arena.size :] = statistics * weight
+        gradients, (statistics, *samples) = grad(scaled, has_aux=True)(parts)
+        wire.copy_(torch.cat([*(gradient.reshape(-1) for gradient in gradients.values()), statistics]) * weight)
         if self.per_sample is not None:
             data[self.per_sample][rows] = samples[0]
 
@@ -156,6 +155,10 @@ class CompiledGradient:
         for size in self.functions:
             self(torch.zeros(size, dtype=torch.int64, device=self.device), [1.0] * len(self.names), 0.0)
         self.arena.wire.zero_()
+
+
+def place(entry: tuple[str, torch.Size, int, int]) -> int:
+    return entry[2]
 
 
 def compile_in_turn(
