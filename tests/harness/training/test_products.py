@@ -33,7 +33,7 @@ def compiled(function: Any, *inputs: torch.Tensor) -> tuple[Recorded, torch.Tens
     need(shutil.which("g++"), "a C++ compiler, g++")
     seen = Recorded()
     torch._dynamo.reset()
-    options = {"cpp_wrapper": True, "post_grad_custom_post_pass": seen}
+    options: dict[str, Any] = {"cpp_wrapper": True, "post_grad_custom_post_pass": seen}
     return seen, torch.compile(function, fullgraph=True, dynamic=False, options=options)(*inputs)
 
 
