@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import gymnasium as gym
@@ -86,14 +86,14 @@ class Count(gym.Env):
 
 
 class Busy(Line):
-    """As Line, where a step keeps a core busy for `seconds`, like a simulator."""
+    """As Line, where a step takes `seconds` of a core's time, like a simulator."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        until = perf_counter() + self.seconds
-        while perf_counter() < until:
+        until = thread_time() + self.seconds
+        while thread_time() < until:
             pass
         return super().step(action)
 
