@@ -22,7 +22,7 @@ from torch.nn.functional import huber_loss
 from harness.algorithms.base import Context, Evaluation
 from harness.algorithms.memory.prioritized import PrioritizedReplay
 from harness.algorithms.memory.replay import Replay, bytes_of
-from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, check_memory
+from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, check_memory, frames_of
 from harness.algorithms.q_networks import Greedy, make_q_network
 from harness.algorithms.randomness import generator
 from harness.distributed.arena import Arena
@@ -140,10 +140,10 @@ class DQN(OffPolicy):
         envs, settings = context.environments, self.settings
         assert envs is not None
         share, shape, dtype = envs.share, envs.observation_space.shape, envs.observation_dtype
-        capacity, action = settings.buffer_size // share.total, np.zeros((), np.int64)
-        check_memory(context, share.count * bytes_of(capacity, shape, dtype, action, 1))
+        capacity, action, stack = settings.buffer_size // share.total, np.zeros((), np.int64), frames_of(context.config)
+        check_memory(context, share.count * bytes_of(capacity, shape, dtype, action, stack))
         kind: Any = Replay
-        arguments: dict[str, Any] = {"n_steps": settings.n_steps, "gamma": settings.gamma}
+        arguments: dict[str, Any] = {"n_steps": settings.n_steps, "gamma": settings.gamma, "stack": stack}
         if settings.prioritized:
             kind, arguments["alpha"] = PrioritizedReplay, settings.priority_exponent
         return kind(capacity, share.count, shape, dtype, action, **arguments)

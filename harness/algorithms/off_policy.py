@@ -246,6 +246,12 @@ class OffPolicy(Algorithm):
         self.envs.close()
 
 
+def frames_of(config: RunConfig) -> int:
+    """How many frames an observation is a stack of, of which each step brings one."""
+    atari = None if config.env is None else config.env.atari
+    return atari.stack if atari is not None and atari.preprocess else 1
+
+
 def check_memory(context: Context, needed: int) -> None:
     """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
 

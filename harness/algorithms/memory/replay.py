@@ -41,12 +41,14 @@ class Replay:
         stack: int = 1,
     ) -> None:
         """`capacity`: of each environment. `action`: an example of one, for its shape and dtype. `stack`: how many
-        frames an observation has along its first axis, of which each step brings one; 1: it is a whole of its own."""
+        frames of equal size an observation has along its first axis, the newest last, of which each step brings one; 1:
+        it is a whole of its own."""
         self.capacity, self.envs, self.n_steps, self.gamma, self.stack = capacity, envs, n_steps, gamma, stack
-        if stack > 1 and observation_shape[0] != stack:
-            raise ValueError(f"observations must be stacks of {stack} frames, got the shape {observation_shape}")
-        self.observation_shape = observation_shape
-        self.frame_shape = observation_shape[1:] if stack > 1 else observation_shape
+        self.observation_shape = self.frame_shape = observation_shape
+        if stack > 1:
+            if observation_shape[0] % stack:
+                raise ValueError(f"observations must be stacks of {stack} frames, got the shape {observation_shape}")
+            self.frame_shape = (observation_shape[0] // stack, *observation_shape[1:])
         self.slots = frame_slots(capacity, stack)
         self.frames = np.zeros((envs * self.slots, *self.frame_shape), observation_dtype)
         """(envs * slots, *frame_shape): environment e's ring begins at e * slots."""
@@ -102,7 +104,9 @@ class Replay:
     def _write(self, envs: np.ndarray | int, observations: np.ndarray, frame: int = -1) -> None:
         """One frame of each of `observations`, the newest unless `frame` says otherwise."""
         at = envs * self.slots + self.written[envs] % self.slots
-        self.frames[at] = observations[:, frame] if self.stack > 1 else observations
+        if self.stack > 1:
+            observations = observations.reshape(-1, self.stack, *self.frame_shape)[:, frame]
+        self.frames[at] = observations
         self.written[envs] += 1
 
     # -- what can be drawn ---------------------------------------------------------------------------------------------
@@ -156,6 +160,7 @@ class Replay:
             np.take(self.frames, env * self.slots + places % self.slots, axis=0, out=out, mode="clip")
             return
         stacks = places[:, None] + np.arange(1 - self.stack, 1)
+        out = out.reshape(-1, self.stack, *self.frame_shape)
         np.take(self.frames, env[:, None] * self.slots + stacks % self.slots, axis=0, out=out, mode="clip")
 
     # -- state ---------------------------------------------------------------------------------------------------------
