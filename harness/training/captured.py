@@ -147,6 +147,7 @@ class DeviceSteps(Steps):
         """
         self.step, self.loss, self.data, self.names, self.compiled = step, loss, data, tuple(numbers), compiled
         self.device, precision = step.arena.wire.device, step.precision
+        step.reduce_at_once()
         self.may_stop = stop.limit is not None
         limit = math.inf if stop.limit is None else stop.limit
         self.rules = Rules(stop.at, limit, precision.scales_loss, precision.growth_interval, step.max_grad_norm)

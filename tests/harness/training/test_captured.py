@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from harness.algorithms.ppo import DATA, NUMBERS, PPO, STATISTICS
+from harness.algorithms.on_policy import DATA
+from harness.algorithms.ppo import NUMBERS, PPO, STATISTICS
 from harness.errors import Diverged
-from harness.training.captured import DeviceSteps
+from harness.training import captured
+from harness.training.captured import WARM_UPS, DeviceSteps
 from harness.training.updates import HostSteps, KlStop, Minibatch, Steps, Updates
 from tests.harness.training.test_compiled import make
 
@@ -123,6 +127,43 @@ def test_a_gradient_that_is_not_finite_is_divergence_without_a_loss_scale(tmp_pa
         ppo.loss = lambda batch: (loss(batch)[0] + (0.0 * zero).sum().sqrt(), loss(batch)[1])  # type: ignore
         with pytest.raises(Diverged, match="^non-finite gradient$"):
             run(ppo, make_steps(ppo), minibatches(ppo, ppo, 4))
+
+
+class Recorded:
+    """Stands in for a graph: the calls before a capture, and the function itself instead of its kernels."""
+
+    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+        for _ in range(WARM_UPS):
+            function()
+        self.function = function
+
+    def __call__(self) -> None:
+        self.function()
+
+
+@pytest.mark.parametrize(("ranks", "graphs"), [(1, "one CUDA graph"), (2, "two CUDA graphs")])
+@pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop"])
+def test_what_is_captured_is_the_step_and_making_it_leaves_no_trace(
+    name: str, ranks: int, graphs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where this rank's minibatches have two sizes."""
+    monkeypatch.setattr(captured, "Captured", Recorded)
+    settings = ("env.count=3", "algorithm.rollout_steps=10", "algorithm.minibatch_size=8", f"optimizer.name={name}")
+    settings += ("optimizer.momentum=0.9", "optimizer.lr=0.003") if name != "adam" else ()
+    ppo, plain = (make(tmp_path, "compile.mode=off", *settings) for _ in range(2))
+    ppo.step.collectives = SimpleNamespace(  # type: ignore[assignment]
+        size=ranks, gather_objects=lambda value: [value] * ranks, all_reduce_=lambda tensor, name: tensor
+    )
+    start = plain.step.arena.parameters.clone()
+    ppo.steps = ppo.make_steps(on_device=True)
+    assert len(ppo.sizes) > 1 and ppo.steps.remark == f"gradient and update {graphs}"
+    assert torch.equal(ppo.step.arena.parameters, start) and not ppo.step.arena.wire.any()
+    for iteration in range(2):
+        ppo.iterate(iteration), plain.iterate(iteration)
+    moved = torch.linalg.vector_norm(plain.step.arena.parameters - start)
+    apart = torch.linalg.vector_norm(plain.step.arena.parameters - ppo.step.arena.parameters)
+    assert moved > 0 and apart <= 1e-4 * moved
+    assert ppo.step.gradient_steps == plain.step.gradient_steps == 32
 
 
 def test_what_cannot_be_captured_is_launched_one_by_one_and_says_why(tmp_path: Path) -> None:

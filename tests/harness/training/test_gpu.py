@@ -149,11 +149,10 @@ def test_a_compiled_gradient_below_the_graphs(tmp_path: Path) -> None:
 
 
 def test_it_learns_with_graphs(tmp_path: Path) -> None:
-    """A pixel names the action that is rewarded: chance gives 0.25 a step."""
-    ppo = make(tmp_path, "precision.kind=bf16", "optimizer.lr=0.001")
-    first = ppo.iterate(0).metrics["policy_loss"]
+    """The shade of a screen names the action that is rewarded: chance gives 0.25 a step."""
+    ppo = make(tmp_path, "precision.kind=bf16", "algorithm.gamma=0.5")
     rewards = []
-    for iteration in range(1, 60):
-        assert np.isfinite(ppo.iterate(iteration).metrics["loss"])
+    for iteration in range(40):
+        ppo.iterate(iteration)
         rewards.append(float(ppo.rollout.true_rewards.mean()))
-    assert np.isfinite(first) and np.mean(rewards[-5:]) > 0.3
+    assert np.mean(rewards[:2]) < 0.4 and np.mean(rewards[-5:]) > 0.7

@@ -16,6 +16,7 @@ from harness.training.optimizers import (
     LearningRate,
     OptimizerSettings,
     bare_step,
+    load_in_place,
     make_optimizer,
     make_schedule,
     scaled_lr,
@@ -287,3 +288,38 @@ def test_a_bare_step_is_the_optimizers_own(name: str) -> None:
             of_bare.load_state_dict(copy.deepcopy(of_bare.state_dict()))
     assert torch.equal(bare, whole)
     assert str(of_bare.state_dict()) == str(of_whole.state_dict())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
+def test_a_state_is_loaded_into_the_tensors_that_are_there(name: str) -> None:
+    """A CUDA graph goes on to use them. How the other one stepped, and its rate, are not taken over."""
+    draw = torch.Generator().manual_seed(0)
+    settings = OptimizerSettings(name=name, lr=0.01, momentum=0.9 if name in ("sgd", "rmsprop") else 0.0)
+    one, other = (torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
+    of_one, of_other = make_optimizer(settings, [one], capturable=True), make_optimizer(settings, [other])
+    rate = LearningRate(settings, of_one, batch_size=1)
+    for _ in range(3):
+        one.grad, other.grad = torch.randn(40, generator=draw), torch.randn(40, generator=draw)
+        of_one.step(), of_other.step()
+    held, lr = dict(of_one.state[one]), of_one.param_groups[0]["lr"]
+    load_in_place(of_one, copy.deepcopy(of_other.state_dict()))
+    assert of_one.state[one].keys() == of_other.state[other].keys()
+    for key, tensor in of_one.state[one].items():
+        assert tensor is held[key] and torch.equal(tensor, of_other.state[other][key])
+    assert of_one.param_groups[0]["lr"] is lr
+    rate.on_progress(0.5)
+    one.data.copy_(other.data)
+    one.grad = torch.randn(40, generator=draw)
+    other.grad = one.grad.clone()
+    of_one.step(), of_other.step()
+    torch.testing.assert_close(one, other)
+    load_in_place(of_one, make_optimizer(settings, [other]).state_dict())  # of one that has not stepped yet
+    assert all(tensor is held[key] and not tensor.any() for key, tensor in of_one.state[one].items())
+
+
+def test_a_rate_on_the_device_stays_one_tensor() -> None:
+    settings = OptimizerSettings(name="adam", lr=0.01, schedule="linear")
+    optimizer = make_optimizer(settings, [torch.nn.Parameter(torch.zeros(3))], capturable=True)
+    tensor = optimizer.param_groups[0]["lr"]
+    LearningRate(settings, optimizer, batch_size=1).on_progress(0.25)
+    assert optimizer.param_groups[0]["lr"] is tensor and tensor.item() == pytest.approx(0.0075)
