@@ -175,7 +175,7 @@ class Run:
         config, environments = self.config, None
         if config.env is not None:
             gamma = float(getattr(config.algorithm, "gamma", 0.99))
-            chosen = agree_on_backend(config.env, self.collectives, self.world.cores)
+            chosen = agree_on_backend(config.env, self.collectives, self.world.cores, self.world.device.type)
             rank, size = self.collectives.rank, self.collectives.size
             environments = make_environments(chosen, rank, size, gamma, self.world.cores)
         self.environments = environments

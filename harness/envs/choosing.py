@@ -25,6 +25,9 @@ WORKER_SECONDS = 50e-6
 """What a step of workers costs beside the environments' own time, one core each (tests/benchmarks/environments.py)."""
 CLEARLY = 0.75
 """How much shorter the estimate of another backend's step must be than that of the simpler one."""
+MANY_WORKERS = 4
+"""While the policy acts on one core, all workers wait for it; with two halves it acts twice. From so many on that is
+shorter than what they wait. A policy on another device takes nothing from them."""
 MEASURE_SECONDS = 0.02
 
 
@@ -39,8 +42,9 @@ def check_backend(settings: EnvSettings) -> None:
         check_envpool(settings)
 
 
-def choose_backend(settings: EnvSettings, count: int, cores: int) -> EnvSettings:
-    """The settings with `backend` and `double_buffer` as they are to be for a rank of `count` environments.
+def choose_backend(settings: EnvSettings, count: int, cores: int, device: str = "cpu") -> EnvSettings:
+    """The settings with `backend` and `double_buffer` as they are to be for a rank of `count` environments, whose
+    policy acts on `device`.
 
     Whether `auto` comes to be `native` or `envpool`, whose episodes are not those of `sync` and `workers`, never
     depends on a measurement or on the number of ranks.
@@ -56,15 +60,16 @@ def choose_backend(settings: EnvSettings, count: int, cores: int) -> EnvSettings
     buffered: str = settings.double_buffer
     if buffered == "auto":
         workers = settings.workers or cores
-        buffered = "on" if backend == "workers" and workers > 1 and count >= 2 * workers else "off"
+        idle = device != "cpu" or workers >= MANY_WORKERS
+        buffered = "on" if backend == "workers" and idle and count >= 2 * workers else "off"
     return settings.model_copy(update={"backend": backend, "double_buffer": buffered})
 
 
-def agree_on_backend(settings: EnvSettings, collectives: Collectives, cores: int) -> EnvSettings:
+def agree_on_backend(settings: EnvSettings, collectives: Collectives, cores: int, device: str = "cpu") -> EnvSettings:
     """What rank 0 chooses, on all ranks; collective."""
     fewest = int(collectives.agree({"cores": cores}, "min")["cores"])
     share = -(-settings.count // collectives.size)
-    chosen = choose_backend(settings, share, fewest) if collectives.rank == 0 else None
+    chosen = choose_backend(settings, share, fewest, device) if collectives.rank == 0 else None
     return collectives.broadcast_object(chosen)
 
 

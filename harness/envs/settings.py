@@ -60,8 +60,8 @@ class EnvSettings(Settings):
     workers: int | None = Field(None, ge=1)
     """Processes of `workers`, and threads of `envpool`, per rank; unset: this rank's share of the cores."""
     double_buffer: Literal["auto", "on", "off"] = "auto"
-    """With `workers`, step half of a rank's environments while the policy acts for the other half. `auto`: where there
-    are workers for it."""
+    """With `workers`, step half of a rank's environments while the policy acts for the other half. `auto`: where the
+    policy acts on a GPU, or beside four workers or more, each of which has environments in both halves."""
     wrappers: list[str] = []
     """Wrappers around each environment, innermost first, each `module:callable`, called with the environment."""
     normalize_observations: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ from tests.multirank.launch import run_ranks
 BUSY = "tests.environments:Busy-v0"
 
 
-def chosen(env_id: str, count: int = 8, cores: int = 2, **settings: object) -> tuple[str, str]:
-    found = choose_backend(EnvSettings(id=env_id, count=count, **settings), count, cores)  # type: ignore[arg-type]
+def chosen(env_id: str, count: int = 8, cores: int = 4, device: str = "cpu", **settings: Any) -> tuple[str, str]:
+    found = choose_backend(EnvSettings(id=env_id, count=count, **settings), count, cores, device)
     return found.backend, found.double_buffer
 
 
@@ -27,8 +28,15 @@ def test_slow_environments_step_in_workers_where_a_rank_has_several_cores() -> N
     assert chosen(BUSY, kwargs=slow) == ("workers", "on")
     assert chosen(BUSY, kwargs=slow, cores=1) == ("sync", "off")
     assert chosen(BUSY, kwargs=slow, count=1) == ("sync", "off")
-    assert chosen(BUSY, kwargs=slow, count=2) == ("workers", "off"), "no second group for both workers"
-    assert chosen(BUSY, kwargs=slow, cores=1, workers=2) == ("workers", "on"), "env.workers is what counts"
+    assert chosen(BUSY, kwargs=slow, cores=1, workers=4) == ("workers", "on"), "env.workers is what counts"
+
+
+def test_they_step_by_halves_where_that_gains_time() -> None:
+    slow = {"seconds": 0.001}
+    assert chosen(BUSY, kwargs=slow, count=7) == ("workers", "off"), "not every worker has a part of both halves"
+    assert chosen(BUSY, kwargs=slow, cores=2) == ("workers", "off"), "acting twice takes the workers' cores"
+    assert chosen(BUSY, kwargs=slow, cores=2, device="cuda") == ("workers", "on")
+    assert chosen(BUSY, kwargs=slow, device="cuda", double_buffer="off") == ("workers", "off")
 
 
 def test_quick_environments_step_one_after_the_other() -> None:
