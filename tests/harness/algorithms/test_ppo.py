@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.algorithms import Context
-from harness.algorithms.ppo import PPO, STATISTICS
+from harness.algorithms.ppo import NUMBERS, PPO, STATISTICS
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.envs import make_environments
@@ -41,7 +41,7 @@ def make(folder: Path, *overrides: str, env: str = "CartPole-v1") -> PPO:
 def test_the_loss_is_equation_9(tmp_path: Path) -> None:
     ppo = make(tmp_path, "algorithm.entropy_coefficient=0.03", "algorithm.clip_range_value=0.1")
     draw = np.random.default_rng(0)
-    n, clip = 64, 0.2
+    n, clip, centre, scale = 64, 0.2, 0.3, 1.7
     batch = {
         "observations": torch.from_numpy(draw.normal(size=(n, 4)).astype(np.float32)),
         "actions": torch.from_numpy(draw.integers(0, 2, (n, 1))),
@@ -50,7 +50,8 @@ def test_the_loss_is_equation_9(tmp_path: Path) -> None:
         "advantages": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
         "returns": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
     }
-    loss, statistics = ppo.loss(batch, clip)
+    numbers = {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, centre, scale))}
+    loss, statistics = ppo.loss(batch | numbers)
 
     with torch.no_grad():
         logits, values = (out.double().numpy() for out in ppo.module(batch["observations"]))
@@ -58,7 +59,7 @@ def test_the_loss_is_equation_9(tmp_path: Path) -> None:
     for i in range(n):
         exponents = [math.exp(logit) for logit in logits[i]]
         probabilities = [e / sum(exponents) for e in exponents]
-        old, advantage = math.exp(float(batch["log_probs"][i])), float(batch["advantages"][i])
+        old, advantage = math.exp(float(batch["log_probs"][i])), (float(batch["advantages"][i]) - centre) / scale
         ratio = probabilities[int(batch["actions"][i, 0])] / old
         kept = min(max(ratio, 1 - clip), 1 + clip)
         before = float(batch["values"][i])
