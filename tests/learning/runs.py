@@ -1,0 +1,203 @@
+"""Runs of rows over seeds, side by side, by the real command line; what has finished is not run again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.algorithms import algorithm_class
+from harness.algorithms.off_policy import OffPolicy
+from harness.bench.certificate import commit, cpu_model
+from harness.config import load_table
+from harness.distributed.world import available_cores
+from harness.files import append_json_line, read_json_lines
+from harness.lifecycle.run_directory import read_result, versions
+from tests.command import ROOT, environment
+from tests.learning.figures import curve
+from tests.learning.rows import Row
+
+STOPPED = 75
+"""The exit code of a run that was asked to stop and can go on."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run that ended."""
+
+    preset: str
+    settings: str
+    """As `Row.settings` has it."""
+    ranks: int
+    seed: int
+    value: float | None
+    """The mean over the episodes of the final evaluation; None where it diverged."""
+    std: float | None
+    episodes: int
+    env_steps: int
+    reason: str | None
+    wall_seconds: float
+    cpu_seconds: float
+    """Of all its processes, with start-up and compilation."""
+    interrupted: int
+    """How often it was stopped and went on from its checkpoint."""
+    command: str
+    commit: str | None
+    cpu: str
+    date: str
+    versions: dict[str, str]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Ledger:
+    """Lines of JSON, one for each run that ended or was stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "results.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def lines(self, row: Row, kind: str) -> list[dict[str, Any]]:
+        wanted = (row.preset, row.settings(), row.ranks)
+        every = [line for line in read_json_lines(self.path)[0] if line["kind"] == kind]
+        return [line for line in every if (line["preset"], line["settings"], line["ranks"]) == wanted]
+
+    def records(self, row: Row) -> list[Record]:
+        """Those of the row as its preset is now, by seed; the last one counts."""
+        if not row.exists:
+            return []
+        known = Record.__dataclass_fields__
+        lines = {line["seed"]: line for line in self.lines(row, "done")}
+        return [Record(**{k: v for k, v in lines[seed].items() if k in known}) for seed in sorted(lines)]
+
+    def add(self, record: Record) -> None:
+        append_json_line(self.path, {"kind": "done", **asdict(record)})
+
+    def stopped(self, run: Running, cpu_seconds: float) -> None:
+        where = {"preset": run.row.preset, "settings": run.row.settings(), "ranks": run.row.ranks, "seed": run.seed}
+        append_json_line(self.path, {"kind": "stopped", **where, "cpu_seconds": cpu_seconds})
+
+
+@dataclass
+class Running:
+    """One run under way."""
+
+    row: Row
+    seed: int
+    folder: Path
+    process: subprocess.Popen[bytes]
+    date: str
+    commit: str | None
+
+    @classmethod
+    def start(cls, row: Row, seed: int, folder: Path) -> Running:
+        """Goes on from a checkpoint where there is one that holds all that the future depends on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "harness", *row.command(seed), "--output", str(folder)]
+        command += ["--resume", "auto" if resumes(row) else "never"]
+        with (folder / "output.log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        return cls(row, seed, folder, process, time.strftime("%Y-%m-%d %H:%M"), commit())
+
+    def poll(self) -> tuple[int, float] | None:
+        """Its exit code and the CPU seconds of its processes, once it has ended."""
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return self.process.returncode, usage.ru_utime + usage.ru_stime
+
+    def record(self, cpu_seconds: float, interrupted: int) -> Record | None:
+        """None where it did not end as a run does; one that diverged did."""
+        result = read_result(self.folder)
+        if result is None or not (result.status == "done" or result.divergence):
+            return None
+        done = result.status == "done"
+        return Record(
+            preset=self.row.preset,
+            settings=self.row.settings(),
+            ranks=self.row.ranks,
+            seed=self.seed,
+            value=result.eval_return_mean if done else None,
+            std=result.eval_return_std if done else None,
+            episodes=result.eval_episodes,
+            env_steps=result.env_steps,
+            reason=result.reason,
+            wall_seconds=result.wall_seconds,
+            cpu_seconds=cpu_seconds,
+            interrupted=interrupted,
+            command=" ".join(["python -m harness", *self.row.command(self.seed)]),
+            commit=self.commit,
+            cpu=f"{len(available_cores())} cores of {cpu_model()}",
+            date=self.date,
+            versions=versions(),
+            curve=curve(read_json_lines(self.folder / "metrics.jsonl")[0]),
+        )
+
+
+def resumes(row: Row) -> bool:
+    """Whether a run that was stopped goes on as it would have: checkpoints do not hold a replay."""
+    return not issubclass(algorithm_class(load_table(row.preset)["algorithm"]["name"]), OffPolicy)
+
+
+class StopRequest:
+    """`with StopRequest(minutes) as stop: … stop.wanted`: after so many minutes, or a signal to end."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.signalled = False
+
+    def __enter__(self) -> StopRequest:
+        names = (signal.SIGTERM, signal.SIGINT)
+        self.before = {name: signal.signal(name, self.hear) for name in names}
+        return self
+
+    def hear(self, *_: object) -> None:
+        self.signalled = True
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
+
+    @property
+    def wanted(self) -> bool:
+        return self.signalled or self.deadline is not None and time.monotonic() > self.deadline
+
+
+def run_all(
+    wanted: Sequence[tuple[Row, int]], ledger: Ledger, jobs: int, stop: StopRequest, told: Callable[[str], None]
+) -> Iterator[Record]:
+    """Runs (row, seed), `jobs` at once, and gives each as it ends. On a request to stop, runs are asked to stop too."""
+    waiting, running, asked = list(wanted), list[Running](), False
+    while running or waiting and not stop.wanted:
+        while waiting and len(running) < jobs and not stop.wanted:
+            row, seed = waiting.pop(0)
+            running.append(Running.start(row, seed, ledger.folder / f"{row.preset}-{row.settings()}" / f"seed-{seed}"))
+        if stop.wanted and not asked:
+            asked = True
+            for run in running:
+                run.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        for run in list(running):
+            if (ended := run.poll()) is None:
+                continue
+            running.remove(run)
+            code, cpu_seconds = ended
+            before = [line["cpu_seconds"] for line in ledger.lines(run.row, "stopped") if line["seed"] == run.seed]
+            before = before if resumes(run.row) else []
+            record = run.record(cpu_seconds + sum(before), len(before))
+            if record is not None:
+                ledger.add(record)
+                yield record
+            elif code == STOPPED:
+                ledger.stopped(run, cpu_seconds)
+                told(f"{run.row.preset} seed {run.seed}: stopped; it goes on next time")
+            else:
+                told(f"{run.row.preset} seed {run.seed}: failed with exit code {code}: {run.folder / 'output.log'}")
+    if stop.wanted and waiting:
+        told(f"{len(waiting)} runs were not begun")
