@@ -72,3 +72,18 @@ def test_an_action_that_is_none_is_refused() -> None:
     envs.reset([0, 1])
     with pytest.raises(IndexError):
         envs.step(np.array([0, 2]))
+
+
+def test_starts_are_the_draws_of_each_environments_own_stream() -> None:
+    """More episodes than are drawn at once: every start is the next four numbers of its stream."""
+    envs = CartPole(3, max_episode_steps=2)
+    seen = [envs.reset([7, 8, 9])]
+    for _ in range(160):
+        result = envs.step(np.array([0, 1, 0]))
+        if result.truncated.all():
+            seen.append(result.observations)
+    for env, seed in enumerate([7, 8, 9]):
+        stream = np.random.Generator(np.random.PCG64(seed))
+        expected = np.stack([stream.uniform(-0.05, 0.05, size=4) for _ in seen]).astype(np.float32)
+        np.testing.assert_array_equal(np.stack(seen)[:, env], expected)
+    assert len(seen) == 81
