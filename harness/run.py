@@ -40,6 +40,7 @@ from harness.lifecycle.run_directory import (
 )
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
+from harness.training.allocation import keep_freed_memory
 from harness.training.trainer import check_equal
 
 SMALL_NETWORK = 500_000
@@ -165,6 +166,7 @@ class Run:
         self.began = time.monotonic()
         self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
         set_threads(config.run.threads or 1)
+        keep_freed_memory()
         self.algorithm = self._build()
         if config.run.threads is None:
             small = sum(parameter.numel() for parameter in self.algorithm.module.parameters()) < SMALL_NETWORK
