@@ -98,6 +98,41 @@ class Busy(Line):
         return super().step(action)
 
 
+class Match(gym.Env):
+    """The action is worth 1 where it is the number that was seen, of three; an episode has 20 steps."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def observe(self) -> np.ndarray:
+        self.number = int(self.np_random.integers(3))
+        return np.eye(3, dtype=np.float32)[self.number]
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        reward = float(action == self.number)
+        return self.observe(), reward, self.steps >= 20, False, {}
+
+
+class Constant(gym.Env):
+    """A reward of 1 for every step, seen as ever the same; an episode ends at its time limit alone."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.ones(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.ones(1, dtype=np.float32), 1.0, False, False, {}
+
+
 class CountVector(gym.vector.VectorEnv):
     """Several of them, of 3, 4, 5, … steps, as a vector class of a user; begins episodes in gymnasium's three ways."""
 
@@ -144,6 +179,8 @@ for each in gym.vector.AutoresetMode:
         )
 gym.register("Bytes-v0", Bytes, max_episode_steps=50)
 gym.register("Count-v0", Count)
+gym.register("Match-v0", Match)
+gym.register("Constant-v0", Constant, max_episode_steps=4)
 gym.register("Busy-v0", Busy, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)

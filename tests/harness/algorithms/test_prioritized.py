@@ -1,4 +1,4 @@
-"""The sum tree against a cumulative sum, and prioritized replay's distribution and weights against their definitions."""
+"""The sum tree against a cumulative sum; prioritized replay's distribution and weights against their definitions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,60 @@
+"""Algorithms that learn from replay on N ranks: the same steps, draws and updates as on one, and the same end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import need
+from tests.multirank.launch import WAYS, run_ranks
+
+SCRIPT = Path(__file__).with_name("recorded_updates.py")
+TINY = ["evaluation.count=1", "evaluation.episodes=3", "evaluation.final_episodes=3"]
+DQN = ["dqn-cartpole", *TINY, "run.steps=512", "env.count=4", "algorithm.learning_starts=200"]
+DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidden=[64, 64]"]
+SWITCHES = ["algorithm.double=true", "algorithm.dueling=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
+SWITCHES += ["algorithm.quantiles=5"]
+CASES = {
+    "dqn": [*DQN, "compile.mode=off"],
+    "dqn, minibatches that the environments do not divide": [*DQN, "algorithm.batch_size=30", "compile.mode=off"],
+    "dqn with every switch": [*DQN, *SWITCHES, "compile.mode=off"],
+    "dqn with every switch, compiled": [*DQN, *SWITCHES, "compile.mode=on"],
+}
+
+
+def train(ranks: int, way: str, folder: Path, settings: list[str]) -> tuple[Any, ...]:
+    launcher, sync_path = WAYS[way]
+    arguments = str(folder / "run"), *settings
+    return run_ranks(ranks, launcher, SCRIPT, folder, *arguments, sync_path=sync_path, seconds=300).given
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_updates_on_two_and_three_ranks_are_those_of_one(case: str, tmp_path: Path) -> None:
+    settings = CASES[case]
+    if "compile.mode=on" in settings:
+        need(shutil.which("g++"), "a C++ compiler")
+    (alone,) = train(1, "mpi", tmp_path / "1", settings)
+    assert alone["status"] == "done" and alone["compiled"] == ("compile.mode=on" in settings)
+    assert alone["gradient_steps"] == (512 - 200) // 8 + 1
+    for ranks, way in ((2, "horovod-mpi"), (3, "mpi")):
+        given = train(ranks, way, tmp_path / str(ranks), settings)
+        for name, expected in alone["replay"].items():
+            together = torch.cat([rank["replay"][name] for rank in given])
+            assert torch.equal(together, expected), f"{name} on {ranks} ranks"
+        for iteration, expected in enumerate(alone["parameters"]):
+            for rank in given:
+                assert torch.equal(rank["parameters"][iteration], given[0]["parameters"][iteration])
+            difference = (given[0]["parameters"][iteration] - expected).norm()
+            assert difference <= 1e-5 * expected.norm(), f"{ranks} ranks, iteration {iteration}"
+
+
+def test_all_ranks_end_alike_where_one_has_rewards_that_are_no_numbers(tmp_path: Path) -> None:
+    broken = ["env.id=tests.environments:Broken-v0", "env.kwargs.how=nan-reward", "env.kwargs.rank=1"]
+    given = train(2, "mpi", tmp_path, [*DQN, *broken, "compile.mode=off", "env.kwargs.at=19", "env.count=2"])
+    assert {(rank["status"], rank["reason"]) for rank in given} == {
+        ("failed", "non-finite reward from the environment")
+    }
