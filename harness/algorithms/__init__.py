@@ -9,6 +9,7 @@ from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evalu
 from harness.errors import BadInput
 
 ALGORITHMS = {
+    "a2c": "harness.algorithms.a2c:A2C",
     "dqn": "harness.algorithms.dqn:DQN",
     "ppo": "harness.algorithms.ppo:PPO",
     "supervised": "harness.algorithms.supervised:Supervised",

@@ -20,6 +20,8 @@ KL_STOP = [*CARTPOLE, "algorithm.target_kl=0.002", "optimizer.lr=0.01"]
 PENDULUM = ["ppo-pendulum", *TINY, "evaluation.final_episodes=3", "algorithm.rollout_steps=30", "algorithm.epochs=2"]
 SYNC = [*PENDULUM, "env.backend=sync"]
 WORKERS = [*PENDULUM, "env.backend=workers", "env.workers=2", "env.double_buffer=on"]
+# 128 rollouts of 2 steps, of which an iteration takes 32
+A2C = ["a2c-acrobot", "env.count=4", "algorithm.rollout_steps=2", *TINY[2:], "evaluation.final_episodes=3"]
 
 
 def whole(given: tuple[Any, ...], iteration: int, name: str) -> torch.Tensor:
@@ -42,6 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]
         "cartpole": train(1, "mpi", folder / "cartpole", CARTPOLE, 3 * 32 * 4),
         "limited": train(1, "mpi", folder / "limited", LIMITED, 3 * 32 * 4),
         "kl": train(1, "mpi", folder / "kl", KL_STOP, 3 * 32 * 4),
+        "a2c": train(1, "mpi", folder / "a2c", A2C, 4 * 256),
         "pendulum": train(1, "mpi", folder / "pendulum", PENDULUM, 3 * 30 * 4),
     }
 
@@ -65,6 +68,14 @@ def test_continuous_actions_normalised_observations_and_uneven_minibatches_too(
 def test_environments_in_workers_that_step_by_halves_too(tmp_path: Path) -> None:
     expected = train(1, "mpi", tmp_path / "one", SYNC, 3 * 30 * 4)
     assert_same(train(2, "mpi", tmp_path / "two", WORKERS, 3 * 30 * 4), expected)
+
+
+def test_short_rollouts_of_which_an_iteration_takes_several_too(
+    alone: dict[str, tuple[Any, ...]], tmp_path: Path
+) -> None:
+    given = train(3, "mpi", tmp_path, A2C, 4 * 256)
+    assert_same(given, alone["a2c"])
+    assert given[0]["gradient_steps"] == 128
 
 
 def test_time_limits_and_scaled_rewards_too(alone: dict[str, tuple[Any, ...]], tmp_path: Path) -> None:

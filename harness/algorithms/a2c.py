@@ -1,0 +1,76 @@
+"""Advantage actor-critic, the synchronous form of A3C (Mnih et al. 2016, algorithm S3): one step on each short rollout.
+
+It is PPO without what makes a rollout last for several steps: no ratio, no clipping, no epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from harness.algorithms.base import Context
+from harness.algorithms.on_policy import OnPolicy, OnPolicySettings
+from harness.training.updates import Minibatch
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+STATISTICS = ("loss", "policy_loss", "value_loss", "entropy")
+NUMBERS = ("centre", "scale")
+"""What a rollout has beside its samples: what centres and scales its advantages."""
+STEPS_OF_AN_ITERATION = 250
+"""Environment steps that an iteration has at least: several rollouts, where they are short."""
+
+
+class A2CSettings(OnPolicySettings):
+    name: Literal["a2c"]
+    """Advantage actor-critic."""
+    rollout_steps: int = Field(5, ge=1)
+    """Steps of each environment between updates (t_max)."""
+    gae_lambda: float = Field(1.0, ge=0, le=1)
+    """λ of generalised advantage estimation; 1: returns up to the end of the rollout, less the value, as in the
+    paper."""
+    normalize_advantages: bool = False
+    """Centre and scale the advantages of each rollout, over all ranks."""
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        if config.optimizer.schedule == "kl_adaptive":
+            raise ValueError("optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence: a2c has none")
+
+
+class A2C(OnPolicy):
+    Settings = A2CSettings
+    STATISTICS, NUMBERS = STATISTICS, NUMBERS
+    settings: A2CSettings
+
+    def __init__(self, context: Context) -> None:
+        settings, environments = context.config.algorithm, context.environments
+        assert isinstance(settings, A2CSettings) and environments is not None
+        self.settings = settings
+        samples = settings.rollout_steps * environments.share.total
+        super().__init__(context, epochs=1, minibatches=1, rollouts=math.ceil(STEPS_OF_AN_ITERATION / samples))
+
+    def update(self, rollout: int) -> dict[str, float]:
+        """One step on the whole rollout."""
+        (rows,), counts = self.minibatch_plan(rollout, 0)
+        centres, scales = self.advantage_moments([[rows]])
+        done = self.take(rollout, [Minibatch(rows, (centres[0, 0], scales[0, 0]), len(rows) / counts[0])])
+        metrics = dict(zip(STATISTICS, done.means))
+        return {**metrics, "explained_variance": self.explained_variance, "gradient_steps": done.taken}
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The policy gradient -log π(a|s) A, the value's squared error and the entropy, as means over this rank's
+        samples; and the statistics, in the order of STATISTICS."""
+        settings, advantages = self.settings, batch["advantages"]
+        if settings.normalize_advantages:
+            advantages = (advantages - batch["centre"]) / batch["scale"]
+        parameters, values = self.module(batch["observations"])
+        policy_loss = -(self.head.log_prob(parameters, batch["actions"]) * advantages).mean()
+        value_loss = (values - batch["returns"]).square().mean()
+        entropy = self.head.entropy(parameters).mean()
+        loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
+        return loss, torch.stack([loss, policy_loss, value_loss, entropy]).detach()
