@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -239,12 +240,15 @@ class DeviceSteps(Steps):
         self.state.copy_(state)
         self.skip.copy_(skip)
         self.divisor.copy_(divisor)
+        optimizer: Any = self.step.optimizer
         if self.skips_by_itself:
-            self.step.optimizer.step()
+            optimizer.grad_scale, optimizer.found_inf = self.divisor, self.skip
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
             return
         arena.gradients.div_(self.divisor)
         kept = [tensor.clone() for tensor in self.stepped]
-        self.step.optimizer.step()
+        optimizer.step()
         for tensor, before in zip(self.stepped, kept):
             tensor.copy_(torch.where(self.skip > 0, before, tensor))
 
@@ -253,10 +257,11 @@ class DeviceSteps(Steps):
         self._update()
 
     def _prepare_optimizer(self) -> None:
-        """Has the optimizer make its state, and tells it where its orders are.
+        """Has the optimizer make its state, which graphs hold, and leaves it as it was before the first step.
 
-        Fused Adam skips by itself and divides in passing. Fused SGD is said to, but what it leaves behind of a skipped
-        step is not its momentum (a first one is never set); and the others cannot: what they changed is put back.
+        Fused Adam skips by itself and divides in passing. Fused SGD offers that too, but a first step that it skips
+        leaves its momentum unset, and on GPUs it is reported to move the momentum in skipped steps; the others do not
+        offer it. What those have changed is put back.
         """
         arena, optimizer = self.step.arena, self.step.optimizer
         optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are; torch would warn of it
@@ -268,8 +273,6 @@ class DeviceSteps(Steps):
         for value in own:
             value.zero_()
         self.skips_by_itself = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
-        if self.skips_by_itself:
-            optimizer.grad_scale, optimizer.found_inf = self.divisor, self.skip  # type: ignore[attr-defined]
         self.stepped = [arena.parameters, *(value for value in own if value.device == self.device)]
 
     # -- graphs --------------------------------------------------------------------------------------------------------

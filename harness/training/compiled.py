@@ -39,8 +39,8 @@ to one number for each sample, where somebody wants it."""
 class CompileSettings(Settings):
     mode: Literal["auto", "on", "off"] = Field("auto")
     """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, and a
-    C++ compiler is there. Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and
-    later runs."""
+    compiler is there (for C++; on a GPU Triton). Eager gives the same results, slower. What was compiled is kept on
+    disk, for other ranks and later runs."""
     capture: bool = True
     """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the
     same results."""

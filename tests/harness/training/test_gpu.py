@@ -88,13 +88,14 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
     assert graphs.remarks() == GRAPHS
     start = host.step.arena.parameters.clone()
     assert torch.equal(graphs.step.arena.parameters, start), "making the graphs leaves no trace"
+    found: dict[PPO, dict[str, float]] = {}
     for iteration in range(3):
         same_rollout([graphs, eager, host], iteration)
         for ppo in (graphs, eager, host):
-            ppo.metrics = ppo.update(iteration)  # type: ignore[attr-defined]
+            found[ppo] = ppo.update(iteration)
     for other in (eager, host):
         assert_close(graphs, other, start, bound)
-        assert graphs.metrics == pytest.approx(other.metrics, rel=0.05, abs=1e-2, nan_ok=True)  # type: ignore[attr-defined]
+        assert found[graphs] == pytest.approx(found[other], rel=0.05, abs=1e-2, nan_ok=True)
     assert graphs.step.gradient_steps + graphs.step.skipped_steps == 3 * 16
     assert (graphs.step.skipped_steps > 0) == (kind == "fp16")
 
@@ -121,10 +122,10 @@ def test_a_stop_on_kl_inside_a_graph_is_the_hosts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
 def test_graphs_go_on_from_a_state_that_was_loaded(name: str, tmp_path: Path) -> None:
-    """Into the tensors that they hold. The other one has no graphs, and the state of one optimizer has none."""
+    """Into the tensors that they hold. The other one has no graphs; Adagrad's step has none."""
     settings = (f"optimizer.name={name}", "precision.kind=fp16", "optimizer.schedule=linear")
     graphs, eager = make(tmp_path, *settings), make(tmp_path, *settings, "compile.capture=false")
-    assert ("one by one" in graphs.remarks()[1] or "kernel by kernel" in graphs.remarks()[1]) == (name == "adagrad")
+    assert ("kernel by kernel" in graphs.remarks()[1]) == (name == "adagrad")
     eager.iterate(0)
     graphs.iterate(0)
     start = eager.step.arena.parameters.clone()
