@@ -53,11 +53,13 @@ class Registered(InTurn):
         self.independent = bool(self.vector.metadata.get(INDEPENDENT))
         self.begins = np.zeros(count, dtype=bool)
         """Environments whose next step only begins an episode (NEXT_STEP)."""
+        remarks = []
         if not self.independent:
-            self.told = (
-                f"{settings.id}'s own vector class draws for all its environments together: other numbers of ranks see "
-                "other episodes"
-            )
+            remarks.append("draws for all its environments together: other numbers of ranks see other episodes")
+        if self.mode == AutoresetMode.NEXT_STEP:
+            remarks.append("begins each episode in a step of its own, from which nothing is learned")
+        if remarks:
+            self.told = f"{settings.id}'s own vector class {', and '.join(remarks)}"
 
     @property
     def same_experiment(self) -> bool:
