@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WIDTH, HEIGHT = 560, 280
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 28, 36
+LEFT, RIGHT, TOP, BOTTOM = 64, 20, 28, 36
 Curve = Sequence[tuple[int, float]]
 
 

@@ -1,0 +1,97 @@
+"""Every algorithm with small settings that solve the probes within seconds, and its switches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.algorithms.off_policy import OffPolicy
+from harness.algorithms.on_policy import OnPolicy
+from harness.config import RunConfig, resolve
+from harness.policy import Policy, load_policy
+from harness.run import train
+
+GAMMA = 0.6
+
+COMMON: dict[str, Any] = {
+    "env": {"count": 8},
+    "network": {"hidden": [32, 32], "activation": "tanh"},
+    "compile": {"mode": "off"},
+    "evaluation": {"count": 1, "episodes": 1, "final_episodes": 16},
+    "logging": {"tensorboard": False},
+}
+OFF_POLICY = {"buffer_size": 4000, "learning_starts": 256, "batch_size": 64, "train_freq": 8, "gradient_steps": 4}
+KINDS: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "run": {"steps": 8192},
+        "algorithm": {"rollout_steps": 32, "minibatch_size": 64, "epochs": 8},
+        "optimizer": {"lr": 3e-3},
+    },
+    "a2c": {
+        "run": {"steps": 25_600},
+        "algorithm": {"rollout_steps": 8},
+        "optimizer": {"lr": 5e-3},
+    },
+    "dqn": {
+        "run": {"steps": 4096},
+        "algorithm": {**OFF_POLICY, "target_update_interval": 64, "exploration_fraction": 0.5},
+        "optimizer": {"lr": 3e-3},
+    },
+}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "a2c": {},
+    "dqn": {},
+    "dqn-double": {"double": True},
+    "dqn-dueling": {"dueling": True},
+    "dqn-n-step": {"n_steps": 3},
+    "dqn-prioritized": {"prioritized": True},
+    "dqn-quantiles": {"quantiles": 8},
+}
+"""What each learner has switched on, by a name that begins with its algorithm."""
+LEARNERS = list(SWITCHES)
+ON_POLICY = [name for name in LEARNERS if name.startswith(("ppo", "a2c"))]
+CONTINUOUS = ("ppo", "a2c")
+"""Those that also act continuously; `sac` and `td3` act in no other way."""
+
+
+def kind_of(learner: str) -> str:
+    return learner.partition("-")[0]
+
+
+def config(learner: str, env: Mapping[str, Any], **algorithm: Any) -> RunConfig:
+    """The learner on an environment: `env` and `algorithm` join these sections."""
+    own = KINDS[kind_of(learner)]
+    table = {**COMMON, **own}
+    table["env"] = {**COMMON["env"], **env}
+    table["algorithm"] = {
+        "name": kind_of(learner),
+        "gamma": GAMMA,
+        **own["algorithm"],
+        **SWITCHES[learner],
+        **algorithm,
+    }
+    return resolve(table)
+
+
+def learn(config: RunConfig, folder: Path) -> tuple[float, Policy]:
+    """The mean return of the final policy, and the policy."""
+    result = train(config, folder)
+    assert result.status == "done", result.reason
+    assert result.eval_return_mean is not None
+    return result.eval_return_mean, load_policy(folder)
+
+
+@torch.no_grad()
+def values(policy: Policy, observations: np.ndarray) -> np.ndarray:
+    """What the policy's algorithm holds these states (n, …) to be worth, for its own policy."""
+    algorithm = policy.algorithm
+    seen = policy.environments.normalize(observations)
+    if isinstance(algorithm, OnPolicy):
+        return algorithm.values(seen)
+    assert isinstance(algorithm, OffPolicy)
+    return algorithm.module(torch.from_numpy(seen)).mean(-1).amax(-1).numpy()

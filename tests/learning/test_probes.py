@@ -1,0 +1,45 @@
+"""Every algorithm on environments whose best policy and values are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.learning.learners import CONTINUOUS, GAMMA, LEARNERS, ON_POLICY, config, learn, values
+from tests.learning.probes import Delayed, Endless
+
+pytestmark = pytest.mark.learning
+EVERY = [(learner, "discrete") for learner in LEARNERS] + [(learner, "continuous") for learner in CONTINUOUS]
+
+
+@pytest.mark.parametrize("learner, kind", EVERY)
+def test_the_action_that_is_observed_is_learned(learner: str, kind: str, tmp_path: Path) -> None:
+    score, _ = learn(config(learner, {"id": "tests.learning.probes:Echo-v0", "kwargs": {"kind": kind}}), tmp_path)
+    assert score >= 9.0, "of 10, and 5 by chance"
+
+
+@pytest.mark.parametrize("learner, kind", EVERY)
+def test_a_reward_that_comes_later_is_worth_its_discount(learner: str, kind: str, tmp_path: Path) -> None:
+    env = {"id": "tests.learning.probes:Delayed-v0", "kwargs": {"kind": kind}}
+    score, policy = learn(config(learner, env), tmp_path)
+    assert score >= 0.95, "the first action decides"
+    states = np.stack([Delayed.state(step, 1.0) for step in range(Delayed.LENGTH)])
+    expected = GAMMA ** np.arange(Delayed.LENGTH - 1, -1, -1.0)
+    assert values(policy, states) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("learner, kind", EVERY)
+def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_path: Path) -> None:
+    env = {"id": "tests.learning.probes:Endless-v0", "kwargs": {"kind": kind}}
+    _, policy = learn(config(learner, env), tmp_path)
+    found = values(policy, np.linspace(0, 1, Endless.LIMIT + 1, dtype=np.float32)[:, None])
+    assert found == pytest.approx(1 / (1 - GAMMA), abs=0.2)
+
+
+@pytest.mark.parametrize("learner", ON_POLICY)
+def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) -> None:
+    env = {"id": "tests.learning.probes:Echo-v0", "kwargs": {"scale": 0.01, "shift": 1000}}
+    score, _ = learn(config(learner, {**env, "normalize_observations": True}), tmp_path)
+    assert score >= 9.0
