@@ -105,7 +105,12 @@ def measure(
             for way in [way for way in WAYS if way.name not in reasons]:
                 screen.doing(f"{ranks} ranks, {way.title}: {repeat} of {repeats}")
                 at = replace(places, launcher=way.launcher or places.launcher)
-                task = {"path": way.name, "sizes": list(sizes), "seconds": seconds}
+                task = {
+                    "path": way.name,
+                    "hosts": [host.name for host in places.hosts],
+                    "sizes": list(sizes),
+                    "seconds": seconds,
+                }
                 try:
                     found[way.name].append(run_on_ranks(at, ranks, "reduce", task, way.env, LAUNCH_SECONDS))
                 except (BadInput, Failed) as error:

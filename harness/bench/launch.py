@@ -9,20 +9,23 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from harness.files import plain, read_json, write_json
 from harness.launching import Host, Job, available_hosts, get_launcher, inside_launcher, take_slots
 from harness.launching.outcome import split_output
 from harness.lifecycle.signals import StopRequests
 from harness.parent import default_launcher
 
 POLL_SECONDS = 0.05
-MARK = "BENCH-FOUND "
-"""Begins the line by which rank 0 hands over what it found; a file would ask for a file system that hosts share."""
+MARK, PIECE = "BENCH-FOUND ", 200
+"""Begins a line of what rank 0 hands over by its output where it is on another host, and the most that a line holds:
+launchers cut longer ones and put other ranks' lines in between."""
 
 
 class Failed(Exception):
@@ -64,10 +67,10 @@ def run_on_ranks(
     """
     starter = get_launcher(places.launcher)
     starter.check()
-    packed = base64.urlsafe_b64encode(json.dumps([task, arguments]).encode()).decode()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, StopRequests() as requests:
+        answer = Path(folder) / "found.json"
         job = Job(
-            command=(sys.executable, "-m", "harness.bench.rank", packed),
+            command=(sys.executable, "-m", "harness.bench.rank", packed([task, arguments, str(answer)])),
             ranks=ranks,
             hosts=places.hosts,
             env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", **env},
@@ -87,12 +90,41 @@ def run_on_ranks(
         finally:
             for problem in running.end():
                 print(problem, file=sys.stderr, flush=True)
-        lines = split_output(job.output.read_text(errors="replace"))[1].get(0, [])
-    found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
-    if outcome.exit_code == 0 and found:
-        return json.loads(found[-1])
+        found = read_json(answer)
+        if found is None:
+            found = read_lines(split_output(job.output.read_text(errors="replace"))[1].get(0, []))
+    if outcome.exit_code == 0 and found is not None:
+        return found
     refused = [line.removeprefix("harness: ") for line in outcome.last_lines if line.startswith("harness: ")]
     if outcome.exit_code == 2 and refused:
         raise BadInput(refused[-1])
     how = outcome.describe() if outcome.exit_code else "they ended without a figure"
     raise Failed(f"{ranks} ranks by {places.launcher}: {how}")
+
+
+def packed(value: Any) -> str:
+    """`value` as a word that no shell changes."""
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(value).encode())).decode()
+
+
+def unpacked(word: str) -> Any:
+    return json.loads(zlib.decompress(base64.urlsafe_b64decode(word)))
+
+
+def hand_over(found: Any, answer: Path) -> None:
+    """In rank 0: writes the parent's file where its folder is in reach, and prints otherwise."""
+    if answer.parent.is_dir():
+        write_json(answer, found)
+        return
+    word = packed(plain(found))
+    lines = [f"{MARK}{word[start : start + PIECE]}" for start in range(0, len(word), PIECE)]
+    print("", *lines, sep="\n", flush=True)
+
+
+def read_lines(lines: Sequence[str]) -> Any:
+    """What rank 0 printed; None where it did not."""
+    pieces = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    try:
+        return unpacked("".join(pieces)) if pieces else None
+    except (ValueError, zlib.error):
+        raise Failed("what rank 0 found was lost on its way through the launcher") from None

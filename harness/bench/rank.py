@@ -1,19 +1,17 @@
-"""A rank of a bench: `python -m harness.bench.rank TASK`, started by `launch.py`, prints what it found."""
+"""A rank of a bench: `python -m harness.bench.rank TASK`, started by `launch.py`, hands over what it found."""
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.bench import reducing, running
-from harness.bench.launch import MARK, Stopped
+from harness.bench.launch import Stopped, hand_over, unpacked
 from harness.distributed.world import World
 from harness.errors import BadInput
-from harness.files import plain
 
 TASKS: dict[str, Callable[..., Any]] = {
     "reduce": reducing.measure,
@@ -43,14 +41,15 @@ def run_task(task: str, arguments: Mapping[str, Any]) -> Any:
     return found if world.place.rank == 0 else None
 
 
-def main(packed: str) -> int:
+def main(word: str) -> int:
+    task, arguments, answer = unpacked(word)
     try:
-        found = run_task(*json.loads(base64.urlsafe_b64decode(packed)))
+        found = run_task(task, arguments)
     except BadInput as error:
         print(f"harness: {error}", file=sys.stderr, flush=True)
         return 2
     if found is not None:
-        print(f"\n{MARK}{json.dumps(plain(found), allow_nan=False)}", flush=True)
+        hand_over(found, Path(answer))
     return 0
 
 

@@ -23,13 +23,14 @@ KEPT = 400
 """Times of calls that are handed over for each size, spread evenly over all of them."""
 
 
-def measure(world: World, path: str, sizes: list[int], seconds: float) -> dict[str, Any]:
-    """Times all-reduces of float32 buffers of `sizes` bytes over `path`, for about `seconds` each.
+def measure(world: World, path: str, hosts: list[str], sizes: list[int], seconds: float) -> dict[str, Any]:
+    """Times all-reduces of float32 buffers of `sizes` bytes over `path`, for about `seconds` each;
+    `hosts` are the names by which the ranks' hosts reach each other.
 
     Returns what the path is made of and, for each size, the seconds of its calls: of each call the mean over the ranks,
     as nccl-tests averages by default. The first call of each size is checked.
     """
-    collectives = start(world, path)
+    collectives = start(world, path, hosts)
     times = {}
     for size in sizes:
         tensor = torch.empty(size // 4, device=device_of(world, path))
@@ -51,10 +52,10 @@ def measure(world: World, path: str, sizes: list[int], seconds: float) -> dict[s
     return found
 
 
-def start(world: World, path: str) -> Collectives:
+def start(world: World, path: str, hosts: list[str]) -> Collectives:
     """What carries `path`, as a run starts it where a run knows it."""
     if path in ("torch-gloo", "nccl"):
-        return TorchCollectives(world, "nccl" if path == "nccl" else "gloo")
+        return TorchCollectives(world, "nccl" if path == "nccl" else "gloo", hosts)
     if world.place.size == 1:
         raise BadInput("an all-reduce needs at least 2 ranks")
     return world.start("mpi" if path.startswith("mpi") else "horovod")

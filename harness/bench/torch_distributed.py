@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -9,33 +10,37 @@ import torch
 import torch.distributed as dist
 
 from harness.distributed.collectives import Collectives, Operation
+from harness.distributed.slurm_rendezvous import interface_towards
 from harness.distributed.world import World, prepare_environment
 from harness.errors import BadInput
+from harness.slots import names_this_host
 
 
 class TorchCollectives(Collectives):
-    """`backend` is `gloo` or `nccl`; on ranks that an MPI launcher started."""
+    """`backend` is `gloo` or `nccl`; on ranks of an MPI launcher, whose hosts reach each other by `hosts`."""
 
-    def __init__(self, world: World, backend: str) -> None:
+    def __init__(self, world: World, backend: str, hosts: list[str]) -> None:
         self.path, self.rank, self.size = f"torch-{backend}", world.place.rank, world.place.size
         if backend == "nccl" and world.device.type != "cuda":
             raise BadInput("NCCL needs a GPU for each rank")
-        store = self._store()
+        store = self._store(world, hosts)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         self.operations = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
         self.device = world.device if backend == "nccl" else torch.device("cpu")
 
-    def _store(self) -> dist.Store:
+    def _store(self, world: World, hosts: list[str]) -> dist.Store:
         """Rank 0 serves on a port that is free; the others learn it by MPI, which is over before anything is timed."""
         prepare_environment()
         from mpi4py import MPI
 
-        store, name = None, socket.gethostname()
+        store, own = None, next((name for name in hosts if names_this_host(name, world.place.host)), "localhost")
         if self.rank == 0:
-            store = dist.TCPStore(name, 0, self.size, is_master=True, wait_for_workers=False)
-        name, port = MPI.COMM_WORLD.bcast((name, store.port if store is not None else 0))
+            store = dist.TCPStore(own, 0, self.size, is_master=True, wait_for_workers=False)
+        address, port = MPI.COMM_WORLD.bcast((own, store.port if store is not None else 0))
         MPI.Finalize()
-        return store if store is not None else dist.TCPStore(name, port, self.size, is_master=False)
+        if world.place.local_size < self.size:  # a host's own name need not be one by which others reach it
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(socket.gethostbyname(address)))
+        return store if store is not None else dist.TCPStore(address, port, self.size, is_master=False)
 
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         dist.all_reduce(tensor, self.operations[op])

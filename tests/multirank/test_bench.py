@@ -12,13 +12,26 @@ from pathlib import Path
 import pytest
 
 from harness.bench import allreduce
-from harness.bench.launch import Places
+from harness.bench.launch import Places, read_lines
 from harness.bench.screen import Screen
 from harness.files import read_json
 from tests.command import environment, harness
 from tests.conftest import wait_for
+from tests.multirank.launch import run_ranks
 
 QUICK = ["--repeats", "1", "--seconds", "0.1"]
+
+HANDING_OVER = """
+import os, sys
+from pathlib import Path
+from harness.bench.launch import hand_over
+from harness.distributed.world import detect_place
+if detect_place(os.environ).rank == 0:
+    hand_over({"times": [number / 7 for number in range(5000)]}, Path("/nowhere/found.json"))
+else:
+    for _ in range(2000):
+        print("something else", file=sys.stderr)
+"""
 
 FAILING = """
 import os
@@ -70,6 +83,12 @@ def test_a_way_that_does_not_work_here_is_left_out_and_the_others_are_measured(m
         rows, left_out = allreduce.measure(places, [2], [4096], 2, 0.1, screen)
     assert [row.way for row in rows] == ["horovod-gloo"]
     assert [left.way for left in left_out] == ["mpi"] and "2 ranks by horovodrun: " in left_out[0].reason
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun", "horovodrun-gloo"])
+def test_what_rank_0_found_on_a_host_without_the_parents_files_comes_by_its_output(launcher, tmp_path):
+    ranks = run_ranks(2, launcher, HANDING_OVER, tmp_path)
+    assert read_lines(ranks.lines(0)) == {"times": [number / 7 for number in range(5000)]}
 
 
 def test_throughput_of_two_ranks(tmp_path):
