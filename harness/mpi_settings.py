@@ -11,8 +11,8 @@ MPI_SETTINGS = {
     # Ranks that wait in MPI spin otherwise, and starve Horovod's threads.
     "OMPI_MCA_mpi_yield_when_idle": "1",
     # A message between hosts is by default sent in pieces of up to 2 GB, and the word that lets the other side begin
-    # waits behind them: both directions in turn, at half of the bandwidth. In pieces of 256 KB they go together.
-    "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size": str(256 * 1024),
+    # waits behind them: both directions in turn, at half of the bandwidth. In pieces of 128 KB they go together.
+    "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size": str(128 * 1024),
     # What is reduced while other work goes on, as a ring: the default sends all to one rank, and then all back.
     "OMPI_MCA_coll_libnbc_iallreduce_algorithm": "1",
 }
