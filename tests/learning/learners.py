@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from torch import nn
 
+from harness.algorithms import ALGORITHMS
 from harness.algorithms.off_policy import OffPolicy
 from harness.algorithms.on_policy import OnPolicy
 from harness.config import RunConfig, resolve
@@ -53,9 +56,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "dqn-quantiles": {"quantiles": 8},
 }
 """What each learner has switched on, by a name that begins with its algorithm."""
-LEARNERS = list(SWITCHES)
+LEARNERS = [name for name in SWITCHES if name.partition("-")[0] in ALGORITHMS]
 ON_POLICY = [name for name in LEARNERS if name.startswith(("ppo", "a2c"))]
-CONTINUOUS = ("ppo", "a2c")
+CONTINUOUS = [name for name in ("ppo", "a2c") if name in ALGORITHMS]
 """Those that also act continuously; `sac` and `td3` act in no other way."""
 
 
@@ -63,19 +66,27 @@ def kind_of(learner: str) -> str:
     return learner.partition("-")[0]
 
 
-def config(learner: str, env: Mapping[str, Any], **algorithm: Any) -> RunConfig:
-    """The learner on an environment: `env` and `algorithm` join these sections."""
+def config(learner: str, env: Mapping[str, Any], **more: Any) -> RunConfig:
+    """The learner on an environment. `env`, and `optimizer` and `network` where they are given, join these sections,
+    and what else is given joins `algorithm`."""
     own = KINDS[kind_of(learner)]
-    table = {**COMMON, **own}
-    table["env"] = {**COMMON["env"], **env}
-    table["algorithm"] = {
-        "name": kind_of(learner),
-        "gamma": GAMMA,
-        **own["algorithm"],
-        **SWITCHES[learner],
-        **algorithm,
-    }
-    return resolve(table)
+    table = {**COMMON, **own, "env": {**COMMON["env"], **env}}
+    for section in ("optimizer", "network"):
+        table[section] = {**table[section], **more.pop(section, {})}
+    named = {"name": kind_of(learner), "gamma": GAMMA}
+    return resolve({**table, "algorithm": {**named, **own["algorithm"], **SWITCHES[learner], **more}})
+
+
+class PolicyAlone(nn.Module):
+    """A network whose value is 0 everywhere."""
+
+    def __init__(self, observation_space: spaces.Box, action_parameters: int) -> None:
+        super().__init__()
+        self.policy = nn.Linear(int(np.prod(observation_space.shape)), action_parameters)
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.policy(observations.flatten(1)), self.nothing.expand(len(observations))
 
 
 def learn(config: RunConfig, folder: Path) -> tuple[float, Policy]:

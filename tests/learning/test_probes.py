@@ -11,18 +11,20 @@ from tests.learning.learners import CONTINUOUS, GAMMA, LEARNERS, ON_POLICY, conf
 from tests.learning.probes import Delayed, Endless
 
 pytestmark = pytest.mark.learning
+ECHO, DELAYED, ENDLESS = (f"tests.learning.probes:{name}-v0" for name in ("Echo", "Delayed", "Endless"))
 EVERY = [(learner, "discrete") for learner in LEARNERS] + [(learner, "continuous") for learner in CONTINUOUS]
+ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages": True}
 
 
 @pytest.mark.parametrize("learner, kind", EVERY)
 def test_the_action_that_is_observed_is_learned(learner: str, kind: str, tmp_path: Path) -> None:
-    score, _ = learn(config(learner, {"id": "tests.learning.probes:Echo-v0", "kwargs": {"kind": kind}}), tmp_path)
+    score, _ = learn(config(learner, {"id": ECHO, "kwargs": {"kind": kind}}), tmp_path)
     assert score >= 9.0, "of 10, and 5 by chance"
 
 
 @pytest.mark.parametrize("learner, kind", EVERY)
 def test_a_reward_that_comes_later_is_worth_its_discount(learner: str, kind: str, tmp_path: Path) -> None:
-    env = {"id": "tests.learning.probes:Delayed-v0", "kwargs": {"kind": kind}}
+    env = {"id": DELAYED, "kwargs": {"kind": kind}}
     score, policy = learn(config(learner, env), tmp_path)
     assert score >= 0.95, "the first action decides"
     states = np.stack([Delayed.state(step, 1.0) for step in range(Delayed.LENGTH)])
@@ -32,7 +34,7 @@ def test_a_reward_that_comes_later_is_worth_its_discount(learner: str, kind: str
 
 @pytest.mark.parametrize("learner, kind", EVERY)
 def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_path: Path) -> None:
-    env = {"id": "tests.learning.probes:Endless-v0", "kwargs": {"kind": kind}}
+    env = {"id": ENDLESS, "kwargs": {"kind": kind}}
     _, policy = learn(config(learner, env), tmp_path)
     found = values(policy, np.linspace(0, 1, Endless.LIMIT + 1, dtype=np.float32)[:, None])
     assert found == pytest.approx(1 / (1 - GAMMA), abs=0.2)
@@ -40,6 +42,24 @@ def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_pa
 
 @pytest.mark.parametrize("learner", ON_POLICY)
 def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) -> None:
-    env = {"id": "tests.learning.probes:Echo-v0", "kwargs": {"scale": 0.01, "shift": 1000}}
+    env = {"id": ECHO, "kwargs": {"scale": 0.01, "shift": 1000}}
     score, _ = learn(config(learner, {**env, "normalize_observations": True}), tmp_path)
     assert score >= 9.0
+
+
+@pytest.mark.parametrize("learner", ON_POLICY)
+def test_rewards_of_any_size_are_scaled(learner: str, tmp_path: Path) -> None:
+    """A value's error of 10^8 beside it would leave the policy nothing of a clipped gradient."""
+    env = {"id": ECHO, "kwargs": {"worth": 1e4}, "normalize_rewards": True}
+    score, _ = learn(config(learner, env, optimizer={"eps": 1e-3}), tmp_path)
+    assert score >= 9.0e4, "a true return"
+
+
+@pytest.mark.parametrize("learner", ON_POLICY)
+def test_advantages_are_centred_and_scaled(learner: str, tmp_path: Path) -> None:
+    """What tells the actions apart is a thousandth of the reward, nothing is taken from it, and it is too small for the
+    optimizer as it is."""
+    env = {"id": ECHO, "kwargs": {"base": 1.0, "worth": 1e-3}}
+    network = {"class": "tests.learning.learners:PolicyAlone"}
+    score, _ = learn(config(learner, env, optimizer={"eps": 0.1}, network=network, **ONLY_ADVANTAGES), tmp_path)
+    assert score >= 10.009, "of 10.01, and 10.005 by chance"
