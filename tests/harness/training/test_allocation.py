@@ -13,12 +13,12 @@ import torch
 from harness.training.allocation import keep_freed_memory
 kept = sys.argv[1] == "kept" and keep_freed_memory()
 faults = []
-for _ in range(4):
+for _ in range(12):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(12_000_000) for _ in range(3)]
     del tensors
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(int(kept), max(faults[1:]))
+print(int(kept), sorted(faults[4:])[4])  # the first find their places
 """
 
 
