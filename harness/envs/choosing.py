@@ -102,8 +102,6 @@ def is_native(settings: EnvSettings) -> bool:
     """Whether there is a vector class whose episodes are the same on any number of ranks."""
     if is_cartpole(settings):
         return True
-    if ":" in settings.id:
-        make_environment(settings).close()  # its module registers it
     if not has_vector_class(settings):
         return False
     try:

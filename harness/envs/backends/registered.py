@@ -8,6 +8,8 @@ end.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +26,12 @@ INDEPENDENT = "seeds_per_environment"
 
 
 def has_vector_class(settings: EnvSettings) -> bool:
-    """Whether a vector class is registered; `env.id`'s module has been imported. Wrappers, and the preprocessing of
-    Atari games, need single environments."""
+    """Whether a vector class is registered. Wrappers, and the preprocessing of Atari games, need single
+    environments."""
+    module, colon, _ = settings.id.partition(":")
+    if colon:
+        with suppress(ImportError):  # whoever makes the environment tells
+            import_module(module)
     spec = gym.registry.get(settings.id.rpartition(":")[2])
     if settings.wrappers or settings.game is not None:
         return False
