@@ -123,14 +123,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def presets(arguments: argparse.Namespace) -> int:
-    from harness.config import preset_names, preset_path
+    from harness.catalogue import catalogue
+    from harness.config import preset_path
 
-    if arguments.name is not None:
-        print(preset_path(arguments.name).read_text(), end="")
-        return 0
-    for name in preset_names():
-        about = preset_path(name).read_text().splitlines()[0].lstrip("# ")
-        print(f"{name:20} {about}")
+    print(preset_path(arguments.name).read_text().rstrip("\n") if arguments.name is not None else catalogue())
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.distributed.world import available_cores
 from tests.command import ROOT
-from tests.learning.results import Standing, load, save, table, write
+from tests.learning.results import Standing, load, quote, save, table, write
 from tests.learning.rows import LEAST_SEEDS, ROWS, SEEDS_FROM
 from tests.learning.runs import Ledger, Record, StopRequest, run_all
 
@@ -25,8 +25,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="runs side by side; default: one a core")
     parser.add_argument("--minutes", type=float, help="stop what runs after so many, to go on next time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
+    parser.add_argument("--quote", action="store_true", help="run nothing: put what was reached into the presets")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of RESULTS.md")
     args = parser.parse_args()
+    if args.quote:
+        say(f"changed: {', '.join(quote(load(args.output))) or 'none'}")
+        return 0
     asked = [key.strip() for key in args.rows.split(",") if key.strip()]
     for key in asked:
         if key not in ROWS or not ROWS[key].exists:
