@@ -1,5 +1,5 @@
-"""Observations of the shape and kind of Atari games that cost next to nothing, and the network for them: for tests and
-measurements of everything but the games."""
+"""Observations of the shape and kind of Atari games that cost next to nothing: for tests and measurements of everything
+but the games."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from torch import nn
 
 SHAPE, ACTIONS, LENGTH = (4, 84, 84), 4, 200
 DRAW = np.random.default_rng(0)
@@ -66,22 +64,6 @@ class ScreensVector(gym.vector.VectorEnv):
             self.steps[done] = 0
             self.places[done] = [self.draws[index].integers(len(STACKS)) for index in np.flatnonzero(done)]
         return STACKS[self.places], rewards, done, np.zeros_like(done), info
-
-
-class NatureCNN(nn.Module):
-    """The network of Mnih et al. 2015, its last hidden layer shared by policy and value."""
-
-    def __init__(self, observation_space: gym.spaces.Box, action_parameters: int, width: int = 512) -> None:
-        super().__init__()
-        layers = nn.Conv2d(4, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3, stride=1)
-        self.convolutions = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())), nn.Flatten())
-        self.hidden = nn.Sequential(nn.Linear(64 * 7 * 7, width), nn.ReLU())
-        self.policy, self.value = nn.Linear(width, action_parameters), nn.Linear(width, 1)
-        nn.init.orthogonal_(self.policy.weight, 0.01)
-
-    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.hidden(self.convolutions(observations.float() / 255.0))
-        return self.policy(features), self.value(features).squeeze(-1)
 
 
 gym.register("Screens-v0", Screens, vector_entry_point=ScreensVector)

@@ -47,7 +47,7 @@ CONFIG = """
 run.steps = 1_000_000_000
 env = {{ id = "tests.atari_shaped:Screens-v0", count = {envs} }}
 algorithm = {{ name = "ppo", rollout_steps = {steps}, minibatch_size = {minibatch}, epochs = 4 }}
-network.class = "tests.atari_shaped:NatureCNN"
+network.hidden = [512]
 """
 
 

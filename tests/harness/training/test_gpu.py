@@ -32,7 +32,7 @@ rollout_steps = 32
 minibatch_size = 64
 entropy_coefficient = 0.01
 [network]
-class = "tests.atari_shaped:NatureCNN"
+hidden = [512]
 """
 
 
