@@ -7,15 +7,16 @@ batch then: values and log-probabilities. `ModuleActor` serves every other netwo
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from harness.algorithms.heads import VARIANCE_FLOOR, ActionHead, CategoricalHead, GaussianHead, StateDependentHead
 from harness.algorithms.memory import Rollout
-from harness.algorithms.networks import ActorCritic, ActorCriticMLP, CategoricalHead, GaussianHead
+from harness.algorithms.networks import ActorCritic, ActorCriticMLP
 
 ALL = slice(None)
 
@@ -90,6 +91,67 @@ class NumpyMLP:
         return x
 
 
+class Choice:
+    """A categorical head of a single choice, in numpy."""
+
+    def begin(self, rollout: Rollout, head: Any) -> None:
+        self.logits = np.empty((rollout.steps, rollout.envs, head.parameter_count), np.float32)
+
+    def act(self, at: tuple[int, slice], parameters: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        self.logits[at] = parameters
+        parameters -= np.maximum.reduce(parameters, axis=1, keepdims=True)
+        below = np.add.accumulate(np.exp(parameters, out=parameters), axis=1)
+        return np.add.reduce(below[:, :-1] <= noise * below[:, -1:], axis=1, dtype=np.int64, keepdims=True)
+
+    def log_probs(self, actions: np.ndarray) -> np.ndarray:
+        logits = self.logits
+        logits -= logits.max(-1, keepdims=True)
+        chosen = np.take_along_axis(logits, actions, -1)[..., 0]
+        return chosen - np.log(np.exp(logits).sum(-1))
+
+
+class Normal:
+    """A Gaussian head, in numpy."""
+
+    def begin(self, rollout: Rollout, head: Any) -> None:
+        self.squash, self.log_std = head.squash, head.log_std.detach().numpy()
+        self.std = np.exp(self.log_std)
+        self.distance = np.empty_like(rollout.actions)
+
+    def act(self, at: tuple[int, slice], parameters: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        self.distance[at] = distance = self.std * noise
+        parameters += distance
+        return parameters
+
+    def variance(self) -> np.ndarray:
+        return np.square(self.std)
+
+    def log_probs(self, actions: np.ndarray) -> np.ndarray:
+        variance = self.variance()
+        each = np.square(self.distance) / variance + np.log(2 * np.pi * variance)
+        if self.squash:  # log(1 - tanh(u)^2), as heads.log_slope_of_tanh has it
+            each += 4.0 * (np.log(2.0) - actions - np.logaddexp(0.0, -2.0 * actions))
+        return -0.5 * each.sum(-1)
+
+
+class StateDependent(Normal):
+    """A head with state-dependent exploration, in numpy."""
+
+    def begin(self, rollout: Rollout, head: Any) -> None:
+        super().begin(rollout, head)
+        self.mean = NumpyMLP(nn.Sequential(head.mean))
+        self.activation = NumpyMLP.ACTIVATIONS[type(head.activation)]
+        self.features = np.empty((rollout.steps, rollout.envs, head.features), np.float32)
+
+    def act(self, at: tuple[int, slice], parameters: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        self.features[at] = features = self.activation(parameters)
+        self.distance[at] = distance = np.matmul(features[:, None, :], self.std * noise)[:, 0]
+        return self.mean(features) + distance
+
+    def variance(self) -> np.ndarray:
+        return np.square(self.features) @ np.square(self.std) + VARIANCE_FLOOR
+
+
 class MLPActor(Actor):
     """The default network on the CPU, in numpy."""
 
@@ -98,51 +160,41 @@ class MLPActor(Actor):
         network, head = module.network, module.head
         if device.type != "cpu" or type(network) is not ActorCriticMLP or network.scale != 1.0:
             return False
-        known = NumpyMLP.serves(network.policy)
-        return known and (type(head) is GaussianHead or type(head) is CategoricalHead and head.single)
+        if type(head) is StateDependentHead and type(head.activation) not in NumpyMLP.ACTIVATIONS:
+            return False
+        return NumpyMLP.serves(network.policy) and cls.in_numpy(head) is not None
+
+    @staticmethod
+    def in_numpy(head: ActionHead) -> Choice | Normal | None:
+        if type(head) is CategoricalHead:
+            return Choice() if head.single else None
+        return {GaussianHead: Normal, StateDependentHead: StateDependent}.get(type(head), lambda: None)()
 
     def __init__(self, module: ActorCritic) -> None:
         network, self.head = module.network, module.head
         assert isinstance(network, ActorCriticMLP)
         self.policy, self.value = NumpyMLP(network.policy), NumpyMLP(network.value)
-        self.discrete = isinstance(self.head, CategoricalHead)
+        self.distribution = self.in_numpy(self.head)
 
     def begin(self, rollout: Rollout, noise: np.ndarray) -> None:
-        self.rollout = rollout
-        self.noise = noise
-        self.parameters = np.empty((rollout.steps, rollout.envs, self.head.parameter_count), np.float32)
-        if isinstance(self.head, GaussianHead):
-            self.deviations = np.exp(self.head.log_std.detach().numpy())
+        self.rollout, self.noise = rollout, noise
+        assert self.distribution is not None
+        self.distribution.begin(rollout, self.head)
+        self.sample = self.distribution.act
 
     def act(self, step: int, observations: np.ndarray, envs: slice = ALL) -> np.ndarray:
         if observations.ndim > 2:
             observations = observations.reshape(len(observations), -1)
-        parameters = self.policy(observations)
-        noise = self.noise[step, envs]
-        if self.discrete:
-            self.parameters[step, envs] = parameters
-            parameters -= np.maximum.reduce(parameters, axis=1, keepdims=True)
-            below = np.add.accumulate(np.exp(parameters, out=parameters), axis=1)
-            actions = np.add.reduce(below[:, :-1] <= noise * below[:, -1:], axis=1, dtype=np.int64, keepdims=True)
-        else:
-            actions = parameters
-            actions += self.deviations * noise
+        actions = self.sample((step, envs), self.policy(observations), self.noise[step, envs])
         self.rollout.actions[step, envs] = actions
         return actions
 
     def finish(self) -> None:
         rollout = self.rollout
-        count = rollout.steps * rollout.envs
-        observations = rollout.observations.reshape(count, -1)
+        observations = rollout.observations.reshape(rollout.steps * rollout.envs, -1)
         rollout.values[:] = self.value(observations).reshape(rollout.values.shape)
-        if isinstance(self.head, GaussianHead):
-            constant = self.head.log_std.detach().numpy().sum() + 0.5 * math.log(2 * math.pi) * self.noise.shape[-1]
-            rollout.log_probs[:] = -0.5 * np.square(self.noise).sum(-1) - constant
-            return
-        logits = self.parameters
-        logits -= logits.max(-1, keepdims=True)
-        chosen = np.take_along_axis(logits, rollout.actions, -1)[..., 0]
-        rollout.log_probs[:] = chosen - np.log(np.exp(logits).sum(-1))
+        assert self.distribution is not None
+        rollout.log_probs[:] = self.distribution.log_probs(rollout.actions)
 
 
 def make_actor(module: ActorCritic, device: torch.device) -> Actor:

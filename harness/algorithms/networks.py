@@ -1,9 +1,8 @@
-"""Networks, and the distributions that turn their outputs into actions."""
+"""Networks: an actor and a critic from observations, and classifiers."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,13 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.algorithms.convolutions import ActorCriticCNN, convolves
+from harness.algorithms.heads import ACTIVATIONS, ActionHead, HeadOptions, StateDependentHead, make_action_head
 from harness.algorithms.initialization import orthogonal_
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
     from harness.config import NetworkSettings
     from harness.envs import EnvSettings
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str, last_gain: float) -> nn.Sequential:
@@ -33,13 +31,23 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str, last_
 
 
 class ActorCriticMLP(nn.Module):
-    """Two networks of the same shape that share no weights: one for the action's parameters, one for the value."""
+    """Two networks that share no weights: one for the action's parameters, one for the value."""
 
-    def __init__(self, observation_space: spaces.Box, action_parameters: int, hidden: Sequence[int], activation: str):
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_parameters: int,
+        hidden: Sequence[int],
+        activation: str,
+        policy_hidden: Sequence[int] | None = None,
+    ):
+        """`policy_hidden`: the policy's hidden layers, where they are others than the value's."""
         super().__init__()
         inputs = int(np.prod(observation_space.shape))
         self.scale = 1.0 / 255.0 if observation_space.dtype == np.uint8 else 1.0
-        self.policy = mlp(inputs, hidden, action_parameters, activation, last_gain=0.01)
+        self.policy = mlp(
+            inputs, hidden if policy_hidden is None else policy_hidden, action_parameters, activation, last_gain=0.01
+        )
         self.value = mlp(inputs, hidden, 1, activation, last_gain=1.0)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,115 +55,6 @@ class ActorCriticMLP(nn.Module):
         if flat.dtype == torch.uint8:
             flat = flat.float() * self.scale
         return self.policy(flat), self.value(flat).squeeze(-1)
-
-
-class ActionHead(nn.Module):
-    """A distribution over actions, from `parameters` numbers of the network; `n` is a batch."""
-
-    parameter_count: int
-    noise_shape: tuple[int, ...]
-    noise: str
-    """`uniform` or `normal`: which random numbers `sample` takes, (n, *noise_shape) of them."""
-
-    @abstractmethod
-    def sample(self, parameters: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Actions (n, …) that follow from the noise alone, so that they do not depend on which rank draws them."""
-
-    @abstractmethod
-    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The most likely actions (n, …)."""
-
-    @abstractmethod
-    def log_prob(self, parameters: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """float32 (n,)"""
-
-    @abstractmethod
-    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
-        """float32 (n,), in nats."""
-
-    @abstractmethod
-    def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        """The actions as the environment takes them."""
-
-
-class CategoricalHead(ActionHead):
-    """Discrete and MultiDiscrete actions: a softmax for each of the choices."""
-
-    noise = "uniform"
-
-    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
-        super().__init__()
-        self.single = isinstance(space, spaces.Discrete)
-        self.sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]
-        self.start = np.asarray(space.start)
-        self.parameter_count = sum(self.sizes)
-        self.noise_shape = (len(self.sizes),)
-
-    def log_softmax(self, parameters: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.log_softmax(part, dim=-1) for part in parameters.float().split(self.sizes, dim=-1)]
-
-    def sample(self, parameters: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The inverse of each cumulative distribution at `noise`."""
-        choices = []
-        for choice, logs in enumerate(self.log_softmax(parameters)):
-            below = logs.exp().cumsum(-1) <= noise[:, choice : choice + 1]
-            choices.append(below.sum(-1).clamp_(max=logs.shape[-1] - 1))
-        return torch.stack(choices, dim=-1)
-
-    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
-        return torch.stack([part.argmax(-1) for part in parameters.split(self.sizes, dim=-1)], dim=-1)
-
-    def log_prob(self, parameters: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        chosen = [
-            logs.gather(-1, actions[:, choice : choice + 1]) for choice, logs in enumerate(self.log_softmax(parameters))
-        ]
-        return torch.cat(chosen, dim=-1).sum(-1)
-
-    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
-        return torch.stack([-(logs.exp() * logs).sum(-1) for logs in self.log_softmax(parameters)]).sum(0)
-
-    def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        actions = actions[:, 0] if self.single else actions
-        return actions + self.start if self.start.any() else actions
-
-
-class GaussianHead(ActionHead):
-    """Box actions: a normal for each dimension whose deviation does not depend on the state; clipped to the bounds
-    outside."""
-
-    noise = "normal"
-
-    def __init__(self, space: spaces.Box) -> None:
-        super().__init__()
-        self.shape = space.shape
-        self.parameter_count = int(np.prod(space.shape))
-        self.noise_shape = (self.parameter_count,)
-        self.low, self.high, self.dtype = space.low, space.high, space.dtype
-        self.log_std = nn.Parameter(torch.zeros(self.parameter_count))
-
-    def sample(self, parameters: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        return parameters.float() + self.log_std.exp() * noise
-
-    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
-        return parameters.float()
-
-    def log_prob(self, parameters: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        standard = (actions - parameters.float()) * torch.exp(-self.log_std)
-        return (-0.5 * standard.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
-        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(parameters.shape[0])
-
-    def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        return np.clip(actions.reshape(-1, *self.shape), self.low, self.high).astype(self.dtype)
-
-
-def make_action_head(space: spaces.Space, env_id: str) -> ActionHead:
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        return CategoricalHead(space)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return GaussianHead(space)
-    raise BadInput(f"env.id = {env_id!r} has {space} actions; they may be Discrete, MultiDiscrete or a Box of floats")
 
 
 class ActorCritic(nn.Module):
@@ -223,17 +122,21 @@ def make_actor_critic(
     action_space: spaces.Space,
     env: EnvSettings,
     user_class: Any,
+    options: HeadOptions | None = None,
 ) -> ActorCritic:
     """The default network, or `user_class` where the settings name one, checked on one observation.
 
+    With state-dependent exploration the network gives as many numbers as the last of `network.hidden` says, of which
+    the head makes features: those of the default network are its last hidden layer.
+
     Observations come as float32; as uint8 where the environment gives them so and they are not normalised.
     """
-    head = make_action_head(action_space, env.id)
+    features = settings.hidden[-1] if settings.hidden else 0
+    if options is not None and options.gsde and not features:
+        raise BadInput("network.hidden must have a layer with algorithm.gsde, whose noise is a function of it; got []")
+    head = make_action_head(action_space, env.id, options, features, settings.activation)
     if user_class is None:
-        spaces_and_sizes = observation_space, head.parameter_count
-        if convolves(settings, observation_space):
-            return ActorCritic(ActorCriticCNN(*spaces_and_sizes, settings.cnn_hidden), head)
-        return ActorCritic(ActorCriticMLP(*spaces_and_sizes, settings.hidden, settings.activation), head)
+        return ActorCritic(default_actor_critic(settings, observation_space, head), head)
     where = f"network.class = {settings.class_!r}"
     try:
         network = user_class(observation_space, head.parameter_count, **settings.kwargs)
@@ -253,3 +156,22 @@ def make_actor_critic(
         expected = f"shapes (1, {head.parameter_count}) and (1,)"
         raise BadInput(f"{where}: forward must return (action_parameters, values) of {expected}, got {shapes}")
     return model
+
+
+def default_actor_critic(settings: NetworkSettings, observation_space: spaces.Box, head: ActionHead) -> nn.Module:
+    spaces_and_sizes = observation_space, head.parameter_count
+    by_features = isinstance(head, StateDependentHead)
+    network: ActorCriticCNN | ActorCriticMLP
+    if convolves(settings, observation_space):
+        network = ActorCriticCNN(*spaces_and_sizes, settings.cnn_hidden)
+        last = network.policy
+    else:
+        hidden = settings.hidden
+        network = ActorCriticMLP(
+            *spaces_and_sizes, hidden, settings.activation, policy_hidden=hidden[:-1] if by_features else hidden
+        )
+        last = network.policy[-1]  # type: ignore[assignment]
+    if isinstance(head, StateDependentHead):  # the policy's last layer is a hidden one: the head has the last
+        orthogonal_(last, math.sqrt(2))
+        orthogonal_(head.mean, 0.01)
+    return network

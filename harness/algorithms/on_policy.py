@@ -19,6 +19,7 @@ from pydantic import Field
 from harness.algorithms.acting import Actor, make_actor
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
 from harness.algorithms.device_actor import DeviceActor
+from harness.algorithms.heads import HeadOptions
 from harness.algorithms.memory import EpisodeAccount, Rollout, minibatch_indices
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.randomness import generator
@@ -53,6 +54,14 @@ class OnPolicySettings(AlgorithmSettings):
     """What the value's squared error counts in the loss (c1)."""
     max_grad_norm: float | None = Field(0.5, gt=0)
     """2-norm that the agreed gradient is clipped to."""
+    squash: bool = False
+    """Continuous actions: bring them to their bounds by tanh, rather than clip them there."""
+    gsde: bool = False
+    """Continuous actions: state-dependent exploration, whose noise is a function of the state's features."""
+    sde_sample_freq: int | None = Field(None, ge=1)
+    """gsde: steps after which each environment's noise matrix is drawn anew; unset: once a rollout."""
+    log_std_init: float = 0.0
+    """Continuous actions: log of the deviations at the start."""
 
     def check(self, config: RunConfig) -> None:
         if config.env is None:
@@ -135,7 +144,10 @@ class OnPolicy(Algorithm):
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> ActorCritic:
         assert config.env is not None
         user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
-        return make_actor_critic(config.network, observation_space, action_space, config.env, user_class)
+        settings = config.algorithm
+        assert isinstance(settings, OnPolicySettings)
+        options = HeadOptions(settings.squash, settings.gsde, settings.log_std_init)
+        return make_actor_critic(config.network, observation_space, action_space, config.env, user_class, options)
 
     def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
         """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
@@ -317,10 +329,14 @@ class OnPolicy(Algorithm):
     def action_noise(self, rollout: int) -> np.ndarray:
         """float32 (steps, total envs, *noise_shape): drawn whole on every rank, which uses its own columns."""
         draw = generator(self.config.seed, "actions", rollout)
-        shape = (self.rollout.steps, self.envs.share.total, *self.head.noise_shape)
+        steps, total, each = self.rollout.steps, self.envs.share.total, self.head.noise_shape
         if self.head.noise == "uniform":
-            return draw.random(shape, dtype=np.float32)
-        return draw.standard_normal(shape, dtype=np.float32)
+            return draw.random((steps, total, *each), dtype=np.float32)
+        if not self.settings.gsde:
+            return draw.standard_normal((steps, total, *each), dtype=np.float32)
+        held = self.settings.sde_sample_freq or steps
+        drawn = draw.standard_normal((-(-steps // held), total, *each), dtype=np.float32)
+        return np.repeat(drawn, held, axis=0)[:steps]
 
     def minibatch_plan(self, rollout: int, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         share = self.envs.share

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.algorithms.acting import NumpyMLP
 from harness.algorithms.convolutions import convolutions, convolves
-from harness.algorithms.networks import ACTIVATIONS
+from harness.algorithms.heads import ACTIVATIONS
 from harness.errors import BadInput
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ NORMALIZED = ["env.normalize_observations=true", "env.normalize_rewards=true"]
 LIMITED = [*CARTPOLE, "env.kwargs.max_episode_steps=10", "algorithm.epochs=4", *NORMALIZED]
 KL_STOP = [*CARTPOLE, "algorithm.target_kl=0.002", "optimizer.lr=0.01"]
 PENDULUM = ["ppo-pendulum", *TINY, "evaluation.final_episodes=3", "algorithm.rollout_steps=30", "algorithm.epochs=2"]
+PENDULUM += NORMALIZED  # with gSDE, whose noise matrices are held for 4 steps
 SYNC = [*PENDULUM, "env.backend=sync"]
 WORKERS = [*PENDULUM, "env.backend=workers", "env.workers=2", "env.double_buffer=on"]
 # 128 rollouts of 2 steps, of which an iteration takes 32
@@ -59,7 +60,7 @@ def test_three_iterations_on_more_ranks_are_those_of_one(
     assert {rank["sync_path"] for rank in given} == {WAYS[way][1]}
 
 
-def test_continuous_actions_normalised_observations_and_uneven_minibatches_too(
+def test_state_dependent_exploration_normalised_observations_and_uneven_minibatches_too(
     alone: dict[str, tuple[Any, ...]], tmp_path: Path
 ) -> None:
     assert_same(train(3, "mpi", tmp_path, PENDULUM, 3 * 30 * 4), alone["pendulum"])

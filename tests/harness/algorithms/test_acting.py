@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from harness.algorithms.acting import MLPActor, ModuleActor, make_actor
 from harness.algorithms.device_actor import DeviceActor
+from harness.algorithms.heads import HeadOptions
 from harness.algorithms.memory import Rollout
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.config import NetworkSettings
@@ -23,6 +24,9 @@ SPACES: dict[str, spaces.Space] = {
     "discrete": spaces.Discrete(4, start=1),
     "box": spaces.Box(-1, 1, (3,)),
     "several": spaces.MultiDiscrete([2, 3]),
+    "squashed": spaces.Box(-1, 1, (3,)),
+    "gsde": spaces.Box(-1, 1, (3,)),
+    "squashed gsde": spaces.Box(-1, 1, (3,)),
 }
 
 
@@ -30,7 +34,8 @@ def network(space: str, hidden: list[int], activation: Any, shape: tuple[int, ..
     torch.manual_seed(1)
     settings = NetworkSettings(hidden=hidden, activation=activation)
     env: Any = SimpleNamespace(id="test", normalize_observations=False)
-    module = make_actor_critic(settings, spaces.Box(-1, 1, shape), SPACES[space], env, None)
+    options = HeadOptions(squash="squashed" in space, gsde="gsde" in space, log_std_init=-1.0)
+    module = make_actor_critic(settings, spaces.Box(-1, 1, shape), SPACES[space], env, None, options)
     with torch.no_grad():  # a policy that is far from uniform
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
@@ -53,7 +58,7 @@ def rollout_of(actor: Any, module: ActorCritic, shape: tuple[int, ...], groups: 
     return rollout
 
 
-@pytest.mark.parametrize("space", ["discrete", "box"])
+@pytest.mark.parametrize("space", ["discrete", "box", "squashed", "gsde", "squashed gsde"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("hidden", [[], [16], [64, 32]])
 @pytest.mark.parametrize("shape", [(4,), (2, 3)])
@@ -61,6 +66,8 @@ def rollout_of(actor: Any, module: ActorCritic, shape: tuple[int, ...], groups: 
 def test_numpy_acts_as_the_module_does(
     space: str, activation: str, hidden: list[int], shape: tuple[int, ...], groups: list[slice]
 ) -> None:
+    if "gsde" in space:
+        hidden = hidden or [8]  # features are the last hidden layer
     module = network(space, hidden, activation, shape)
     assert isinstance(make_actor(module, CPU), MLPActor)
     ours = rollout_of(MLPActor(module), module, shape, groups)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributions
 
-from harness.algorithms.networks import CategoricalHead, GaussianHead, make_action_head
+from harness.algorithms.heads import CategoricalHead, GaussianHead, make_action_head
 from harness.errors import BadInput
 
 
