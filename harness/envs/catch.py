@@ -1,5 +1,5 @@
-"""Catch (Mnih et al. 2014, https://arxiv.org/abs/1406.6247; bsuite, Osband et al. 2020) on 84 x 84 pixels: a task for
-image networks that a CPU learns in a minute or two.
+"""Catch (Mnih et al. 2014, https://arxiv.org/abs/1406.6247; bsuite, Osband et al. 2020) on 84 x 84 pixels: a small
+task for image networks.
 
 A ball falls from the top of a 12 x 12 board, a cell a step. The paddle at the bottom moves left, stays, or moves right.
 An episode is one ball, 11 steps: a return of 1 if it is caught, else -1.
