@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.daemons import Daemon
 from tests.conftest import wait_for
+from tests.multirank.launch import FOLDER, ROOT, SYNC_PATH, load
 
 SSHD_CONFIG = """\
 ListenAddress {address}
@@ -21,6 +24,23 @@ StrictModes no
 UsePAM no
 PermitRootLogin prohibit-password
 MaxStartups 100
+"""
+# Run on the first host: starts a rank on each, as `harness train --ranks` does
+START_RANKS = """
+import sys, time
+from pathlib import Path
+from harness.launching import Host, Job, get_launcher
+folder = Path({folder!r})
+hosts = (Host({one!r}, 1), Host({two!r}, 1))
+job = Job((sys.executable, str(folder / "script.py")), 2, hosts, {env}, folder.name, folder / "output.log", folder)
+running = get_launcher({launcher!r}).start(job)
+deadline = time.monotonic() + {seconds}
+try:
+    while (outcome := running.poll()) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+finally:
+    running.end(grace=2)
+assert outcome is not None and outcome.exit_code == 0, f"{{outcome}}: {{job.output.read_text()[-4000:]}}"
 """
 SSH_CONFIG = """\
 IdentityFile {folder}/user_key
@@ -52,6 +72,8 @@ class TwoHosts:
             raise
 
     def _connect(self) -> None:
+        names = ["127.0.0.1 localhost", *(f"{address} host-{name}" for address, name in zip(self.addresses, "ab"))]
+        (self.folder / "hosts").write_text("\n".join(names) + "\n")
         one, two = self.spaces
         for space in self.spaces:
             run("ip", "netns", "add", space)
@@ -60,6 +82,12 @@ class TwoHosts:
             run("ip", "-n", space, "link", "set", "lo", "up")
             run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")
             run("ip", "-n", space, "link", "set", "cable", "up")
+
+    def limit(self, rate: str) -> None:
+        """Lets each direction of the cable carry `rate` at most, in tc's notation (`1gbit`)."""
+        for space in self.spaces:
+            limits = ["rate", rate, "burst", "256kb", "latency", "50ms"]
+            run("tc", "-n", space, "qdisc", "replace", "dev", "cable", "root", "tbf", *limits)
 
     def _serve(self) -> None:
         for name in ("host_key", "user_key"):
@@ -83,7 +111,7 @@ class TwoHosts:
 
     def inside(self, number: int, *command: str) -> list[str]:
         """The command line that runs `command` on one of the hosts."""
-        named = f'hostname host-{"ab"[number]}; exec "$@"'
+        named = f'hostname host-{"ab"[number]}; mount --bind {self.folder}/hosts /etc/hosts; exec "$@"'
         space = ["ip", "netns", "exec", self.spaces[number]]
         return [
             *space,
@@ -107,6 +135,17 @@ class TwoHosts:
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\nsshd: {self.daemon and self.daemon.tail()}"
         return done.stdout
+
+    def ranks(self, launcher: str, code: str, sync_path: str, seconds: float = 120) -> list[Any]:
+        """One rank on each host runs `code`, which begins by `join()` and ends by `give()`; what each gave."""
+        folder = self.folder / f"ranks-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        (folder / "script.py").write_text(code)
+        env = {FOLDER: str(folder), SYNC_PATH: sync_path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        one, two = self.addresses
+        driver = START_RANKS.format(folder=str(folder), env=env, one=one, two=two, launcher=launcher, seconds=seconds)
+        self.python(driver, timeout=seconds + 60)
+        return [load(folder, rank) for rank in range(2)]
 
     def stop(self) -> None:
         if self.daemon is not None:
