@@ -67,6 +67,7 @@ class Environments:
         """
         every = np.random.SeedSequence([seed, 0xE27, iteration]).generate_state(self.share.total, np.uint32)
         observations = self.vector.reset([int(each) for each in every[self.share.slice]])
+        self.seen = []  # what an earlier reset began was never acted on
         return self._observe(observations)
 
     def step(self, actions: np.ndarray) -> StepResult:
