@@ -55,4 +55,4 @@ class Catch(gym.Env):
         return np.repeat(self.screens[-1, :, :, None], 3, axis=2)
 
 
-gym.register("Catch-v0", Catch)
+gym.register("Catch-v0", Catch)  # type: ignore[arg-type]

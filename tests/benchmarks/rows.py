@@ -78,6 +78,29 @@ def small_reduce() -> Row:
     )
 
 
+def large_reduce() -> Row:
+    ours, mpi, gloo, torch = "ours", "Horovod on MPI", "Horovod on Gloo", "torch.distributed Gloo"
+
+    def by(name: str, way: str, launcher: tuple[str, ...], env: dict[str, str]) -> Contestant:
+        return Contestant(name, "tests.benchmarks.reduce", (way, "--kilobytes", "97656"), launcher, env)
+
+    return Row(
+        "5",
+        "All-reduce of 25 million parameters (100 MB) by two ranks of one host",
+        "microseconds",
+        "us",
+        (
+            by(ours, "harness", MPI, {}),
+            by(mpi, "horovod", MPI, TUNED),
+            by(gloo, "horovod", GLOO, TUNED),
+            by(torch, "torch", MPI, YIELD),
+        ),
+        (Claim(ours, mpi, at_most=1.0), Claim(ours, gloo, at_most=1.0), Claim(ours, torch, at_most=1.0)),
+        rounds=3,
+        note="On one host nothing is reduced beside the backward pass: the ranks' cores are busy with it.",
+    )
+
+
 def one_rank() -> Row:
     ours, sb3, plain = "ours", "Stable-Baselines3", "plain eager PPO"
     return Row(
@@ -183,5 +206,7 @@ def rows() -> dict[str, Row | Joined]:
         two_ranks(),
         time_to_return("4a", "PPO on Acrobot-v1 (ppo-acrobot)", "ppo-acrobot", "-82", acrobot, rounds=7),
         time_to_return("4b", "PPO on CartPole-v1 (ppo-cartpole), MLP 512x512", "ppo-cartpole", "475", large, rounds=3),
+        large_reduce(),
+        Joined("6", "tests.benchmarks.slow_cable"),
     ]
     return {row.key: row for row in every}
