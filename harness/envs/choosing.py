@@ -117,7 +117,12 @@ def seems_slow(settings: EnvSettings, count: int, cores: int) -> bool:
     workers = min(settings.workers or cores, count)
     if workers == 1:
         return False
-    one = seconds_of_one(settings)
+    try:
+        one = seconds_of_one(settings)
+    except BadInput:
+        raise
+    except Exception:  # the run meets what is wrong with it again, where it is told with its environment and rank
+        return False
     return -(-count // workers) * one + WORKER_SECONDS < CLEARLY * count * one
 
 
