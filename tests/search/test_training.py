@@ -71,7 +71,8 @@ def test_bad_trials_are_pruned_whatever_the_length_of_their_rollouts(workplace: 
     ppo_study(workplace, space, sampler="grid", trials=6, pruner=pruner)
 
     # long enough after the second evaluation for the ranks to hear of the verdict, which they look for once a second
-    workplace.run("trial.overrides.run.steps=40960", "trial.overrides.evaluation.count=10", "trial.launcher=mpirun")
+    longer = ("run.steps=204800", "evaluation.count=10", "compile.mode=off")
+    workplace.run(*(f"trial.overrides.{setting}" for setting in longer), "trial.launcher=mpirun")
 
     trials = workplace.trials()
     first_good = min(trial.number for trial in trials if trial.params["optimizer.lr"] == 1e-3)
