@@ -90,4 +90,4 @@ def test_harness_trains_on_two_ranks_over_the_systems_mpi(system_mpi: Path) -> N
     run(system_mpi, "python", "-m", "harness", "train", *arguments)
 
     result = json.loads((system_mpi / "run" / "result.json").read_text())
-    assert (result["status"], result["ranks"], result["sync_path"]) == ("done", 2, "horovod")
+    assert (result["status"], result["ranks"], result["sync_path"]) == ("done", 2, "mpi")

@@ -29,7 +29,7 @@ def test_one_rank_reaches_its_accuracy(accuracy_alone: float) -> None:
 def test_two_ranks_reach_the_same(accuracy_alone: float, tmp_path: Path) -> None:
     run = train(tmp_path, "--ranks", "2", "--launcher", "horovodrun")
     result = read_json(run / "result.json")
-    assert (result["status"], result["ranks"], result["sync_path"]) == ("done", 2, "horovod")
+    assert (result["status"], result["ranks"], result["sync_path"]) == ("done", 2, "mpi")
     assert (result["env_steps"], result["gradient_steps"], result["eval_episodes"]) == (30 * 1077, 30 * 17, 360)
     assert result["value"] >= 0.96
     assert abs(result["value"] - accuracy_alone) <= 0.01
