@@ -17,7 +17,7 @@ TINY = ["evaluation.count=1", "evaluation.episodes=3", "evaluation.final_episode
 DQN = ["dqn-cartpole", *TINY, "run.steps=512", "env.count=4", "algorithm.learning_starts=200"]
 DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidden=[64, 64]"]
 SWITCHES = ["algorithm.double=true", "algorithm.dueling=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
-# with an epsilon of 1e-8, Adam makes whole steps of rounding where there is no gradient, and near ties are decided by it
+# with an epsilon of 1e-8 Adam makes whole steps of rounding where there is no gradient, which decide near ties
 SWITCHES += ["algorithm.quantiles=5", "optimizer.eps=1e-5"]
 CASES = {
     "dqn": [*DQN, "compile.mode=off"],
