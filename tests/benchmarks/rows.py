@@ -208,5 +208,6 @@ def rows() -> dict[str, Row | Joined]:
         time_to_return("4b", "PPO on CartPole-v1 (ppo-cartpole), MLP 512x512", "ppo-cartpole", "475", large, rounds=3),
         large_reduce(),
         Joined("6", "tests.benchmarks.slow_cable"),
+        Joined("7", "tests.benchmarks.environments"),
     ]
     return {row.key: row for row in every}

@@ -56,7 +56,10 @@ def rows(rounds: int) -> list[dict[str, Any]]:
     names = {"auto": "ours", "horovod": "ours, sync.path = horovod"}
     scores = [{"name": names[path], "command": "", "values": values} for path, values in reduces.items()]
     title = "All-reduce of 100 MB between two hosts, 1 Gbit/s each way"
-    claims = [{"of": name, "against": bound["name"], "at_most": 1.1} for name in names.values()]
+    claims = [
+        {"of": names["auto"], "against": bound["name"], "at_most": 1.1},
+        {"of": names["horovod"], "against": bound["name"]},
+    ]
     overlap = {
         "key": "6b",
         "title": "25 million parameters between these hosts: hidden share of the smaller of wire and backward time",

@@ -262,6 +262,13 @@ def test_rows_of_a_module_that_takes_its_own_turns_are_joined(tmp_path: Path, mo
     assert verdict.ratio == pytest.approx(3.0 / 2.25) and verdict.holds and verdict.target == "at most 1.4"
 
 
+def test_stepping_environments_has_its_rows() -> None:
+    results = Joined("7", "tests.benchmarks.environments").measure("make bench", rounds=2, seconds=0.02)
+    claimed = {result.title: verdict for result in results for verdict in result.verdicts}
+    assert claimed["One step of 64 environments of CartPole-v1"].target == "at most 1.2"
+    assert all(len(score.values) == 2 and min(score.values) > 0 for result in results for score in result.scores)
+
+
 def test_the_readme_is_up_to_date() -> None:
     text, results = (ROOT / "README.md").read_text(), load(ROOT / "tests" / "benchmarks")
     quoted = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
