@@ -17,6 +17,7 @@ from harness.envs.playing import episode_seeds
 from harness.errors import BadInput
 from harness.lifecycle import checkpoint
 from harness.reporting import PhaseTimer
+from harness.training.compiled import CompileSettings
 
 Which = Literal["latest", "best"]
 
@@ -27,11 +28,17 @@ class Policy:
 
     def __init__(self, config: RunConfig, state: dict) -> None:
         assert config.env is not None
-        self.config = config
+        eager = CompileSettings(mode="off")
+        self.config = config.model_copy(update={"algorithm": config.algorithm.for_acting(), "compile": eager})
         one = config.env.model_copy(update={"count": 1, "backend": "sync"})
         self.environments: Environments = make_environments(one, 0, 1)
         context = Context(
-            config, Alone(), torch.device("cpu"), PhaseTimer(), self.environments, lambda act, n, final: np.zeros(0)
+            self.config,
+            Alone(),
+            torch.device("cpu"),
+            PhaseTimer(),
+            self.environments,
+            lambda act, n, final: np.zeros(0),
         )
         self.algorithm = algorithm_class(config.algorithm.name)(context)
         self.algorithm.load_state(state)

@@ -12,7 +12,9 @@ ALGORITHMS = {
     "a2c": "harness.algorithms.a2c:A2C",
     "dqn": "harness.algorithms.dqn:DQN",
     "ppo": "harness.algorithms.ppo:PPO",
+    "sac": "harness.algorithms.sac:SAC",
     "supervised": "harness.algorithms.supervised:Supervised",
+    "td3": "harness.algorithms.td3:TD3",
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "AlgorithmSettings", "Context", "Evaluation", "algorithm_class"]

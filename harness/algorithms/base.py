@@ -30,6 +30,10 @@ class AlgorithmSettings(Settings):
     def check(self, config: RunConfig) -> None:
         """Refuses (ValueError, one line) sections that do not fit this algorithm, before anything starts."""
 
+    def for_acting(self) -> AlgorithmSettings:
+        """The same without what learning alone needs, for a policy that is only to act."""
+        return self
+
 
 Act = Callable[[np.ndarray], np.ndarray]
 """From observations (n, *obs_shape) to actions for the environments."""

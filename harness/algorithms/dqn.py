@@ -27,7 +27,6 @@ from harness.algorithms.q_networks import Greedy, make_q_network
 from harness.algorithms.randomness import generator
 from harness.distributed.arena import Arena
 from harness.settings import named_object
-from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_in_turn, wants_compiling
 from harness.training.optimizers import LearningRate, make_optimizer
 from harness.training.precision import Precision
 from harness.training.trainer import Step
@@ -111,18 +110,14 @@ class DQN(OffPolicy):
         minibatch = settings.batch_size * 2 * math.prod(replay.observation_shape) * replay.frames.itemsize
         at_once = 1 if settings.prioritized else min(settings.gradient_steps, max(1, STAGED_BYTES // minibatch))
         super().__init__(context, replay, at_once)
-        data, most = self.minibatches.data, len(self.minibatches.rows)
         assert isinstance(envs.action_space, spaces.Discrete)
         self.actions, self.quantiles = int(envs.action_space.n), max(settings.quantiles, 1)
         self.start = int(envs.action_space.start)
-        data = {name: values for name, values in data.items() if settings.double or name != "next_observations"}
-        data["next_values"] = torch.zeros(most, self.actions, self.quantiles, device=device)
-        data["errors"] = torch.zeros(most, device=device)
-        self.data = data
-        """What a minibatch has of each of its samples."""
+        self.data = {**self.minibatches.data, "errors": torch.zeros(len(self.minibatches.rows), device=device)}
+        """What a minibatch has of each of its samples; its errors come from the loss."""
         self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
         self.others = torch.zeros(collectives.size, device=device)
-        self.compiled, self.compile_reason = self.compile(context)
+        self.compiled, self.compile_reason = self.compile_gradient(self.step, self.loss, self.data, "errors")
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
@@ -148,21 +143,6 @@ class DQN(OffPolicy):
             kind, arguments["alpha"] = PrioritizedReplay, settings.priority_exponent
         return kind(capacity, share.count, shape, dtype, action, **arguments)
 
-    def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
-        """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
-        wanted = wants_compiling(context.config.compile, self.gradient_steps, self.device)
-        wanted, reason = context.collectives.broadcast_object(wanted)
-        if not wanted:
-            return None, reason
-        sizes = self.minibatches.sizes()
-        if max(context.collectives.gather_objects(len(sizes))) > MOST_SIZES:
-            return None, "minibatches of too many different sizes"
-        parts = (self.module, self.step.arena, self.loss, self.precision, self.data, (), sizes, "errors")
-        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
-        if compiled is not None:
-            self.step.reduce_at_once()
-        return compiled, problem or reason
-
     def remarks(self) -> list[str]:
         how = "eager" if self.compiled is None else "compiled"
         return [f"gradient {how} ({self.compile_reason})", *super().remarks()]
@@ -186,7 +166,8 @@ class DQN(OffPolicy):
         self.random = (dice < self.epsilon(env_steps)[:, None])[:, share.slice]
         self.random_actions = (choice * self.actions).astype(np.int64)[:, share.slice]
         self.all_random = self.random.all(1).tolist()
-        self.totals, self.steps_made = torch.zeros(len(STATISTICS), dtype=torch.float64), 0
+        self.means: list[list[float]] = []
+        """The statistics of the iteration's updates."""
 
     def explore(self, step: int, observations: np.ndarray) -> np.ndarray:
         if self.all_random[step]:
@@ -215,19 +196,10 @@ class DQN(OffPolicy):
         for first in range(0, len(draws), at_once):
             phases.start("sample")
             minibatches.draw(self.updates + first, draws[first : first + at_once], beta)
-            phases.start("target")
-            self.look_ahead()
             for number in range(len(minibatches.edges) - 1):
                 applied += self.update(minibatches.part(number))
         phases.start("rest")
         return applied
-
-    @torch.no_grad()
-    def look_ahead(self) -> None:
-        """What the target network thinks of the next observations of all that was drawn."""
-        with self.precision.autocast():
-            values = self.target(self.minibatches.data["next_observations"])
-        self.data["next_values"].copy_(values)
 
     def update(self, part: slice) -> bool:
         """One step by the minibatch in the rows `part`; False where it was skipped."""
@@ -242,11 +214,11 @@ class DQN(OffPolicy):
         if self.settings.prioritized:
             arena.gradients.div_(statistics[first_other:].max())
         phases.start("optimizer")
-        if not math.isfinite(float(statistics[0])) and not self.precision.scales_loss:
+        means = statistics[:first_other].tolist()
+        if not math.isfinite(means[0]) and not self.precision.scales_loss:
             raise self.diverged()
         applied = self.step.apply()
-        self.totals += statistics[:first_other]
-        self.steps_made += 1
+        self.means.append(means)
         if isinstance(self.replay, PrioritizedReplay):
             phases.start("priorities")
             errors = self.data["errors"][part].cpu().numpy()
@@ -276,7 +248,7 @@ class DQN(OffPolicy):
         values = self.module(batch["observations"]).float()
         chosen = values[samples, batch["actions"]]  # (n, quantiles)
         with torch.no_grad():
-            target_values = batch["next_values"]
+            target_values = self.target(batch["next_observations"]).float()
             guide = self.module(batch["next_observations"]).float() if self.settings.double else target_values
             best = guide.mean(-1).argmax(-1)
             following = target_values[samples, best]
@@ -306,8 +278,8 @@ class DQN(OffPolicy):
     def metrics(self) -> dict[str, float]:
         metrics = {"epsilon": float(self.epsilon((self.iteration + 1) * self.env_steps_per_iteration))}
         metrics["lr"] = self.learning_rate.value
-        if self.steps_made:
-            metrics.update(zip(STATISTICS, (self.totals / self.steps_made).tolist()))
+        if self.means:
+            metrics.update(zip(STATISTICS, np.mean(self.means, axis=0).tolist()))
         return metrics
 
     def on_evaluation(self, evaluation: Evaluation) -> None:

@@ -23,6 +23,15 @@ from harness.algorithms.memory.minibatches import Minibatches
 from harness.algorithms.memory.replay import Replay
 from harness.algorithms.randomness import generator
 from harness.errors import BadInput, Diverged
+from harness.training.compiled import (
+    MOST_SIZES,
+    Batch,
+    CompiledGradient,
+    Loss,
+    compile_in_turn,
+    wants_compiling,
+)
+from harness.training.trainer import Step
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -78,6 +87,9 @@ class OffPolicySettings(AlgorithmSettings):
                 f"algorithm.learning_starts must be at most algorithm.buffer_size = {self.buffer_size}, "
                 f"got {self.learning_starts}"
             )
+
+    def for_acting(self) -> AlgorithmSettings:
+        return self.model_copy(update={"buffer_size": self.batch_size})
 
 
 class OffPolicy(Algorithm):
@@ -180,6 +192,24 @@ class OffPolicy(Algorithm):
         assert isinstance(settings, OffPolicySettings)
         needed = max(settings.learning_starts, settings.batch_size)
         return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
+
+    def compile_gradient(
+        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None
+    ) -> tuple[CompiledGradient | None, str]:
+        """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
+        where it stays eager."""
+        wanted = wants_compiling(self.config.compile, self.gradient_steps, self.device)
+        wanted, reason = self.collectives.broadcast_object(wanted)
+        if not wanted:
+            return None, reason
+        sizes = self.minibatches.sizes()
+        if max(self.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+            return None, "minibatches of too many different sizes"
+        parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
+        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), self.collectives)
+        if compiled is not None:
+            step.reduce_at_once()
+        return compiled, problem or reason
 
     def diverged(self) -> Diverged:
         """Why the loss of all ranks is not finite; collective."""

@@ -38,6 +38,8 @@ class Minibatches:
         self.rows = torch.arange(most, device=device)
         self.edges = [0]
         """Where the rows of each minibatch that was drawn begin, and where the last ends."""
+        self.own = np.zeros(0, np.int64)
+        """Which samples of the minibatches that were drawn together the rows are, counted over all ranks."""
 
     def sizes(self) -> list[int]:
         """How many rows this rank's part of a minibatch may have."""
@@ -58,7 +60,7 @@ class Minibatches:
         on all ranks. `beta`: by how much importance weights make up for priorities."""
         replay, count = self.replay, len(draws)
         own, edges, env = self.owned(first, count)
-        self.edges = edges.tolist()
+        self.edges, self.own = edges.tolist(), own
         self.env, fractions = env, draws.reshape(-1)[own]
         if isinstance(replay, PrioritizedReplay):
             fractions = self.stratified(first, own, env, fractions)

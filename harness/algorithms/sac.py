@@ -1,0 +1,232 @@
+"""Soft actor-critic with a learned temperature (SAC, Haarnoja et al. 2018b, https://arxiv.org/abs/1812.05905), whose
+equations are told by their numbers, with state-dependent exploration (gSDE, Raffin et al. 2021,
+https://arxiv.org/abs/2005.05719) as a switch.
+
+An update is one step on one gradient, of critics, actor and temperature together: each from the parameters before it,
+while the paper's algorithm 1 steps one after the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from harness.algorithms.base import Context, Evaluation
+from harness.algorithms.continuous import ActorCritics, Continuous, ContinuousSettings, lerp
+from harness.algorithms.heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
+from harness.distributed.arena import Arena
+from harness.training.compiled import Batch, CompiledGradient
+from harness.training.optimizers import LearningRate, make_optimizer
+from harness.training.precision import Precision
+from harness.training.trainer import Step
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+STATISTICS = ("loss", "critic_loss", "actor_loss", "q_mean", "entropy", "temperature")
+"""Means over a minibatch: the sum of the losses; J_Q and J_π; the values of the actions taken; -log π; and α."""
+LOG_STD_BOUNDS = -20.0, 2.0
+"""Of the policy's deviations, as in the authors' code."""
+MEAN_BOUND = 2.0
+"""gSDE: means beyond it, where tanh is flat, are brought back to it, as Raffin et al. do."""
+
+
+class SACSettings(ContinuousSettings):
+    name: Literal["sac"]
+    """Soft actor-critic."""
+    temperature: float | None = Field(None, gt=0)
+    """α, what the policy's entropy counts; unset: learned, so that the entropy is `target_entropy`."""
+    initial_temperature: float = Field(1.0, gt=0)
+    """α at the start where it is learned."""
+    target_entropy: float | None = None
+    """The entropy, in nats, that the temperature is learned for; unset: -1 for each dimension of an action."""
+    target_update_interval: int = Field(1, ge=1)
+    """Updates between those of the target networks."""
+    gsde: bool = False
+    """State-dependent exploration, whose noise is a function of the state's features."""
+    sde_sample_freq: int | None = Field(None, ge=1)
+    """gsde: steps after which each environment's noise matrix is drawn anew; unset: once a round."""
+    log_std_init: float = -3.0
+    """gsde: log of the noise's deviations at the start."""
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        if self.gsde and not config.network.hidden:
+            raise ValueError("network.hidden must have a layer with algorithm.gsde, got []")
+
+
+class Networks(ActorCritics):
+    """Critics, actor, and the log of the temperature; with gSDE the log of the noise's deviations (features, a)."""
+
+    def __init__(self, settings: SACSettings, inputs: int, actions: int, config: RunConfig) -> None:
+        outputs = actions if settings.gsde else 2 * actions
+        super().__init__(inputs, actions, outputs, config.network.hidden, config.network.activation)
+        learned = settings.temperature is None
+        start = settings.initial_temperature if settings.temperature is None else settings.temperature
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(start)), requires_grad=learned)
+        if settings.gsde:
+            self.log_std = nn.Parameter(torch.full((self.actor.features, actions), settings.log_std_init))
+
+
+class SAC(Continuous):
+    Settings = SACSettings
+    module: Networks
+
+    def set_up(self, context: Context) -> None:
+        config, settings, envs = context.config, context.config.algorithm, context.environments
+        assert isinstance(settings, SACSettings) and envs is not None
+        self.settings = settings
+        self.NOISES = 0 if settings.gsde else 2  # type: ignore[misc]
+        inputs = int(np.prod(envs.observation_space.shape))
+        self.module = Networks(settings, inputs, self.actions, config).to(context.device).eval()
+        self.learns_temperature = self.module.log_temperature.requires_grad
+        self.target_entropy = -float(self.actions) if settings.target_entropy is None else settings.target_entropy
+        self.precision = Precision(config.precision, context.device)
+        self.step = Step(
+            self.module,
+            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
+            context.collectives,
+            self.precision,
+            statistics=len(STATISTICS),
+        )
+        self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
+        self.targets = copy.deepcopy(self.module.critics)
+        self.target_parameters = Arena(self.targets).parameters
+        self.learned = self.step.arena.parameters[: len(self.target_parameters)]
+        """The critics' parameters, which lie first."""
+        self.matrix = torch.zeros(
+            self.module.actor.features if settings.gsde else 0, self.actions, device=context.device
+        )
+        """gSDE: the standard normal numbers of an update, for all samples of its minibatch."""
+
+    def compile(self) -> tuple[CompiledGradient | None, str]:
+        return self.compile_gradient(self.step, self.loss, self.data)
+
+    # -- acting --------------------------------------------------------------------------------------------------------
+
+    def draw_action_noise(self, draw: np.random.Generator, steps: int) -> np.ndarray:
+        """With gSDE float32 (drawings, envs, features, a): matrices are drawn at the start of each round and after each
+        `sde_sample_freq` steps of it."""
+        if not self.settings.gsde:
+            return super().draw_action_noise(draw, steps)
+        of_round, share = np.arange(steps) % self.steps_of_a_round, self.envs.share
+        begins = of_round % (self.settings.sde_sample_freq or self.steps_of_a_round) == 0
+        self.drawing = np.cumsum(begins) - 1
+        """Which of the drawings is that of a step."""
+        shape = int(begins.sum()), share.total, *self.matrix.shape
+        return draw.standard_normal(shape, dtype=np.float32)[:, share.slice]
+
+    def explore_near(self, step: int, observations: np.ndarray) -> np.ndarray:
+        features, outputs = self.acting(observations)
+        if self.settings.gsde:
+            std = np.exp(self.module.log_std.detach().cpu().numpy())
+            distance = np.matmul(features[:, None, :], std * self.action_noise[self.drawing[step]])[:, 0]
+            return np.tanh(np.clip(outputs, -MEAN_BOUND, MEAN_BOUND) + distance)
+        mean, log_std = np.split(outputs, 2, axis=1)
+        return np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_BOUNDS)) * self.action_noise[step])
+
+    def best(self, observations: np.ndarray) -> np.ndarray:
+        outputs = self.acting(observations)[1]
+        return np.tanh(np.clip(outputs, -MEAN_BOUND, MEAN_BOUND) if self.settings.gsde else outputs[:, : self.actions])
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def draw_update_noise(self, draw: np.random.Generator, updates: int) -> np.ndarray:
+        if not self.settings.gsde:
+            return super().draw_update_noise(draw, updates)
+        return draw.standard_normal((updates, *self.matrix.shape), dtype=np.float32)
+
+    def take_noise(self, noise: np.ndarray) -> None:
+        if not self.settings.gsde:
+            super().take_noise(noise)
+
+    def on_progress(self, progress: float) -> None:
+        self.learning_rate.on_progress(progress)
+
+    def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
+        phases = self.context.phases
+        if self.settings.gsde:
+            self.matrix.copy_(torch.from_numpy(noise))
+        self.fill(self.step, self.compiled, self.loss, part)
+        phases.start("reduce")
+        statistics = self.step.reduce().tolist()
+        phases.start("optimizer")
+        if not math.isfinite(statistics[0]) and not self.precision.scales_loss:
+            raise self.diverged()
+        applied = self.step.apply()
+        if (number + 1) % self.settings.target_update_interval == 0:
+            lerp(self.target_parameters, self.learned, self.settings.tau)
+        self.tell(STATISTICS, statistics)
+        return applied
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses' sum, each a mean over this rank's samples, and the statistics in the order of STATISTICS; of each
+        loss only what it is to change has a gradient."""
+        module, observations, after = self.module, batch["observations"], batch["next_observations"]
+        log_temperature = module.log_temperature
+        temperature = log_temperature.detach().exp()
+        with torch.no_grad():
+            next_actions, next_log_probs = self.sample(after, batch, 1)
+            next_values = torch.minimum(*(target(after, next_actions) for target in self.targets))
+            next_values = next_values - temperature * next_log_probs  # equation 3
+            targets = batch["returns"] + batch["discounts"] * next_values  # equation 2
+        values = [critic(observations, batch["actions"]) for critic in module.critics]
+        critic_loss = sum(
+            (0.5 * (each - targets).square().mean() for each in values), start=torch.zeros(())
+        )  # equation 5
+        actions, log_probs = self.sample(observations, batch, 0)
+        least = torch.minimum(*(critic(observations, actions, frozen=True) for critic in module.critics))
+        actor_loss = (temperature * log_probs - least).mean()  # equation 9
+        loss = critic_loss + actor_loss
+        if self.learns_temperature:  # equation 18, with log α in the place of α as in the authors' code
+            loss = loss - (log_temperature * (log_probs.detach() + self.target_entropy)).mean()
+        with torch.no_grad():
+            statistics = (loss, critic_loss, actor_loss, values[0].mean(), -log_probs.mean(), temperature)
+            return loss, torch.stack(statistics)
+
+    def sample(self, observations: torch.Tensor, batch: Batch, noise: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions (n, a) in [-1, 1] that follow from the noise (equation 8), and their log-probabilities (n,): those
+        of what tanh is taken of, less the log of its slope (equation 26)."""
+        features, outputs = self.module.actor(observations)
+        if self.settings.gsde:
+            mean = outputs.clamp(-MEAN_BOUND, MEAN_BOUND)
+            distance = features @ (self.module.log_std.exp() * self.matrix)
+            log_std = 0.5 * state_dependent_variance(features, self.module.log_std).log()
+        else:
+            mean, log_std = outputs.chunk(2, 1)
+            log_std = log_std.clamp(*LOG_STD_BOUNDS)
+            distance = log_std.exp() * batch["noise"][:, noise]
+        free = mean + distance
+        return free.tanh(), normal_log_prob(distance, log_std) - log_slope_of_tanh(free).sum(-1)
+
+    def metrics(self) -> dict[str, float]:
+        return {"lr": self.learning_rate.value, **super().metrics()}
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "module": self.module.state_dict(),
+            "targets": self.targets.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "precision": self.precision.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.module.load_state_dict(state["module"])
+        self.targets.load_state_dict(state["targets"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        self.precision.load_state(state["precision"])
