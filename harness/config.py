@@ -30,6 +30,10 @@ class RunSettings(Settings):
     """Minutes after which the run stops with a checkpoint, by itself."""
     max_restarts: int = Field(0, ge=0)
     """How often the parent of `--ranks` starts the run again from its last checkpoint when a rank died."""
+    hang_seconds: float = Field(600.0, ge=10.0)
+    """Seconds without progress on any rank after which the parent of `--ranks` ends the run and names the rank that the
+    others wait for. Raise it where a single environment step, minibatch or compilation may take longer. A rank that is
+    stopped, or whose host is lost, is noticed after 10 s whatever stands here."""
     threads: int | None = Field(None, ge=1)
     """torch threads per rank; unset: 1 for small networks, otherwise this rank's share of the cores."""
 

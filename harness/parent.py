@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config import RunConfig
@@ -25,6 +27,7 @@ from harness.launching import (
     inside_launcher,
     take_slots,
 )
+from harness.lifecycle.heartbeat import Hang, Watch, forget_beats
 from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
@@ -95,6 +98,7 @@ def start_and_watch(
         )
         (run_dir / "result.json").unlink(missing_ok=True)
         (run_dir / "progress.json").unlink(missing_ok=True)
+        forget_beats(run_dir)
         running = starter.start(job)
         outcome, asked = watch(running, ranks, config, run_dir)
         result = conclude(run_dir, outcome, asked, config, ranks)
@@ -109,14 +113,19 @@ def start_and_watch(
 def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> tuple[Outcome, str | None]:
     """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
 
-    Nothing that carries the run's id is left afterwards, on any host.
+    A rank that hangs, and a second Ctrl-C, end it. Nothing that carries the run's id is left afterwards, on any host.
     """
     deadline, reached, next_request = 0.0, 0, 0.0
+    vigil = Watch(run_dir, config.run.hang_seconds, lambda beat: running.state_of(beat.rank, beat.host, beat.pid))
+    hang: Hang | None = None
     try:
         with StopRequests() as requests, RunDisplay(config, run_dir) as display:
             while (outcome := running.poll()) is None:
                 display.draw()
                 now = time.monotonic()
+                if hang is None and (hang := vigil.look()) is not None:
+                    display.say(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run")
+                    running.end(grace=0.0)  # mpirun would let a stopped rank continue
                 if requests.received and not deadline:
                     deadline = now + STOP_GRACE
                     display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
@@ -128,9 +137,15 @@ def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> 
                         display.say(f"the ranks did not stop within {STOP_GRACE:.0f} s: ending them")
                         running.end()
                 time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:  # the second one
+        running.end(grace=0.0)
+        outcome = running.poll() or Outcome(128 + signal.SIGINT)
     finally:
         for problem in running.end():
             print(problem, file=sys.stderr, flush=True)
+    if hang is not None:
+        lines = running.last_lines(hang.rank)
+        outcome = replace(outcome, failed_rank=hang.rank, host=hang.host, last_lines=lines, hang=hang.cause)
     return outcome, requests.received
 
 
@@ -178,7 +193,8 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
     if outcome.exit_code == 2:
         said = [line for line in outcome.last_lines if line.startswith("harness: ")]
         raise BadInput(said[-1].removeprefix("harness: ") if said else "the ranks refused this input")
-    if failures and outcome.signal is None:  # the rank that raised knows best; an abort hides it from its launcher
+    # the rank that raised knows best; an abort hides it from its launcher
+    if failures and outcome.signal is None and outcome.hang is None:
         first = failures[0]
         rank, host, lines = first["rank"], first["host"], first["lines"]
         reason = f"rank {rank} on {host} failed: {first['reason']}"

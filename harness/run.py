@@ -28,6 +28,7 @@ from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
 from harness.lifecycle import checkpoint
+from harness.lifecycle.heartbeat import Heartbeat
 from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
@@ -97,9 +98,11 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
         try:
             if world.place.rank == 0:
                 lock.take()
-            run = Run(config, run_dir, world, collectives, requests)
-            result = run.go(resume)
-            collectives.barrier()  # nobody leaves before rank 0 has written all
+            with Heartbeat(run_dir, world.place.rank, world.place.host) as heartbeat:
+                run = Run(config, run_dir, world, collectives, requests)
+                heartbeat.watch(run.phases)
+                result = run.go(resume)
+                collectives.barrier()  # nobody leaves before rank 0 has written all
         except BaseException as error:
             leave_alone(world, run_dir, run, error)
             raise  # a rank that is alone tells it itself
@@ -187,6 +190,11 @@ class Run:
     def _play(self, act: Act, episodes: int, final: bool) -> np.ndarray:
         assert self.config.env is not None and self.environments is not None
         normalize = self.environments.normalize
+
+        def act_on(observations: np.ndarray) -> np.ndarray:
+            self.phases.start("evaluate")  # once more: it shows that a long evaluation goes on
+            return act(normalize(observations))
+
         seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
         at_once = AT_ONCE * self.collectives.size
         returns = []
@@ -194,7 +202,7 @@ class Run:
             if first and (reason := self._agreed_reason()) != GO_ON:
                 raise StopHere(reason)
             part = seeds[first : first + at_once]
-            returns.append(play_episodes(self.config.env, lambda seen: act(normalize(seen)), part, self.collectives))
+            returns.append(play_episodes(self.config.env, act_on, part, self.collectives))
         return np.concatenate(returns)
 
     # -- from start to end ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
-from time import thread_time
+from time import sleep, thread_time
 from typing import Any
 
 import gymnasium as gym
@@ -47,6 +47,8 @@ class Broken(Line):
                 raise RuntimeError("the environment broke on purpose")
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "hang":
+                sleep(1000)
             if self.how == "exit":
                 os._exit(3)
             if self.how == "nan-reward":

@@ -130,6 +130,7 @@ class Supervised(Algorithm):
         return Iteration(trained.samples, trained.steps, metrics)
 
     def set_rate(self, iteration: int, step: int) -> None:
+        self.context.phases.start("train")  # once more: it shows that the epoch goes on
         steps = math.ceil(self.env_steps_per_iteration / self.settings.batch_size)
         self.learning_rate.on_progress((iteration + step / steps) / self.iterations)
 
@@ -138,6 +139,7 @@ class Supervised(Algorithm):
         mine: list[np.ndarray] = []
 
         def is_right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.context.phases.start("evaluate")
             right = outputs.argmax(-1) == targets
             mine.append(right.cpu().numpy())
             return right

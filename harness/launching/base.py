@@ -25,7 +25,7 @@ from harness.errors import BadInput
 from harness.launching import processes, reach
 from harness.launching.environment import launch_environment
 from harness.launching.hostfile import Host, take_slots
-from harness.launching.outcome import Outcome, read_outcome
+from harness.launching.outcome import LAST_LINES, Outcome, read_outcome, split_output
 
 TAIL_BYTES = 1 << 20  # how much of the output is read for the outcome
 STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
@@ -86,8 +86,7 @@ class RunningJob:
                 code = None
                 running = self._launcher_lives()
             if not running:
-                rank_hosts = [self._shown(host.name) for host in self.hosts for _ in range(host.slots)]
-                self._outcome = read_outcome(self._tail(), code, rank_hosts)
+                self._outcome = read_outcome(self._tail(), code, [self._shown(name) for name in self._rank_hosts()])
         return self._outcome
 
     def request_stop(self) -> int:
@@ -104,6 +103,21 @@ class RunningJob:
                 self._told.setdefault(host, []).extend(answer)
                 count += len(answer)
         return count
+
+    def state_of(self, rank: int, host: str, pid: int) -> str:
+        """`running`, `stopped` or `gone`: process `pid` of a rank on `host`, as that calls itself. In other words why
+        the host does not say."""
+        if reach.is_here(host):
+            return processes.state_of(self.run_id, pid)
+        names = self._rank_hosts()
+        name = names[rank] if rank < len(names) else host
+        asked = {name: ["state", self.run_id, str(pid)]}
+        answer = reach.on_each(asked, self._reach_env(), STOP_SECONDS)[name]
+        return answer if isinstance(answer, str) else str(answer[0])
+
+    def last_lines(self, rank: int) -> tuple[str, ...]:
+        """The last lines that a rank printed."""
+        return tuple(split_output(self._tail())[1].get(rank, [])[-LAST_LINES:])
 
     def end(self, grace: float = 5.0) -> list[str]:
         """Ends the job: the launcher is asked, and after at most `grace` seconds all that carries the run id is killed.
@@ -159,6 +173,9 @@ class RunningJob:
                 return output.read().decode(errors="replace")
         except OSError:
             return ""
+
+    def _rank_hosts(self) -> list[str]:
+        return [host.name for host in self.hosts for _ in range(host.slots)]
 
     def _reach_env(self) -> dict[str, str]:
         return launch_environment(os.environ)

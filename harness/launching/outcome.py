@@ -30,7 +30,7 @@ class Outcome:
     failed_rank: None where no rank is to blame, or none could be named. host: of that rank, or one that was lost.
     signal: "SIGKILL" and the like; of a rank elsewhere under Gloo it is not known (ssh ends with 255 for any).
     last_lines: the last that the failed rank printed, else the launcher; without tags. reason: the exception's line, or
-    the launcher's own words.
+    the launcher's own words. hang: why a watcher gave that rank up, in words that follow "rank 1 on host".
     """
 
     exit_code: int
@@ -39,6 +39,7 @@ class Outcome:
     signal: str | None = None
     last_lines: tuple[str, ...] = ()
     reason: str | None = None
+    hang: str | None = None
 
     def describe(self) -> str:
         """One line: who, where, how, and the exception where there was one."""
@@ -46,6 +47,8 @@ class Outcome:
             return "ended well"
         who = "the launcher" if self.failed_rank is None else f"rank {self.failed_rank}"
         where = f" on {self.host}" if self.host else ""
+        if self.hang is not None:
+            return f"{who}{where} {self.hang}"
         if self.failed_rank is None and self.host:
             return f"host {self.host} was lost: its ranks cannot be reached any more"
         if self.signal:

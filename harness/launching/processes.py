@@ -127,6 +127,23 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-if __name__ == "__main__":  # on another host: `end RUN_ID` or `stop RUN_ID PID…`, answered in one line of JSON
+def state_of(run_id: str, pid: int) -> str:
+    """`running`, `stopped` (by a signal) or `gone`: a process of the run on this host."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            ours = f"{RUN_ID}={run_id}".encode() in file.read().split(b"\0")
+        with open(f"/proc/{pid}/stat") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+    return "gone" if not ours or state in "ZX" else "stopped" if state == "T" else "running"
+
+
+if __name__ == "__main__":  # on another host, answered by a list in one line of JSON
     action, the_run, *pids = sys.argv[1:]
-    print(json.dumps(end_all(the_run) if action == "end" else request_stop(the_run, [int(pid) for pid in pids])))
+    if action == "end":  # RUN_ID
+        print(json.dumps(end_all(the_run)))
+    elif action == "stop":  # RUN_ID PID…, those that were told already
+        print(json.dumps(request_stop(the_run, [int(pid) for pid in pids])))
+    else:  # state RUN_ID PID…
+        print(json.dumps([state_of(the_run, int(pid)) for pid in pids]))

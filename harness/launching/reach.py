@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.launching import processes
 from harness.launching.hostfile import slurm_hosts
@@ -61,7 +62,7 @@ def program_line(*arguments: str) -> str:
 
 def on_each(
     requests: Mapping[str, Sequence[str]], env: Mapping[str, str], timeout: float
-) -> dict[str, list[int] | str]:
+) -> dict[str, list[Any] | str]:
     """Runs processes.py with the arguments of each host, on all hosts at once: its answers, or why there is none."""
     pipe, deadline = subprocess.PIPE, time.monotonic() + timeout
     asked = {}
@@ -71,7 +72,7 @@ def on_each(
     return {host: _answer(process, deadline) for host, process in asked.items()}
 
 
-def _answer(process: subprocess.Popen[str], deadline: float) -> list[int] | str:
+def _answer(process: subprocess.Popen[str], deadline: float) -> list[Any] | str:
     try:
         out, err = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

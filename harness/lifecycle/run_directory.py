@@ -67,7 +67,7 @@ def read_result(run_dir: Path) -> Result | None:
 
 DECIDED = ("run.threads", "env.backend", "env.double_buffer", "sync.path", "compile.mode")
 """Settings that a run decides itself where they are `auto` or unset, and keeps."""
-MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "checkpoint.", "logging.")
+MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.")
 """Settings, or sections of them, that change nothing in what a run learns."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
 

@@ -15,6 +15,8 @@ class PhaseTimer:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         """Seconds spent in each phase that has ended."""
+        self.starts = 0
+        """How many were begun: it rises as long as the process goes on."""
         self._phase: str | None = None
         self._since = 0.0
 
@@ -23,6 +25,7 @@ class PhaseTimer:
         if self._phase is not None:
             self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
+        self.starts += 1
 
     def stop(self) -> None:
         """Ends the phase; what follows until the next `start` is counted nowhere."""

@@ -26,9 +26,11 @@ minibatch_size = 32
 """
 
 
-def broken(how: str, folder: Path, launcher: str = "mpirun", rank: int = 1, ranks: int = 2) -> dict:
+def broken(
+    how: str, folder: Path, launcher: str = "mpirun", rank: int = 1, ranks: int = 2, settings: str = RUN
+) -> dict:
     """Runs it; checks what is true of every failure; returns the result."""
-    (folder / "broken.toml").write_text(RUN.format(how=how, rank=rank))
+    (folder / "broken.toml").write_text(settings.format(how=how, rank=rank))
     options = ["--ranks", str(ranks), "--launcher", launcher] if ranks > 1 else []
     began = time.monotonic()
     ran = harness("train", "broken.toml", *options, "--output", "run", cwd=folder)

@@ -1,0 +1,215 @@
+"""Signs of life: every rank writes a small file once a second, and the parent tells from them who hangs, and where.
+
+A thread of the rank writes it, so that a long iteration, evaluation or compilation is no silence; a process that is
+stopped, or a host that is lost, is. That the training thread itself goes on is a count beside it, with a limit of its
+own (`run.hang_seconds`). The parent goes by its own clock and by what changes, never by the hosts' clocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from harness.files import read_json
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 10.0
+"""Without a sign of life a rank is looked for on its host; where it is stopped, gone or out of reach, the run ends."""
+LONGEST_LOOK = 2.0
+"""Seconds that one look counts for at most: the time that the watcher itself was stopped is nobody's silence."""
+BYTES = 1024
+"""Of the file, always written over in place: on a full disk too."""
+WAITING_IN = tuple(f"{os.sep}distributed{os.sep}{name}.py" for name in ("collectives", "shared_memory", "overlap"))
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank's file holds."""
+
+    rank: int
+    host: str
+    pid: int
+    number: int
+    """Of this sign of life."""
+    progress: int
+    """What its training thread has counted; the same twice is no progress."""
+    waits: bool
+    """Whether that thread is inside a collective, which another rank may keep waiting."""
+    where: str
+    """Where that thread is: `step (environment.py:55)`."""
+    time: float
+    """Of the rank's own clock, for people to read."""
+
+
+class Counts(Protocol):
+    starts: int
+
+
+class Heartbeat:
+    """While it is open, this process writes `heartbeats/rank-N.json` once a second; a good end takes the file away.
+
+    Progress is what the thread that made it counts, in the `starts` of what it gives to `watch`.
+    """
+
+    def __init__(self, run_dir: Path, rank: int, host: str) -> None:
+        self.path = run_dir / "heartbeats" / f"rank-{rank}.json"
+        self.rank, self.host = rank, host
+        self.counts: Counts | None = None
+        self.watched = threading.get_ident()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+        if kind is None:
+            self.path.unlink(missing_ok=True)
+
+    def watch(self, counts: Counts) -> None:
+        self.counts = counts
+
+    def _beat(self) -> None:
+        number = 0
+        while True:
+            number += 1
+            frame = sys._current_frames().get(self.watched)
+            waits, where = is_waiting(frame), shown(frame)
+            progress = 0 if self.counts is None else self.counts.starts
+            beat = Beat(self.rank, self.host, os.getpid(), number, progress, waits, where, time.time())
+            try:
+                write_over(self.path, json.dumps(asdict(beat)))
+            except OSError:
+                pass  # a directory that cannot be written to: the watcher tries that itself, and then does not judge
+            if self.ended.wait(BEAT_SECONDS):
+                return
+
+
+def write_over(path: Path, text: str) -> None:
+    """Opens anew each time, as readers do: then NFS shows it to them."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, text[: BYTES - 1].ljust(BYTES - 1).encode() + b"\n", 0)
+    finally:
+        os.close(descriptor)
+
+
+def is_waiting(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(WAITING_IN):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def shown(frame: FrameType | None) -> str:
+    if frame is None:
+        return "nowhere"
+    return f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"[:200]
+
+
+def read_beats(run_dir: Path) -> dict[int, Beat]:
+    """The last sign of life of each rank that has given one."""
+    found = {}
+    for path in (run_dir / "heartbeats").glob("rank-*.json"):
+        beat = read_json(path)
+        if isinstance(beat, dict) and set(beat) == set(Beat.__dataclass_fields__):
+            found[int(beat["rank"])] = Beat(**beat)
+    return found
+
+
+def forget_beats(run_dir: Path) -> None:
+    """Takes away what an earlier attempt left."""
+    for path in (run_dir / "heartbeats").glob("*.json"):
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A rank that has to be given up, and why in words that follow "rank N on HOST"."""
+
+    rank: int
+    host: str
+    cause: str
+
+
+class Watch:
+    """Looks at the ranks' signs of life; `look` may be called as often as one likes.
+
+    `state_of(beat)` finds a rank's process on its host: `running`, `stopped`, `gone`, or in other words why its host
+    does not say.
+    """
+
+    def __init__(self, run_dir: Path, hang_seconds: float, state_of: Callable[[Beat], str]) -> None:
+        self.run_dir, self.hang_seconds, self.state_of = run_dir, hang_seconds, state_of
+        self.beats: dict[int, Beat] = {}
+        self.silent: dict[int, float] = {}
+        self.stuck: dict[int, float] = {}
+        self.looked = time.monotonic()
+
+    def look(self) -> Hang | None:
+        now = time.monotonic()
+        if now - self.looked < BEAT_SECONDS:
+            return None
+        passed, self.looked = min(now - self.looked, LONGEST_LOOK), now
+        if not self._can_write():  # nor can the ranks, perhaps
+            return None
+        for rank, beat in read_beats(self.run_dir).items():
+            before = self.beats.get(rank)
+            if before is None or beat.pid != before.pid:
+                self.silent[rank] = self.stuck[rank] = 0.0
+            else:
+                self.silent[rank] = self.silent[rank] + passed if beat.number == before.number else 0.0
+                self.stuck[rank] = self.stuck[rank] + passed if beat.progress == before.progress else 0.0
+            self.beats[rank] = beat
+        return self._silent_one() or self._stuck_one()
+
+    def _can_write(self) -> bool:
+        try:
+            (self.run_dir / "heartbeats").mkdir(exist_ok=True)
+            write_over(self.run_dir / "heartbeats" / "parent.json", "{}")
+            return True
+        except OSError:
+            return False
+
+    def _silent_one(self) -> Hang | None:
+        silence = f"no sign of life for {SILENT_SECONDS:.0f} s"
+        for rank, beat in sorted(self.beats.items()):
+            if self.silent[rank] < SILENT_SECONDS:
+                continue
+            state = self.state_of(beat)
+            if state == "running":  # inside something that keeps all of Python waiting
+                self.silent[rank] = 0.0
+                continue
+            causes = {"stopped": f"was stopped by SIGSTOP: {silence}", "gone": f"is gone: {silence}"}
+            return Hang(rank, beat.host, causes.get(state, f"gave {silence}, and its host does not answer: {state}"))
+        return None
+
+    def _stuck_one(self) -> Hang | None:
+        """The rank that keeps the others waiting, once none of them has gone on for long."""
+        if not self.beats or min(self.stuck.values()) < self.hang_seconds:
+            return None
+        busy = [beat for beat in self.beats.values() if not beat.waits] or list(self.beats.values())
+        first = min(busy, key=lambda beat: (beat.progress, beat.rank))
+        return Hang(first.rank, first.host, f"hangs: no progress for {self.hang_seconds:g} s, in {first.where}")
+
+
+def last_signs(beats: Mapping[int, Beat]) -> str:
+    """`rank 0 on a at 12:00:01 in step (env.py:5), …`, the one that fell silent first before the others."""
+    ordered = sorted(beats.values(), key=lambda beat: (beat.time, beat.rank))
+    return ", ".join(
+        f"rank {beat.rank} on {beat.host} at {time.strftime('%H:%M:%S', time.localtime(beat.time))} in {beat.where}"
+        for beat in ordered
+    )
