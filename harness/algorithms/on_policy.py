@@ -247,8 +247,8 @@ class OnPolicy(Algorithm):
                     self.observations[rows] = result.observations
         phases.start("advantages")
         self.actor.finish()
-        self.bootstrap_time_limits(cut)
-        rollout.compute_advantages(self.values(self.observations), self.settings.gamma, self.settings.gae_lambda)
+        last_values = self.bootstrap(cut)
+        rollout.compute_advantages(last_values, self.settings.gamma, self.settings.gae_lambda)
         rollout.replace(skipped)
         return self.episodes.take_in(rollout.true_rewards, rollout.dones, lives)
 
@@ -262,15 +262,17 @@ class OnPolicy(Algorithm):
         phases.start("store")
         self.rollout.observations[step, rows] = observations
 
-    def bootstrap_time_limits(self, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """Adds what followed a time limit to the last reward: γ V(last observation) (Pardo et al. 2018, equation 6)."""
+    def bootstrap(self, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> np.ndarray:
+        """The values of the observations after the last step, float32 (envs,). To the reward before each time limit it
+        adds what followed: γ V(last observation) (Pardo et al. 2018, equation 6)."""
         if not cut:
-            return
-        values = self.values(np.concatenate([observations for _, _, observations in cut]))
-        at = 0
+            return self.values(self.observations)
+        values = self.values(np.concatenate([self.observations, *(observations for _, _, observations in cut)]))
+        at = len(self.observations)
         for step, envs, _ in cut:
             self.rollout.rewards[step, envs] += self.settings.gamma * values[at : at + len(envs)]
             at += len(envs)
+        return values[: len(self.observations)]
 
     def take(self, rollout: int, minibatches: list[Minibatch]) -> Updates:
         """The updates of rollout number `rollout`, one for each minibatch."""
@@ -354,7 +356,7 @@ class OnPolicy(Algorithm):
         sums = np.zeros((len(plan) * self.minibatches + 2, 3))
         for row, part in enumerate(part for parts in plan for part in parts):
             chosen = advantages[part]
-            sums[row] = len(part), chosen.sum(), np.square(chosen).sum()
+            sums[row] = len(part), chosen.sum(), chosen @ chosen
         for row, array in ((-2, returns), (-1, returns - values)):
             sums[row] = array.size, array.sum(), np.square(array).sum()
         count, first, second = self.collectives.all_reduce_(torch.from_numpy(sums), name="advantages").numpy().T

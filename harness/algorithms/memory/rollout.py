@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -67,6 +68,16 @@ class Rollout:
         return torch.from_numpy(array.reshape(self.steps * self.envs, *array.shape[2:]))
 
 
+@lru_cache
+def deal(envs: int, steps: int, minibatches: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many steps of each environment's order have been dealt before each minibatch, and after the last: int64
+    (minibatches + 1, envs); and the samples of each minibatch, int64 (minibatches,)."""
+    phases = np.arange(envs) * minibatches // envs
+    edges = (np.arange(minibatches + 1)[:, None] * steps + phases) // minibatches
+    edges[0] = 0
+    return edges, np.diff(edges, axis=0).sum(1)
+
+
 def minibatch_indices(
     keys: np.ndarray, first_env: int, envs: int, minibatches: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -79,13 +90,9 @@ def minibatch_indices(
 
     Returns ([int64 (n,)] * minibatches, int64 (minibatches,)); an index is step * envs + local environment.
     """
-    total, steps = keys.shape
-    phases = np.arange(total) * minibatches // total
-    edges = (np.arange(minibatches + 1)[:, None] * steps + phases) // minibatches  # (minibatches + 1, total)
-    edges[0] = 0
-    counts = np.diff(edges, axis=0).sum(1)
+    edges, counts = deal(*keys.shape, minibatches)
     own = slice(first_env, first_env + envs)
-    orders = np.argsort(keys[own], axis=1, kind="stable")
+    orders = np.argsort(keys[own], axis=1)
     parts = []
     for batch in range(minibatches):
         low, high = edges[batch, own], edges[batch + 1, own]
