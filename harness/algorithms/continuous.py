@@ -98,7 +98,7 @@ class Critic(nn.Module):
 
 
 class ActorCritics(nn.Module):
-    """An actor, and two critics that lie before it among the parameters."""
+    """Two critics and an actor."""
 
     def __init__(self, inputs: int, actions: int, outputs: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()

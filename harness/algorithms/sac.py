@@ -98,8 +98,9 @@ class SAC(Continuous):
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
         self.targets = copy.deepcopy(self.module.critics)
         self.target_parameters = Arena(self.targets).parameters
-        self.learned = self.step.arena.parameters[: len(self.target_parameters)]
-        """The critics' parameters, which lie first."""
+        first = next(self.module.critics.parameters()).storage_offset()
+        self.learned = self.step.arena.parameters[first : first + len(self.target_parameters)]
+        """The critics' parameters, which lie together."""
         self.matrix = torch.zeros(
             self.module.actor.features if settings.gsde else 0, self.actions, device=context.device
         )
