@@ -35,6 +35,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument("--ranks", type=int, metavar="N", help="start N ranks; without it this is a rank itself")
     train.add_argument("--hostfile", metavar="F", help="hosts and their slots, for --ranks")
     train.add_argument("--launcher", metavar="NAME", help="horovodrun, horovodrun-gloo or mpirun, for --ranks")
+    train.add_argument(
+        "--elastic", metavar="MIN:MAX", help="MIN to MAX ranks, which may come and go; in place of --ranks"
+    )
     train.add_argument("--output", type=Path, metavar="DIR", help="the run's directory; default: runs/NAME-seedS")
     train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="whether to go on from a checkpoint")
 
@@ -62,19 +65,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def train(arguments: argparse.Namespace) -> int:
     from harness.api import train as train_run
     from harness.config import load_run_config
+    from harness.lifecycle.elastic import is_elastic
     from harness.lifecycle.run_directory import read_result
     from harness.run import default_run_dir
 
     config = load_run_config(arguments.config, arguments.overrides)
     output = arguments.output or default_run_dir(config)
-    names = ("ranks", "hostfile", "launcher", "resume")
+    names = ("ranks", "elastic", "hostfile", "launcher", "resume")
     before = read_result(output)
     result = train_run(config, output=output, **{name: getattr(arguments, name) for name in names})
     if not is_other_rank():
         print(summary(result, output), flush=True)
         if before == result:
             print("it was finished already, and nothing was trained: --resume never begins it anew", flush=True)
-    return result.exit_code
+    return 0 if is_elastic(os.environ) else result.exit_code  # to Horovod, any other code is a rank that was lost
 
 
 def let_rank_0_speak_first() -> None:

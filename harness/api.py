@@ -20,14 +20,16 @@ def train(
     *,
     output: Path | str | None = None,
     ranks: int | None = None,
+    elastic: str | None = None,
     hostfile: Path | str | None = None,
     launcher: str | None = None,
     resume: str = "auto",
 ) -> Result:
     """Trains a preset, a TOML file or a config; returns what stands in `result.json`.
 
-    With `ranks` this process starts so many and watches them; without, it is a rank of the launcher that started it, or
-    alone. `output`: the run's directory, `runs/NAME-seedS` by default; a finished run found there is returned as it is.
+    With `ranks` this process starts so many and watches them; with `elastic`, `"MIN:MAX"`, so many as there are, which
+    may come and go. Without either it is a rank of the launcher that started it, or alone. `output`: the run's
+    directory, `runs/NAME-seedS` by default; a finished run found there is returned as it is.
     Raises BadInput, with nothing started, for whatever the command refuses.
     """
     if not isinstance(config, RunConfig):
@@ -35,6 +37,11 @@ def train(
     elif tuple(overrides):
         raise BadInput("overrides are for presets and files; change a RunConfig by its model_copy")
     run_dir = Path(output) if output is not None else default_run_dir(config)
+    least: int | None = None
+    if elastic is not None:
+        if ranks is not None or launcher is not None:
+            raise BadInput("--elastic MIN:MAX stands in place of --ranks, and has a launcher of its own")
+        least, ranks = elastic_range(elastic)
     if ranks is None:
         for name, value in (("hostfile", hostfile), ("launcher", launcher)):
             if value is not None:
@@ -44,4 +51,13 @@ def train(
     done = finished(run_dir, config, resume)
     if done is not None:
         return done
-    return train_on_ranks(config, run_dir, ranks, launcher or default_launcher(os.environ), hostfile, resume)
+    launcher = launcher or default_launcher(os.environ)
+    return train_on_ranks(config, run_dir, ranks, launcher, hostfile, resume, least)
+
+
+def elastic_range(text: str) -> tuple[int, int]:
+    """`1:4` as (1, 4)."""
+    least, colon, most = text.partition(":")
+    if not (colon and least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise BadInput(f"--elastic must be MIN:MAX, two numbers of ranks such as 1:4, got {text!r}")
+    return int(least), int(most)

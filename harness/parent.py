@@ -17,6 +17,7 @@ from harness.distributed.world import host_name
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import (
+    ElasticHorovodrun,
     Host,
     Job,
     Launcher,
@@ -27,7 +28,7 @@ from harness.launching import (
     inside_launcher,
     take_slots,
 )
-from harness.lifecycle.heartbeat import Hang, Watch, forget_beats
+from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats
 from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
@@ -46,9 +47,11 @@ def train_on_ranks(
     launcher: str,
     hostfile: Path | str | None = None,
     resume: str = "auto",
+    least: int | None = None,
 ) -> Result:
     """Trains on `ranks` ranks that this process starts; returns what `result.json` then says.
 
+    With `least` the ranks are elastic: so many to `ranks`, whatever `launcher` says.
     Raises BadInput before anything is started: inside another launcher, without the slots, or where the launcher is not
     installed.
     """
@@ -57,11 +60,11 @@ def train_on_ranks(
         raise BadInput(
             f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
         )
-    starter = get_launcher(launcher)
+    starter = get_launcher(launcher) if least is None else ElasticHorovodrun(least)
     hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check()
-    if config.sync.path == "mpi" and launcher == "horovodrun-gloo":
-        raise BadInput("sync.path = 'mpi' needs ranks started by mpirun or horovodrun; --launcher is horovodrun-gloo")
+    if config.sync.path == "mpi" and starter.name in ("horovodrun-gloo", "horovodrun-elastic"):
+        raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
     fresh = not run_dir.exists()
     settings = run_dir / "requested.toml"
     write_text(settings, config.to_toml())
@@ -116,7 +119,7 @@ def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> 
     A rank that hangs, and a second Ctrl-C, end it. Nothing that carries the run's id is left afterwards, on any host.
     """
     deadline, reached, next_request = 0.0, 0, 0.0
-    vigil = Watch(run_dir, config.run.hang_seconds, lambda beat: running.state_of(beat.rank, beat.host, beat.pid))
+    vigil = Watch(run_dir, config.run.hang_seconds, state_in(running))
     hang: Hang | None = None
     try:
         with StopRequests() as requests, RunDisplay(config, run_dir) as display:
@@ -149,13 +152,29 @@ def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> 
     return outcome, requests.received
 
 
+def state_in(running: RunningJob) -> Callable[[Beat], str]:
+    """What a watch asks for a rank's process by. Where ranks are elastic, those that are gone are done without, and one
+    that is stopped is made to go."""
+
+    def state_of(beat: Beat) -> str:
+        state = running.state_of(beat.rank, beat.host, beat.pid)
+        if running.save()["launcher"] == "horovodrun-elastic":
+            if state == "stopped" and beat.host == host_name():
+                os.kill(beat.pid, signal.SIGKILL)
+                return "running"
+            return "running" if state == "gone" else state
+        return state
+
+    return state_of
+
+
 class RunDisplay:
     """Shows what rank 0 writes into `progress.json`. A terminal that is gone ends the display, not the run."""
 
     def __init__(self, config: RunConfig, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.progress = open_display(config.run.name, every=config.logging.every_seconds)
-        self.said = 0
+        self.said: list[str] = []
         self.last: Status | None = None
 
     def __enter__(self) -> RunDisplay:
@@ -167,9 +186,11 @@ class RunDisplay:
 
     def draw(self) -> None:
         status, lines = read_progress(self.run_dir)
-        for line in lines[self.said :]:
+        if lines[: len(self.said)] != self.said:  # ranks that began again
+            self.said = []
+        for line in lines[len(self.said) :]:
             self.say(line)
-        self.said = len(lines)
+        self.said = lines
         if status is not None and status != self.last:
             latest = self.last = status
             self.guarded(lambda: self.progress.update(latest))

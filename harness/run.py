@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
 from harness.lifecycle import checkpoint
-from harness.lifecycle.heartbeat import Heartbeat
+from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
+from harness.lifecycle.heartbeat import Heartbeat, forget_beats
 from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
@@ -37,6 +39,7 @@ from harness.lifecycle.run_directory import (
     prepare,
     read_result,
     record_failure,
+    take_failures,
     versions,
 )
 from harness.lifecycle.signals import StopRequests
@@ -47,7 +50,7 @@ from harness.training.trainer import check_equal
 SMALL_NETWORK = 500_000
 """Parameters below which more than one thread a rank costs more than it brings."""
 
-GO_ON, STOP_REQUEST, TIME_IS_UP, STOP_VERDICT, PRUNED, SUPERSEDED = range(6)
+GO_ON, RANKS_CHANGE, STOP_REQUEST, TIME_IS_UP, STOP_VERDICT, PRUNED, SUPERSEDED = range(7)
 """Why a run ends before its budget, in the order in which one reason outranks another."""
 
 
@@ -84,6 +87,8 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     Raises BadInput before anything is written where the run cannot be started.
     """
     run_dir = Path(run_dir) if run_dir is not None else default_run_dir(config)
+    if is_elastic(os.environ):
+        return train_elastic(config, run_dir, resume)
     world = World()
     check(config, world.place.size)
     known = finished(run_dir, config, resume) if world.place.rank == 0 else None
@@ -92,24 +97,69 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     if known is not None:
         world.stop()
         return known
-    lock = DirectoryLock(run_dir)
-    run: Run | None = None
     with StopRequests() as requests:
-        try:
-            if world.place.rank == 0:
-                lock.take()
-            with Heartbeat(run_dir, world.place.rank, world.place.host) as heartbeat:
-                run = Run(config, run_dir, world, collectives, requests)
-                heartbeat.watch(run.phases)
-                result = run.go(resume)
-                collectives.barrier()  # nobody leaves before rank 0 has written all
-        except BaseException as error:
-            leave_alone(world, run_dir, run, error)
-            raise  # a rank that is alone tells it itself
-        finally:
-            lock.release()
+        result = attempt(config, run_dir, resume, world, requests)
     world.stop()
     return result
+
+
+def attempt(
+    config: RunConfig,
+    run_dir: Path,
+    resume: str,
+    world: World,
+    requests: StopRequests,
+    membership: Membership | None = None,
+) -> Result:
+    """The run on the ranks that there are. A rank that cannot go on ends here, and leaves the others its reason."""
+    lock = DirectoryLock(run_dir)
+    run: Run | None = None
+    try:
+        if world.place.rank == 0:
+            lock.take()
+        with Heartbeat(run_dir, world.place.rank, world.place.host) as heartbeat:
+            run = Run(config, run_dir, world, world.collectives, requests, membership)
+            heartbeat.watch(run.phases)
+            result = run.go(resume)
+            world.collectives.barrier()  # nobody leaves before rank 0 has written all
+            return result
+    except BaseException as error:
+        if membership is None or not is_about_ranks(error):
+            leave_alone(world, run_dir, run, error)
+        raise  # a rank that is alone tells it itself
+    finally:
+        lock.release()
+
+
+def is_about_ranks(error: BaseException) -> bool:
+    """Whether it only says that another rank is gone, or that their number changes."""
+    return isinstance(error, RanksChange) or type(error).__name__ == "HorovodInternalError"
+
+
+def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
+    """As `train`, on ranks whose number changes: after each change on from the last checkpoint."""
+    tried = False
+
+    def try_on(world: World, membership: Membership) -> Result:
+        nonlocal tried
+        known: Result | None = None
+        if world.place.rank == 0:  # it was there before, if any was
+            failures = take_failures(run_dir) if tried else []
+            forget_beats(run_dir)
+            if failures:  # that would come again
+                known = failure(failures[0], config, world.place.size)
+                known.write(run_dir)
+            else:
+                known = finished(run_dir, config, resume)
+        known, again = world.collectives.broadcast_object((known, tried))
+        if known is not None:
+            return known
+        tried = True
+        return attempt(config, run_dir, "auto" if again else resume, world, requests, membership)
+
+    with StopRequests() as requests:
+        check(config, 1)
+        return keep_going(try_on)
 
 
 def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseException) -> None:
@@ -128,6 +178,21 @@ def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseExcepti
     if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
         record_failure(run_dir, place.rank, place.host, reason, lines)
     world.abort(1)
+
+
+def failure(record: dict[str, Any], config: RunConfig, ranks: int) -> Result:
+    """The result that follows from what a rank recorded before it ended."""
+    rank, host, lines = record["rank"], record["host"], record["lines"]
+    return Result(
+        status="failed",
+        reason=f"rank {rank} on {host} failed: {record['reason']}",
+        ranks=ranks,
+        seed=config.seed,
+        failed_rank=rank,
+        failed_host=host,
+        last_lines=lines,
+        versions=versions(),
+    )
 
 
 class StopHere(Exception):
@@ -156,10 +221,16 @@ class Counters:
 
 class Run:
     def __init__(
-        self, config: RunConfig, run_dir: Path, world: World, collectives: Collectives, requests: StopRequests
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        world: World,
+        collectives: Collectives,
+        requests: StopRequests,
+        membership: Membership | None = None,
     ) -> None:
         self.config, self.run_dir, self.world, self.collectives = config, run_dir, world, collectives
-        self.requests = requests
+        self.requests, self.membership = requests, membership
         self.rank = world.place.rank
         self.reporter = Reporter.from_environment(collectives)
         self.counters = Counters()
@@ -247,7 +318,10 @@ class Run:
         """What follows every iteration: its metrics are written, progress is shown, and the ranks agree whether to go
         on."""
         counters = self.counters
-        self.metrics.log(counters.iteration, {**metrics, "seconds": counters.seconds}, counters.env_steps)
+        metrics = {**metrics, "seconds": counters.seconds}
+        if self.membership is not None:
+            metrics["ranks"] = self.collectives.size
+        self.metrics.log(counters.iteration, metrics, counters.env_steps)
         if counters.iteration % self.config.sync.check_every == 0:
             check_equal(self.collectives, self._parameters())
         self._show()
@@ -355,6 +429,8 @@ class Run:
     def _agreed_reason(self) -> int:
         """Why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the verdict."""
         mine = STOP_REQUEST if self.requests.received else GO_ON
+        if self.membership is not None and self.membership.changed:
+            mine = max(mine, RANKS_CHANGE)
         limit = self.config.run.max_minutes
         if self.rank == 0 and limit is not None and time.monotonic() - self.began > 60 * limit:
             mine = max(mine, TIME_IS_UP)
@@ -387,6 +463,9 @@ class Run:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _conclude(self, reason: int) -> Result:
+        if reason == RANKS_CHANGE:
+            self._save()
+            raise RanksChange
         if reason == PRUNED:
             return self.result("pruned", "pruned by the study", self.reporter.last_value)
         if reason == SUPERSEDED:

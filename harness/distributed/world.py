@@ -177,7 +177,7 @@ class World:
                 f"the launcher started {self.place.size} ranks, but this one finds itself {found}: its {path} does not "
                 "belong to that launcher; see `python -m harness doctor`"
             )
-        self.cores = self._cores_beside_others()
+        self.cores = self.cores_beside_others()
         return self.collectives
 
     def _start_quicker(self) -> Collectives:
@@ -207,7 +207,7 @@ class World:
         mpi.close()
         return self._start_horovod()
 
-    def _cores_beside_others(self) -> int:
+    def cores_beside_others(self) -> int:
         """Cores for this rank alone: those it may use, shared with the ranks of this host that may use them too.
 
         Where the launcher has bound each rank to cores of its own, nobody shares.

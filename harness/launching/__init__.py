@@ -7,12 +7,13 @@ from collections.abc import Callable
 from harness.errors import BadInput
 from harness.launching.base import Job, Launcher, RunningJob
 from harness.launching.environment import inside_launcher
-from harness.launching.horovodrun import GLOO, MPI, Horovodrun
+from harness.launching.horovodrun import GLOO, MPI, ElasticHorovodrun, Horovodrun
 from harness.launching.hostfile import Host, available_hosts, local_hosts, read_hosts, slurm_hosts, take_slots
 from harness.launching.mpirun import Mpirun
 from harness.launching.outcome import Outcome
 
 __all__ = [
+    "ElasticHorovodrun",
     "Host",
     "Job",
     "Launcher",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import BadInput
+from harness.files import write_text
 from harness.launching import reach
 from harness.launching.base import Job, Launcher, hosts_argument
+from harness.launching.hostfile import Host
 from harness.launching.mpirun import find_program
 
 # Horovod's classes of the two controllers, as the names of their types stand in its library
@@ -62,3 +64,40 @@ class Horovodrun(Launcher):
             prefix = Path(find_program("mpirun", self.name)).parent.parent
             command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
         return [*command, "--mpi", *job.command]
+
+
+class ElasticHorovodrun(Horovodrun):
+    """`horovodrun --min-np … --max-np …` on Gloo: ranks that are lost are done without, and taken in when they return.
+
+    The hosts are looked up once a second in `hosts.elastic` beside the job's output; whoever writes it anew changes
+    them. A lost rank's host is left out for a second or two, more when that happens again.
+    """
+
+    def __init__(self, least: int) -> None:
+        super().__init__("horovodrun-elastic", GLOO)
+        self.least = least
+
+    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
+        hosts = job.output.parent.resolve() / "hosts.elastic"
+        write_hosts(hosts, job.hosts)
+        lookup = hosts.with_name("hosts.elastic.sh")
+        lookup.write_text(f"#!/bin/sh\nexec cat {shlex.quote(str(hosts))}\n")
+        lookup.chmod(0o755)
+        numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(job.ranks)]
+        command = [find_program("horovodrun", self.name), *numbers, "--disable-cache"]
+        command += ["--host-discovery-script", str(lookup), "--blacklist-cooldown-range", "1", "2"]
+        if not reach.others([host.name for host in job.hosts]):
+            command += ["--network-interfaces", "lo"]
+        return [*command, "--gloo", *job.command]
+
+
+def write_hosts(path: Path, hosts: Sequence[Host]) -> None:
+    """One slot or more of each host, a line each; slots of this machine alone are shared out between two names of it.
+
+    Horovod leaves out the whole host that lost a rank, and would then have none.
+    """
+    if not reach.others([host.name for host in hosts]):
+        slots = sum(host.slots for host in hosts)
+        shares = (Host("localhost", slots - slots // 2), Host("127.0.0.1", slots // 2))
+        hosts = [host for host in shares if host.slots]
+    write_text(path, "".join(f"{host.name}:{host.slots}\n" for host in hosts))

@@ -1,0 +1,69 @@
+"""Elastic ranks: what is lost is done without, what returns is taken in, and the run's counters stay right."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from harness.files import read_json
+from harness.lifecycle.heartbeat import read_beats
+from tests.command import harness
+from tests.conftest import wait_for
+from tests.multirank.test_failures import RUN, left_of
+from tests.multirank.test_stop import start, steps_done
+
+FAST = ["run.name=elastic", "compile.mode=off", "evaluation.episodes=10"]
+
+
+def lines_of(folder: Path) -> list[dict]:
+    path = folder / "run" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def learned(folder: Path) -> bool:
+    """Whether an evaluation reached CartPole's threshold after the killed rank's place was filled again."""
+    ranks = [key for key, _ in groupby(line["ranks"] for line in lines_of(folder))]
+    last = [line for line in lines_of(folder)[-200:] if line["ranks"] == 2]
+    return ranks[-3:] == [2, 1, 2] and any(line.get("eval_return_mean", 0) >= 475 for line in last)
+
+
+def test_training_goes_on_with_one_rank_returns_to_two_and_learns(tmp_path: Path) -> None:
+    running = start(tmp_path, *FAST, "--elastic", "1:2")
+    wait_for(lambda: steps_done(tmp_path) > 20, 60, "update")
+    os.kill(read_beats(tmp_path / "run")[1].pid, signal.SIGKILL)
+    wait_for(lambda: learned(tmp_path), 120, "evaluation at the threshold", lambda: str(lines_of(tmp_path)[-3:]))
+    os.kill(running.pid, signal.SIGTERM)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 75, out
+    result, lines = read_json(tmp_path / "run" / "result.json"), lines_of(tmp_path)
+    assert [line["update"] for line in lines] == list(range(1, len(lines) + 1)), "each update appears once"
+    assert [line["env_steps"] for line in lines] == [256 * line["update"] for line in lines]
+    assert result["env_steps"] == lines[-1]["env_steps"] and result["ranks"] == 2
+    assert not left_of("elastic-")
+
+
+def test_an_error_that_would_come_again_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text(RUN.format(how="raise", rank=1))
+    ran = harness("train", "broken.toml", "--elastic", "1:2", "--output", "run", cwd=tmp_path)
+    assert ran.code == 1 and "rank 1" in ran.out and "the environment broke on purpose" in ran.out, ran.out + ran.err
+    assert not left_of("broken-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--elastic", "2"], "--elastic must be MIN:MAX"),
+        (["--elastic", "3:2"], "--elastic must be MIN:MAX"),
+        (["--elastic", "1:2", "--ranks", "2"], "in place of --ranks"),
+        (["--elastic", "1:9"], "env.count must be at least the number of ranks, 9"),
+    ],
+)
+def test_what_cannot_be_elastic_is_refused_in_a_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+    ran = harness("train", "ppo-cartpole", *arguments, cwd=tmp_path)
+    assert ran.code == 2 and told in ran.err and len(ran.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
