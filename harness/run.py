@@ -117,7 +117,8 @@ def attempt(
     try:
         if world.place.rank == 0:
             lock.take()
-        with Heartbeat(run_dir, world.place.rank, world.place.host) as heartbeat:
+        place = world.place
+        with Heartbeat(run_dir, place.rank, place.host, requests.look_for_launcher) as heartbeat:
             run = Run(config, run_dir, world, world.collectives, requests, membership)
             heartbeat.watch(run.phases)
             result = run.go(resume)

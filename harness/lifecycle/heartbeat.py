@@ -56,12 +56,13 @@ class Counts(Protocol):
 class Heartbeat:
     """While it is open, this process writes `heartbeats/rank-N.json` once a second; a good end takes the file away.
 
-    Progress is what the thread that made it counts, in the `starts` of what it gives to `watch`.
+    Progress is what the thread that made it counts, in the `starts` of what it gives to `watch`. `each_time` is called
+    as often; it must not raise.
     """
 
-    def __init__(self, run_dir: Path, rank: int, host: str) -> None:
+    def __init__(self, run_dir: Path, rank: int, host: str, each_time: Callable[[], None] = lambda: None) -> None:
         self.path = run_dir / "heartbeats" / f"rank-{rank}.json"
-        self.rank, self.host = rank, host
+        self.rank, self.host, self.each_time = rank, host, each_time
         self.counts: Counts | None = None
         self.watched = threading.get_ident()
         self.ended = threading.Event()
@@ -93,6 +94,7 @@ class Heartbeat:
                 write_over(self.path, json.dumps(asdict(beat)))
             except OSError:
                 pass  # a directory that cannot be written to: the watcher tries that itself, and then does not judge
+            self.each_time()
             if self.ended.wait(BEAT_SECONDS):
                 return
 

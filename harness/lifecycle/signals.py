@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
@@ -19,6 +21,8 @@ class StopRequests:
         self.received: str | None = None
         """The first signal's name."""
         self._before: dict[int, object] = {}
+        self._launcher = os.getppid()
+        self._shell = shell_around(self._launcher)
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -32,7 +36,30 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def look_for_launcher(self) -> None:
+        """Counts the end of the shell that `horovodrun --mpi` has become as a request: a signal to it ends it alone,
+        and nothing else would tell its mpirun and the ranks."""
+        if self._shell is not None and parent_of(self._launcher) != self._shell:
+            self.received = self.received or "the end of horovodrun"
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
+
+
+def shell_around(pid: int) -> int | None:
+    """The shell that was started for process `pid` alone, `sh -c "mpirun …"`, if any was."""
+    shell = parent_of(pid)
+    try:
+        words = Path(f"/proc/{shell}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return shell if words[1:2] == [b"-c"] and words[2].lstrip().startswith(b"mpirun ") else None
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
