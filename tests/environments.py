@@ -58,6 +58,21 @@ class Broken(Line):
         return observation, reward, terminated, truncated, info
 
 
+class BrokenPush(Broken):
+    """As Broken, with a number for an action."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return super().step(float(action[0]))
+
+
+class Unbounded(Line):
+    """As Line, with a number without bounds for an action."""
+
+    action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
 class Bytes(Line):
     """As Line, seen as a picture of bytes."""
 
@@ -186,3 +201,5 @@ gym.register("Constant-v0", Constant, max_episode_steps=4)
 gym.register("Busy-v0", Busy, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)
+gym.register("BrokenPush-v0", BrokenPush, max_episode_steps=50)
+gym.register("Unbounded-v0", Unbounded, max_episode_steps=50)

@@ -155,6 +155,8 @@ class Continuous(OffPolicy):
         self.noise = np.zeros((len(self.minibatches.rows), self.NOISES, self.actions), np.float32)
         self.data = {**self.minibatches.data, "noise": torch.from_numpy(self.noise).to(self.device)}
         """What a minibatch has of each of its samples."""
+        self.told: dict[str, list[float]] = {}
+        """The statistics of the iteration's updates, by name."""
         self.compiled, self.compile_reason = self.compile()
 
     @abstractmethod
@@ -193,8 +195,7 @@ class Continuous(OffPolicy):
         self.random_actions = uniform[:, share.slice]
         self.action_noise = self.draw_action_noise(draw, steps)
         self.update_noise: np.ndarray | None = None
-        self.told: dict[str, list[float]] = {}
-        """The statistics of the iteration's updates, by name."""
+        self.told.clear()
 
     def draw_action_noise(self, draw: np.random.Generator, steps: int) -> np.ndarray:
         """Float32 (steps, envs, a), standard normal, for this rank's environments."""

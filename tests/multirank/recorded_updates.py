@@ -24,6 +24,7 @@ config = load_run_config(preset, [f"sync.path={os.environ[SYNC_PATH]}", *overrid
 kind = algorithm_class(config.algorithm.name)
 iterate = kind.iterate
 parameters: list[torch.Tensor] = []
+targets: list[torch.Tensor] = []
 trained: list[OffPolicy] = []
 
 
@@ -31,6 +32,7 @@ def recorded(self: OffPolicy, iteration: int) -> Iteration:
     trained[:] = [self]
     done = iterate(self, iteration)
     parameters.append(torch.nn.utils.parameters_to_vector(self.module.parameters()).detach().clone())
+    targets.append(self.target_parameters.clone())  # type: ignore[attr-defined]
     return done
 
 
@@ -41,5 +43,6 @@ held = {
     name: torch.from_numpy(getattr(replay, name).reshape(replay.envs, -1).copy()) for name in ("actions", "rewards")
 }
 held["frames"] = torch.from_numpy(replay.frames.reshape(replay.envs, -1).copy())
-summary = {"status": result.status, "reason": result.reason, "gradient_steps": result.gradient_steps}
-give({"parameters": parameters, "replay": held, "compiled": trained[0].compiled is not None, **summary})
+summary: dict[str, object] = {"status": result.status, "reason": result.reason, "gradient_steps": result.gradient_steps}
+summary["compiled"] = trained[0].compiled is not None
+give({"parameters": parameters, "targets": targets, "replay": held, **summary})

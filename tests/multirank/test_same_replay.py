@@ -19,11 +19,18 @@ DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=1", "algorithm.batch
 SWITCHES = ["algorithm.double=true", "algorithm.dueling=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
 # with an epsilon of 1e-8 Adam makes whole steps of rounding where there is no gradient, which decide near ties
 SWITCHES += ["algorithm.quantiles=5", "optimizer.eps=1e-5"]
+TWINS = [*TINY, "run.steps=512", "env.count=4", "algorithm.learning_starts=200", "algorithm.train_freq=8"]
+TWINS += ["algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidden=[32, 32]", "optimizer.eps=1e-5"]
+GSDE = ["algorithm.gsde=true", "algorithm.sde_sample_freq=1", "algorithm.batch_size=30"]
 CASES = {
     "dqn": [*DQN, "compile.mode=off"],
     "dqn, minibatches that the environments do not divide": [*DQN, "algorithm.batch_size=30", "compile.mode=off"],
     "dqn with every switch": [*DQN, *SWITCHES, "compile.mode=off"],
     "dqn with every switch, compiled": [*DQN, *SWITCHES, "compile.mode=on"],
+    "sac": ["sac-pendulum", *TWINS, "compile.mode=off"],
+    "sac, compiled": ["sac-pendulum", *TWINS, "compile.mode=on"],
+    "sac with gsde, uneven minibatches": ["sac-pendulum", *TWINS, *GSDE, "compile.mode=off"],
+    "td3": ["td3-pendulum", *TWINS, "compile.mode=off"],
 }
 
 
@@ -45,10 +52,14 @@ def test_updates_on_two_and_three_ranks_are_those_of_one(case: str, tmp_path: Pa
         given = train(ranks, way, tmp_path / str(ranks), settings)
         for name, expected in alone["replay"].items():
             together = torch.cat([rank["replay"][name] for rank in given])
-            assert torch.equal(together, expected), f"{name} on {ranks} ranks"
+            same = torch.equal(together, expected)
+            if not case.startswith("dqn"):  # actions are numbers, which rounding reaches
+                same = bool((together.float() - expected.float()).norm() <= 1e-4 * expected.float().norm())
+            assert same, f"{name} on {ranks} ranks"
         for iteration, expected in enumerate(alone["parameters"]):
             for rank in given:
                 assert torch.equal(rank["parameters"][iteration], given[0]["parameters"][iteration])
+                assert torch.equal(rank["targets"][iteration], given[0]["targets"][iteration])
             difference = (given[0]["parameters"][iteration] - expected).norm()
             assert difference <= 1e-5 * expected.norm(), f"{ranks} ranks, iteration {iteration}"
 
