@@ -44,7 +44,7 @@ def read_json(path: Path) -> Any | None:
     """The file's value; None where there is no file or it is not JSON. Opens it anew: NFS caches what stat says."""
     try:
         return json.loads(Path(path).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no JSON, or no text
         return None
 
 
