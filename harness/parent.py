@@ -28,7 +28,7 @@ from harness.launching import (
     inside_launcher,
     take_slots,
 )
-from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats
+from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_end
 from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
@@ -66,6 +66,7 @@ def train_on_ranks(
     if config.sync.path == "mpi" and starter.name in ("horovodrun-gloo", "horovodrun-elastic"):
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
     fresh = not run_dir.exists()
+    tell_end(run_dir)
     settings = run_dir / "requested.toml"
     write_text(settings, config.to_toml())
     try:

@@ -30,7 +30,7 @@ from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
 from harness.lifecycle import checkpoint
 from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
-from harness.lifecycle.heartbeat import Heartbeat, forget_beats
+from harness.lifecycle.heartbeat import Heartbeat, forget_beats, tell_end
 from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
@@ -91,7 +91,10 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
         return train_elastic(config, run_dir, resume)
     world = World()
     check(config, world.place.size)
-    known = finished(run_dir, config, resume) if world.place.rank == 0 else None
+    known: Result | None = None
+    if world.place.rank == 0:
+        known = finished(run_dir, config, resume)
+        tell_end(run_dir)  # here, while the other ranks still wait for this one
     collectives = world.start(config.sync.path)
     known = collectives.broadcast_object(known)
     if known is not None:

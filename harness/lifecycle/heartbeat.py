@@ -12,13 +12,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from harness.files import read_json
+from harness.files import append_json_line, read_json
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0
@@ -208,10 +208,26 @@ class Watch:
         return Hang(first.rank, first.host, f"hangs: no progress for {self.hang_seconds:g} s, in {first.where}")
 
 
-def last_signs(beats: Mapping[int, Beat]) -> str:
-    """`rank 0 on a at 12:00:01 in step (env.py:5), …`, the one that fell silent first before the others."""
-    ordered = sorted(beats.values(), key=lambda beat: (beat.time, beat.rank))
-    return ", ".join(
+def end_without_result(run_dir: Path) -> str | None:
+    """How the attempt before this one ended, where nobody was left to write a result: what a rank recorded, or else
+    when each gave its last sign of life. None where there was none, or it did write one."""
+    if (run_dir / "result.json").exists():
+        return None
+    for path in sorted(run_dir.glob("failure.rank-*.json")):
+        record = read_json(path)
+        if isinstance(record, dict):
+            return f"rank {record['rank']} on {record['host']} failed: {record['reason']}"
+    beats = sorted(read_beats(run_dir).values(), key=lambda beat: (beat.time, beat.rank))
+    signs = [
         f"rank {beat.rank} on {beat.host} at {time.strftime('%H:%M:%S', time.localtime(beat.time))} in {beat.where}"
-        for beat in ordered
-    )
+        for beat in beats
+    ]
+    return f"its ranks were killed, or their hosts lost; last signs of life: {', '.join(signs)}" if signs else None
+
+
+def tell_end(run_dir: Path) -> None:
+    """Tells it, and keeps it in `attempts.jsonl`; before this attempt writes anything."""
+    ended = end_without_result(run_dir)
+    if ended is not None:
+        print(f"the attempt before ended without a result: {ended}", file=sys.stderr, flush=True)
+        append_json_line(run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")})

@@ -20,10 +20,11 @@ from tests.multirank.test_failures import left_of
 LONG = ["ppo-cartpole", "run.name=stopping", "run.steps=5000000", "evaluation.count=1000", "evaluation.episodes=2"]
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str, session: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "harness", "train", *LONG, *options, "--output", "run"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment(), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    how: dict = {"stdout": pipe, "stderr": subprocess.STDOUT, "text": True, "start_new_session": session}
+    return subprocess.Popen(command, cwd=folder, env=environment(), **how)
 
 
 def steps_done(folder: Path) -> int:

@@ -1,0 +1,142 @@
+"""The README's table of stop requests: what each launcher makes of each signal, to it alone and to its group.
+
+Whatever was sent: 15 s later no process with the run's id is left, and the newest checkpoint is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.files import read_json, write_json
+from harness.launching import launcher_names
+from harness.lifecycle.checkpoint import load_newest
+from tests.command import environment, harness
+from tests.conftest import need, wait_for
+from tests.multirank.test_failures import left_of
+from tests.multirank.test_stop import LONG, start, steps_done
+
+BIN = Path(sys.executable).parent
+BARE = {
+    "mpirun": ["mpirun", "--bind-to", "none", "-np", "2"],
+    "horovodrun": ["horovodrun", "--mpi", "-np", "2", "-H", "localhost:2"],
+    "horovodrun-gloo": ["horovodrun", "--gloo", "-np", "2", "-H", "localhost:2"],
+}
+TERM, INT, USR2, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL
+STOPPED, EITHER, ENDED = ("stopped",), ("stopped", None), (None,)
+"""`result.json`'s status: a checkpoint was written; it is written where it takes less than a second; it is not."""
+
+
+def status(folder: Path) -> str | None:
+    return (read_json(folder / "run" / "result.json") or {}).get("status")
+
+
+def end_of(folder: Path, run_id: str, struck: float) -> None:
+    """What is true after every request."""
+    while left_of(run_id) and time.monotonic() < struck + 15:
+        time.sleep(0.1)
+    assert not left_of(run_id), "15 s later something of the run is left"
+    found, damaged = load_newest(folder / "run" / "checkpoints")
+    assert found is not None and not damaged
+    if status(folder) == "stopped":
+        assert found.progress["env_steps"] == read_json(folder / "run" / "result.json")["env_steps"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "to_group", "statuses"),
+    [
+        ("mpirun", TERM, False, EITHER),
+        ("mpirun", INT, True, EITHER),
+        ("mpirun", USR2, False, STOPPED),
+        ("mpirun", KILL, False, ENDED),
+        ("horovodrun", TERM, False, STOPPED),
+        ("horovodrun", INT, True, EITHER),
+        ("horovodrun", USR2, False, STOPPED),
+        ("horovodrun", KILL, False, STOPPED),
+        ("horovodrun-gloo", TERM, False, EITHER),
+        ("horovodrun-gloo", INT, True, EITHER),
+        ("horovodrun-gloo", USR2, False, EITHER),
+        ("horovodrun-gloo", KILL, False, ENDED),
+    ],
+)
+def test_a_bare_launcher(
+    launcher: str, number: signal.Signals, to_group: bool, statuses: tuple[str | None, ...], tmp_path: Path
+) -> None:
+    need((BIN / "mpirun").exists(), "Open MPI is the system's: make install MPI=pypi")
+    run_id = f"bare-{launcher}-{number.name}-{os.getpid()}"
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OPAL_PREFIX": sys.prefix}
+    env = environment({**as_root, "HARNESS_RUN_ID": run_id, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"})
+    train = [sys.executable, "-m", "harness", "train", *LONG, "compile.mode=off", "--output", "run"]
+    with (tmp_path / "log").open("w") as log:
+        command = [*BARE[launcher], *train]
+        running = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: steps_done(tmp_path) > 40, 90, "update", (tmp_path / "log").read_text)
+        struck = time.monotonic()
+        (os.killpg if to_group else os.kill)(running.pid, number)
+        running.wait(30)
+        end_of(tmp_path, run_id, struck)
+        assert status(tmp_path) in statuses, (tmp_path / "log").read_text()[-2000:]
+    finally:
+        for pid in left_of(run_id):
+            os.kill(int(pid), KILL)
+
+
+def test_the_next_start_tells_how_ranks_ended_that_could_not(tmp_path: Path) -> None:
+    (tmp_path / "run" / "heartbeats").mkdir(parents=True)
+    beat = {"rank": 1, "host": "far", "pid": 1, "number": 9, "progress": 3, "waits": False, "where": "step (a.py:7)"}
+    write_json(tmp_path / "run" / "heartbeats" / "rank-1.json", {**beat, "time": time.time()})
+    short = ["run.steps=2048", "evaluation.episodes=1", "evaluation.final_episodes=1"]
+    ran = harness("train", "ppo-cartpole", *short, "--output", "run", cwd=tmp_path)
+    assert ran.code == 0 and "ended without a result" in ran.err and "rank 1 on far at " in ran.err, ran.err
+    assert "in step (a.py:7)" in (tmp_path / "run" / "attempts.jsonl").read_text()
+    again = harness("train", "ppo-cartpole", *short, "--output", "run", cwd=tmp_path)
+    assert again.code == 0 and "without a result" not in again.err
+
+
+@pytest.mark.parametrize("launcher", launcher_names())
+def test_the_parent_passes_on_what_its_whole_group_is_sent_within_5_s(launcher: str, tmp_path: Path) -> None:
+    running = start(tmp_path, "run.name=asked", "--ranks", "2", "--launcher", launcher, session=True)
+    wait_for(lambda: steps_done(tmp_path) > 20, 60, "update")
+    struck = time.monotonic()
+    os.killpg(running.pid, TERM)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 75 and status(tmp_path) == "stopped", out
+    end_of(tmp_path, "asked-", struck)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "hang.toml").write_text(HANGS)
+    command = [sys.executable, "-m", "harness", "train", "hang.toml", "--ranks", "2", "--output", "run"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "run" / "config.toml").exists(), 60, "start")
+    time.sleep(1.0)
+    os.kill(running.pid, INT)
+    time.sleep(1.0)
+    assert running.poll() is None, "a rank that hangs cannot stop at a boundary"
+    struck = time.monotonic()
+    os.kill(running.pid, INT)
+    out, _ = running.communicate(timeout=60)
+    assert time.monotonic() - struck < 5 and running.returncode == 1
+    assert "ended after SIGINT" in out and not left_of("impatient-")
+
+
+HANGS = """
+[run]
+name = "impatient"
+steps = 100_000
+[env]
+id = "tests.environments:Broken-v0"
+count = 4
+kwargs = { how = "hang" }
+[algorithm]
+name = "ppo"
+rollout_steps = 32
+minibatch_size = 32
+"""
