@@ -43,9 +43,9 @@ class Way:
 
 
 WAYS = (
-    Way("mpi", "MPI (mpi4py, in place), as runs reduce", NO_GPUS),
-    Way("mpi-bare", "MPI: mpi4py's bare Allreduce in place", NO_GPUS),
-    Way("mpi-ring", "MPI, as runs reduce, forced to the ring", {**NO_GPUS, **RING}),
+    Way("mpi", "MPI, as runs reduce", NO_GPUS),
+    Way("mpi-bare", "MPI: mpi4py's Allreduce in place", NO_GPUS),
+    Way("mpi-ring", "MPI: the same, forced to the ring", {**NO_GPUS, **RING}),
     Way("horovod", "Horovod on MPI, as runs set it up"),
     # of what a launch changes for Horovod the idle yield is left: without it ranks that wait starve its threads
     Way("horovod-defaults", "Horovod on MPI, its own defaults", {"HOROVOD_CYCLE_TIME": "1"}),

@@ -14,6 +14,7 @@ import torch
 from harness.bench.openmpi import allreduce_algorithm
 from harness.bench.torch_distributed import TorchCollectives
 from harness.distributed.collectives import MOST_AT_ONCE, Collectives, MpiCollectives
+from harness.distributed.shared_memory import LARGEST
 from harness.distributed.world import World
 from harness.errors import BadInput
 
@@ -45,7 +46,7 @@ def measure(world: World, path: str, hosts: list[str], sizes: list[int], seconds
         "device": device,
         "mpi": mpi,
         "cycle_milliseconds": os.environ.get("HOROVOD_CYCLE_TIME") if path.startswith("horovod") else None,
-        "algorithms": {str(size): algorithm(path, mpi, ranks, size) for size in sizes},
+        "algorithms": {str(size): algorithm(collectives, path, mpi, ranks, size) for size in sizes},
     }
     if isinstance(collectives, TorchCollectives):
         collectives.stop()
@@ -68,16 +69,18 @@ def device_of(world: World, path: str) -> torch.device:
 
 def make_call(path: str, collectives: Collectives, tensor: torch.Tensor) -> Callable[[], object]:
     """One all-reduce of `tensor` in place."""
-    if path == "mpi-bare":
+    if path in ("mpi-bare", "mpi-ring"):
         assert isinstance(collectives, MpiCollectives)
         communicator, in_place, buffer = collectives.communicator, collectives.mpi.IN_PLACE, tensor.numpy()
         return lambda: communicator.Allreduce(in_place, buffer)
     return lambda: collectives.all_reduce_(tensor, "sum", "gradients")
 
 
-def algorithm(path: str, mpi: str | None, ranks: int, size: int) -> str | None:
-    """What MPI reduces `size` bytes by; runs hand it large buffers in pieces."""
-    piece = 4 * MOST_AT_ONCE if path in ("mpi", "mpi-ring") else size
+def algorithm(collectives: Collectives, path: str, mpi: str | None, ranks: int, size: int) -> str | None:
+    """What MPI reduces `size` bytes by. Runs hand it large buffers in pieces, and small ones of one host not at all."""
+    if path == "mpi" and isinstance(collectives, MpiCollectives) and collectives.shared is not None and size <= LARGEST:
+        return "shared memory"
+    piece = 4 * MOST_AT_ONCE if path == "mpi" else size
     name = allreduce_algorithm(mpi, os.environ, ranks, min(size, piece))
     return f"{name}, {piece >> 20} MB at a time" if name is not None and size > piece else name
 

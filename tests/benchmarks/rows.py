@@ -170,7 +170,9 @@ def two_ranks() -> Row:
     )
 
 
-def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tuple[str, ...], rounds: int) -> Row:
+def time_to_return(
+    key: str, title: str, preset: str, wanted: str, settings: tuple[str, ...], rounds: int, bound: float | None = None
+) -> Row:
     one, two = "ours, 1 rank", "ours, 2 ranks"
     arguments = (preset, *settings, "evaluation.episodes=20", "--until", wanted)
     throughput = (preset, *settings, "--seconds", "0.1")
@@ -183,7 +185,7 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
             Contestant(one, "tests.benchmarks.ours", arguments),
             Contestant(two, "tests.benchmarks.ours", arguments, MPI),
         ),
-        (Claim(two, one, at_most=1.0),),
+        (Claim(two, one, at_most=bound),),
         rounds,
         rehearsal=(
             Contestant(one, "tests.benchmarks.ours", throughput),
@@ -192,6 +194,23 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
         note="The mean of an evaluation of 20 episodes; the evaluations before it and loading compiled code are in the "
         "time, starting processes is not. Each round has a seed of its own, the same for both; their steps differ all "
         "the same, since sums in another order make another run of the same experiment.",
+    )
+
+
+def from_replay(key: str, title: str, preset: str, *settings: str) -> Row:
+    ours, sb3 = "ours", "Stable-Baselines3"
+    arguments = (preset, "algorithm.learning_starts=0", *settings)
+    return Row(
+        key,
+        f"{title}, 1 rank, the settings of {preset}",
+        "env_steps_per_second",
+        SPEED,
+        (
+            Contestant(ours, "tests.benchmarks.ours", arguments),
+            Contestant(sb3, "tests.benchmarks.sb3_replay", arguments),
+        ),
+        (Claim(ours, sb3, at_least=3),),
+        note="Acting, storing and learning from the first minibatch on; both are given the preset's settings.",
     )
 
 
@@ -205,9 +224,13 @@ def rows() -> dict[str, Row | Joined]:
         one_rank_of_many_environments(),
         two_ranks(),
         time_to_return("4a", "PPO on Acrobot-v1 (ppo-acrobot)", "ppo-acrobot", "-82", acrobot, rounds=7),
-        time_to_return("4b", "PPO on CartPole-v1 (ppo-cartpole), MLP 512x512", "ppo-cartpole", "475", large, rounds=3),
+        time_to_return(
+            "4b", "PPO on CartPole-v1 (ppo-cartpole), MLP 512x512", "ppo-cartpole", "475", large, 7, bound=1.0
+        ),
         large_reduce(),
         Joined("6", "tests.benchmarks.slow_cable"),
         Joined("7", "tests.benchmarks.environments"),
+        from_replay("8a", "DQN on CartPole-v1", "dqn-cartpole", "algorithm.exploration_initial_eps=0.04"),
+        from_replay("8b", "SAC on Pendulum-v1", "sac-pendulum"),
     ]
     return {row.key: row for row in every}

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from harness.algorithms.ppo import PPO as OurPPO
+from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
@@ -92,6 +93,32 @@ def test_stable_baselines3_does_the_same_work_too() -> None:
     assert model.num_timesteps == TINY.steps * TINY.envs
     assert updates(model.policy.optimizer) == 16
     assert size(model.policy) == size(plain().agent)
+
+
+@pytest.mark.parametrize("key", ["8a", "8b"])
+def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp_path: Path) -> None:
+    need(find_spec("stable_baselines3"), "the extra 'bench': make bench installs it")
+    from tests.benchmarks import sb3_replay
+
+    row = rows()[key]
+    assert isinstance(row, Row)
+    ours_is, peer_is = row.contestants
+    assert ours_is.arguments == peer_is.arguments
+    small = ["run.steps=1024", "compile.mode=off", "algorithm.gradient_steps=2", "algorithm.batch_size=16"]
+    config = load_run_config(peer_is.arguments[0], [*peer_is.arguments[1:], *small])
+    run = Run(config, tmp_path, World({}), Alone(), StopRequests())
+    steps = config.algorithm.train_freq  # type: ignore[attr-defined]
+    model = sb3_replay.build(config)
+    model.learn(5 * steps)
+    while run.counters.env_steps < 5 * steps:
+        run.iterate()
+
+    assert model.num_timesteps == 5 * steps and model._n_updates == 10
+    rounds = run.counters.env_steps // steps
+    assert rounds - 8 <= run.counters.gradient_steps / 2 <= rounds, "from the first minibatch on"
+    targets = size(run.algorithm.target if key == "8a" else run.algorithm.targets)  # type: ignore[attr-defined]
+    temperature = 1 if key == "8b" else 0
+    assert size(model.policy) == size(run.algorithm.module) - temperature + targets
 
 
 def test_two_ranks_hold_the_batch_of_each() -> None:

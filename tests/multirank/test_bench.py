@@ -63,6 +63,7 @@ def test_an_all_reduce_by_every_way_there_is(tmp_path):
         carried = 2 * (2 - 1) * size / 2  # each of two ranks sends half of the bytes twice
         assert row["bus_bandwidth"] * 1e9 * times["median"] / 1e6 == pytest.approx(carried)
     assert rows["mpi-ring", 4096]["algorithm"] == "ring, forced"
+    assert rows["mpi", 4096]["algorithm"] == "shared memory"
     assert rows["mpi", 4096]["library"].startswith("Open MPI") and rows["torch-gloo", 4096]["library"] is None
     assert (
         "cycle 0.1 ms" in rows["horovod", 4096]["algorithm"]
