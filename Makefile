@@ -1,6 +1,7 @@
 # Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`, and
 # so do `make bench`, which compares this project with its peers (ROWS=2,3: some rows alone), and `make learn`, which
-# trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again).
+# trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again), and
+# `make chaos`, which strikes runs with faults (FAULTS=100 SEED=0).
 PYTHON ?= python3
 TORCH ?= 2.13.0
 # MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
@@ -15,8 +16,10 @@ PEERS := $(VENV)/.peers
 ROWS ?=
 SEEDS ?= 5
 JOBS ?=
+FAULTS ?= 100
+SEED ?= 0
 
-.PHONY: install run test bench learn lint clean
+.PHONY: install run test bench learn chaos lint clean
 
 install: $(STAMP)
 
@@ -55,6 +58,9 @@ bench: install $(PEERS)
 
 learn: install
 	$(BIN)/python -m tests.learning --rows "$(ROWS)" --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS))
+
+chaos: install
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
 
 lint: install
 	$(BIN)/python -m flake8 harness search tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -146,6 +147,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     return examine()
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full, or has become read-only, is told in a line."""
 COMMANDS = {"train": train, "evaluate": evaluate, "bench": bench, "presets": presets, "doctor": doctor}
 
 
@@ -162,6 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             let_rank_0_speak_first()
         print(f"harness: {error}", file=sys.stderr, flush=True)
         return 2
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"harness: {error}", file=sys.stderr, flush=True)
+        return 1
 
 
 if __name__ == "__main__":

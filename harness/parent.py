@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def train_on_ranks(
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
     finally:
-        settings.unlink(missing_ok=True)
+        with suppress(OSError):  # it may lie in a directory that has become read-only
+            settings.unlink(missing_ok=True)
 
 
 def start_and_watch(
@@ -238,7 +240,10 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
         last_lines=lines,
         versions=versions(),
     )
-    result.write(run_dir)
+    try:
+        result.write(run_dir)
+    except OSError as error:  # a full disk, say: whoever started this is told all the same
+        print(f"result.json could not be written: {error}", file=sys.stderr, flush=True)
     return result
 
 

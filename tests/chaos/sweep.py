@@ -1,0 +1,192 @@
+"""Runs under faults, drawn from a seed: each run takes several, one an attempt, and goes on until it is done."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from harness.lifecycle import checkpoint
+from tests.chaos.faults import FAULTS, Fault, mount
+from tests.chaos.scene import PATHS, UPDATES, Scene
+
+FAULTS_A_RUN = 4
+SMALL = "48m"
+"""Of the file system that a run writes to, where mounting is allowed."""
+GONE_WITHIN = 15.0
+"""Seconds after which no process of a run is left that has ended, in whatever way."""
+
+
+@dataclass
+class Struck:
+    """A fault, and what came of it."""
+
+    fault: str
+    seed: int
+    run: int
+    launcher: str
+    what: str
+    """What it did: `SIGKILL to rank 1`."""
+    updates: int
+    """That the run had made when it struck."""
+    ended: str
+    """How that attempt ended."""
+    seconds: float = 0.0
+    """That the attempt took."""
+    troubles: list[str] = field(default_factory=list)
+    """What must not have happened."""
+    corrupt: bool = False
+    """Whether the attempt that followed loaded a checkpoint that is damaged."""
+    lost: bool = False
+    """Whether the run never came to its end."""
+    equal: bool = False
+    """Whether the run ended with the undisturbed one's final evaluation, and each update in its metrics once."""
+
+
+def undisturbed(folder: Path, launcher: str = "mpirun") -> dict:
+    """The result of the run that no fault strikes."""
+    scene = Scene(folder, "calm", launcher)
+    scene.start()
+    assert scene.wait() == 0, scene.said()
+    return scene.result()
+
+
+def drawn(seed: int, possible: list[Fault]) -> Iterator[Fault]:
+    """Faults without end: each kind as often as its weight says, in an order that the seed gives."""
+    random = np.random.default_rng([seed, 0xC4A05])
+    while True:
+        for index in random.permutation(len(possible)):
+            if random.random() < possible[index].weight:
+                yield possible[index]
+
+
+def sweep(
+    folder: Path, faults: int, seed: int = 0, tell: Callable[[str], None] = print
+) -> tuple[list[Struck], dict[str, str]]:
+    """What came of so many faults, and the kinds that this machine cannot have, with the reason."""
+    missing = {fault.name: reason for fault in FAULTS if (reason := fault.missing()) is not None}
+    possible = [fault for fault in FAULTS if fault.name not in missing]
+    calm = undisturbed(folder / "undisturbed")
+    tell(f"undisturbed: {calm['eval_return_mean']:g} after {calm['wall_seconds']:.1f} s")
+    order = drawn(seed, possible)
+    found: list[Struck] = []
+    number = 0
+    while len(found) < faults:
+        few = min(FAULTS_A_RUN, faults - len(found))
+        small = not any(fault.name == "a full disk" for fault in FAULTS if fault.name in missing)
+        found += endure(folder / f"run-{number}", seed, number, order, few, calm, small, tell)
+        number += 1
+    return found, missing
+
+
+def endure(
+    folder: Path,
+    seed: int,
+    number: int,
+    order: Iterator[Fault],
+    faults: int,
+    calm: dict,
+    small: bool,
+    tell: Callable[[str], None],
+) -> list[Struck]:
+    """One run that takes up to so many faults."""
+    random = np.random.default_rng([seed, number])
+    launcher = str(random.choice(list(PATHS)))
+    scene = Scene(folder, f"chaos{seed}x{number}", launcher)
+    if small:
+        assert not mount("-t", "tmpfs", "-o", f"size={SMALL}", "none", str(scene.run_dir))
+    found: list[Struck] = []
+    try:
+        while len(found) < faults and scene.result().get("status") != "done":
+            began = time.monotonic()
+            struck = attempt(scene, seed, number, next(order), random)
+            if found and scene.resumed_from() in damaged(scene):
+                found[-1].corrupt = True
+            if struck is not None:
+                struck.seconds = time.monotonic() - began
+                found.append(struck)
+                told = (
+                    f"{struck.fault} ({struck.what}) after {struck.updates} updates, {struck.launcher}: {struck.ended}"
+                )
+                tell(f"run {number}: {told}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
+        result = last_attempts(scene)
+        equal = result.get("eval_return_mean") == calm["eval_return_mean"] and scene.updates() == UPDATES
+        for struck in found:
+            struck.lost, struck.equal = result.get("status") != "done", equal
+        tell(f"run {number}: {result.get('status')}, {result.get('eval_return_mean')}, {scene.updates()} updates")
+    finally:
+        scene.kill_all()
+        if small:
+            kept = folder / "kept"
+            shutil.copytree(scene.run_dir, kept, symlinks=True, ignore=shutil.ignore_patterns("ballast"))
+            subprocess.run(["umount", "--lazy", str(scene.run_dir)], check=True)
+    return found
+
+
+def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.random.Generator) -> Struck | None:
+    """An attempt that the fault strikes; None where it was over before."""
+    early, share, seconds = random.random() < 0.15, random.random(), random.random()
+    done = scene.updates()
+    scene.start()
+    if early:  # while the ranks start
+        scene.wait_until(0, 4 * seconds)
+    else:
+        scene.wait_until(done + 1 + int(share * 0.5 * (UPDATES - done)), 0.4 * seconds)
+    updates = scene.updates()
+    what = fault.strike(scene, random) if scene.running() else ""
+    code = scene.wait()
+    healed = fault.heal(scene, random) if what else ""
+    troubles = []
+    if code is None:
+        troubles.append("it did not end")
+    elif what and code not in (0, *fault.codes):
+        troubles.append(f"exit code {code}: {scene.said().strip().splitlines()[-1:]}")
+    if "Traceback" in scene.said():
+        troubles.append("its parent ended in a traceback")
+    if left := scene.left_after(LONGEST_ALONE if code == -9 and fault.name == "kill -9 of the parent" else GONE_WITHIN):
+        troubles.append(f"processes {left} were left")
+        scene.kill_all()
+    if not what:
+        return None
+    how = " ".join(filter(None, [what, healed]))
+    return Struck(fault.name, seed, number, scene.launcher, how, updates, ended(scene, code), troubles=troubles)
+
+
+LONGEST_ALONE = 60.0
+"""Seconds that ranks without their parent have to finish the run."""
+
+
+def last_attempts(scene: Scene) -> dict:
+    """The run's result, after as many undisturbed attempts as it takes; three are enough."""
+    for _ in range(3):
+        if scene.result().get("status") == "done":
+            break
+        scene.start()
+        scene.wait()
+    return scene.result()
+
+
+def damaged(scene: Scene) -> set[str]:
+    """The checkpoints that are not whole."""
+    return {
+        path.name for path in checkpoint.saved_steps(scene.run_dir / "checkpoints") if checkpoint.load(path) is None
+    }
+
+
+def ended(scene: Scene, code: int | None) -> str:
+    """How an attempt ended, in words that are the same for the same end."""
+    if code == -9:
+        return "died with its parent"
+    if code == 0:
+        return "went on to the end"
+    if code == 75:
+        return "stopped with a checkpoint"
+    reason = str(scene.result().get("reason") or (scene.said().strip().splitlines() or ["nothing was said"])[-1])
+    reason = re.sub(r" on \S+ ", " ", reason).split(": ")[0]
+    return "failed: " + re.sub(r"\d+", "N", reason)[:90]
