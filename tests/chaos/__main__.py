@@ -52,8 +52,8 @@ def report(found: list[Struck], missing: dict[str, str]) -> str:
     how = (
         f"`make chaos`, {len(found)} faults (seeds {seeds}), {time.strftime('%Y-%m-%d')}, commit {commit}: {runs} runs "
         f"of PPO on CartPole, {RANKS} ranks, {UPDATES} updates, each struck by up to four faults, one an attempt, "
-        f"by mpirun, horovodrun or horovodrun-gloo; {minutes:.0f} minutes. Same end: the final evaluation is that of the "
-        "undisturbed run, and each update is in the metrics once."
+        f"by mpirun, horovodrun or horovodrun-gloo; {minutes:.0f} minutes. Same end: the final evaluation is that of "
+        "the undisturbed run, and each update is in the metrics once."
     )
     otherwise = "What went otherwise than it should:" if troubles else "Nothing went otherwise than it should."
     return "\n".join(["# Runs under faults", "", how, "", table(found, missing), "", otherwise, "", *troubles]) + "\n"
