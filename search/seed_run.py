@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.launching import Job, Launcher, Outcome, RunningJob
+from harness.lifecycle.heartbeat import Watch, forget_beats
 from search.config import TrialSettings
 from search.judging import End, Traces, judge
 from search.slots import Lease
@@ -35,6 +36,8 @@ class SeedRun:
         self._asked_at = self._heard_at = time.monotonic()
         self._signalled_at = 0.0
         self._reached = 0
+        silence = limits.max_minutes * 60
+        self._watch = Watch(directory.seed_path(seed), silence, lambda it: job.state_of(it.rank, it.host, it.pid))
 
     def heard(self) -> None:
         """It has reported: the time in which it must do so again begins anew."""
@@ -61,6 +64,8 @@ class SeedRun:
         now = time.monotonic()
         if self.asked is not None and now - self._asked_at > self.limits.grace_seconds:
             return self.end_now(f"did not stop within {self.limits.grace_seconds:g} s of being asked")
+        if (hang := self._watch.look()) is not None:
+            return self.end_now(f"rank {hang.rank} on {hang.host} {hang.cause}")
         if now - self._heard_at > self.limits.max_minutes * 60:
             return self.end_now(f"reported nothing for {self.limits.max_minutes:g} minutes (trial.max_minutes)")
         if self.asked == "stopped" and now - self._signalled_at > STOP_AGAIN_SECONDS and self._reached < self._ranks:
@@ -114,6 +119,7 @@ class Runner:
         # Noted before it starts: a driver that dies in between leaves a run id by which all of the job can be ended.
         noted = {"run_id": job.run_id, "lease": lease.to_json(), "job": unborn(job)}
         directory.write_job(index, noted)
+        forget_beats(output)
         running = self.launcher.start(job)
         directory.write_job(index, {**noted, "job": running.save()})
         return SeedRun(directory, index, running, self.limits, self.task.speaks_for_all)

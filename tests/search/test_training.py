@@ -93,19 +93,22 @@ def test_both_ranks_of_a_pruned_trial_leave_at_the_same_boundary(workplace: Work
     assert result["env_steps"] < 200_000
 
 
-def test_a_rank_killed_in_training_is_named_and_the_next_trial_runs(workplace: Workplace) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_killed_or_stopped_in_training_is_named_and_the_next_trial_runs(
+    number: signal.Signals, workplace: Workplace
+) -> None:
     ppo_study(workplace, LR)
     driver = workplace.start("trial.overrides.run.steps=100000")
     reports = workplace.path / "studies/s/trial-00000/reports.jsonl"
     workplace.wait_for(reports.exists, 90, "report of the first trial")
     run_id = json.loads((workplace.path / "studies/s/trial-00000/job.json").read_text())["seeds"]["0"]["run_id"]
     (victim,) = [process.pid for process in processes_of(run_id).values() if process.rank == "1" and process.listens]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, number)
 
-    workplace.wait_for(lambda: (workplace.path / "studies/s/trial-00001").exists(), 30, "second trial")
+    workplace.wait_for(lambda: (workplace.path / "studies/s/trial-00001").exists(), 40, "second trial")
     killed = workplace.trials()[0]
     assert killed.state.name == "FAIL"
-    assert "rank 1" in killed.user_attrs["reason"] and "SIGKILL" in killed.user_attrs["reason"]
+    assert "rank 1" in killed.user_attrs["reason"] and number.name in killed.user_attrs["reason"]
     assert not processes_of(run_id)
     driver.terminate()
     assert driver.wait(timeout=90) == 75

@@ -1,0 +1,105 @@
+"""Who is given up, and who is not: signs of life as files, a clock that the test turns."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from harness.lifecycle import heartbeat
+from harness.lifecycle.heartbeat import Beat, Heartbeat, Watch, read_beats, write_over
+
+FIRST = Beat(
+    rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0
+)
+SECOND = Beat(rank=1, host="b", pid=8, number=1, progress=1, waits=False, where="step (simulator.py:210)", time=0.0)
+
+
+class Ranks:
+    """Two ranks that beat as told, and the watch over them."""
+
+    def __init__(self, folder: Path, clock: pytest.MonkeyPatch, state: str, hang_seconds: float = 60.0) -> None:
+        self.folder, self.now, self.beats = folder, 100.0, [FIRST, SECOND]
+        (folder / "heartbeats").mkdir()
+        clock.setattr(heartbeat.time, "monotonic", lambda: self.now)
+        self.asked: list[int] = []
+        self.watch = Watch(folder, hang_seconds, lambda beat: self.asked.append(beat.rank) or state)
+
+    def passes(self, seconds: float, silent: tuple[int, ...] = (), stuck: tuple[int, ...] = (), each: float = 1.0):
+        """What the watch finds while so many seconds pass."""
+        for _ in range(int(seconds / each)):
+            self.now += each
+            for rank, beat in enumerate(self.beats):
+                if rank not in silent:
+                    self.beats[rank] = replace(
+                        beat, number=beat.number + 1, progress=beat.progress + (rank not in stuck)
+                    )
+                write_over(self.folder / "heartbeats" / f"rank-{rank}.json", json.dumps(asdict(self.beats[rank])))
+            if (found := self.watch.look()) is not None:
+                return found
+        return None
+
+
+def test_a_stopped_rank_is_found_after_10_s_of_silence(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "stopped")
+    assert ranks.passes(5) is None and ranks.passes(9, silent=(1,)) is None
+    found = ranks.passes(3, silent=(1,))
+    assert (found.rank, found.host) == (1, "b") and "stopped by SIGSTOP" in found.cause
+
+
+def test_a_host_that_does_not_answer_is_named_with_what_was_said(tmp_path, monkeypatch) -> None:
+    found = Ranks(tmp_path, monkeypatch, "No route to host").passes(20, silent=(1,))
+    assert found.host == "b" and "does not answer: No route to host" in found.cause
+
+
+def test_a_process_that_only_keeps_python_waiting_is_not_silent(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "running", hang_seconds=1000)
+    assert ranks.passes(50, silent=(1,)) is None
+    assert set(ranks.asked) == {1} and len(ranks.asked) >= 4
+
+
+def test_the_rank_that_the_others_wait_for_is_to_blame(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "running")
+    assert ranks.passes(55, stuck=(0, 1)) is None, "not yet"
+    found = ranks.passes(10, stuck=(0, 1))
+    assert found.rank == 1 and "no progress for 60 s, in step (simulator.py:210)" in found.cause
+
+
+def test_a_rank_that_goes_on_while_the_other_waits_is_no_hang(tmp_path, monkeypatch) -> None:
+    assert Ranks(tmp_path, monkeypatch, "running").passes(300, stuck=(0,)) is None
+
+
+def test_time_in_which_the_watcher_itself_stood_still_is_nobodys_silence(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "stopped")
+    assert ranks.passes(3) is None
+    assert ranks.passes(200, silent=(0, 1), each=100.0) is None
+
+
+def test_nobody_is_judged_by_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "stopped")
+    assert ranks.passes(3) is None
+    (tmp_path / "heartbeats" / "parent.json").unlink()
+    (tmp_path / "heartbeats" / "parent.json").mkdir()
+    assert ranks.passes(60, silent=(0, 1)) is None
+
+
+def test_a_rank_beats_while_its_training_thread_does_not_and_tells_where_that_is(tmp_path) -> None:
+    began = threading.Event()
+
+    def sleeps_in_training() -> None:
+        with Heartbeat(tmp_path, 3, "here"):
+            began.set()
+            time.sleep(2.5)
+
+    training = threading.Thread(target=sleeps_in_training)
+    training.start()
+    began.wait()
+    time.sleep(1.8)
+    beat = read_beats(tmp_path)[3]
+    assert beat.number >= 2 and beat.progress == 0 and beat.where.startswith("sleeps_in_training (test_heartbeat.py:")
+    training.join()
+    assert not read_beats(tmp_path), "a good end leaves nothing"
