@@ -79,7 +79,11 @@ def train(arguments: argparse.Namespace) -> int:
         print(summary(result, output), flush=True)
         if before == result:
             print("it was finished already, and nothing was trained: --resume never begins it anew", flush=True)
-    return 0 if is_elastic(os.environ) else result.exit_code  # to Horovod, any other code is a rank that was lost
+    if is_elastic(os.environ):
+        return 0  # to Horovod, any other code is a rank that was lost
+    if result.status == "stopped" and os.environ.get("HARNESS_HAS_PARENT"):
+        return 0  # the parent reads the result; for any other code mpirun takes seconds to end the other ranks
+    return result.exit_code
 
 
 def let_rank_0_speak_first() -> None:
@@ -124,6 +128,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     found = evaluate_policy(arguments.run_dir, arguments.episodes, arguments.seed, which, arguments.video)
     print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
     print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g})")
+    if arguments.video:
+        print(f"video: {arguments.run_dir / 'video.mp4'}")
     return 0
 
 

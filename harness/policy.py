@@ -72,20 +72,24 @@ def evaluate(
     policy = load_policy(run_dir, which)
     assert policy.config.env is not None
     seeds = episode_seeds(policy.config.seed if seed is None else seed, "command", episodes)
-    returns = play_episodes(policy.config.env, policy, seeds, Alone())
-    if video:
+    if video:  # first: it can fail, and the episodes take their time
         film(policy, seeds[0], Path(run_dir) / "video.mp4")
-    return Evaluation(returns)
+    return Evaluation(play_episodes(policy.config.env, policy, seeds, Alone()))
 
 
 def film(policy: Policy, seed: int, path: Path) -> None:
-    """One episode as a video; BadInput where what draws or writes it is not installed."""
+    """One episode as a video; BadInput where what draws or writes it is not installed, or nothing is drawn.
+    """
     from harness.envs import make_environment
 
     assert policy.config.env is not None
     try:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 
+        modes = make_environment(policy.config.env).metadata.get("render_modes") or []
+        if "rgb_array" not in modes:
+            known = ", ".join(modes) or "none"
+            raise BadInput(f"--video needs the render mode rgb_array; those of {policy.config.env.id}: {known}")
         env = make_environment(policy.config.env, render_mode="rgb_array")
         observation, _ = env.reset(seed=seed)
         frames, over = [env.render()], False
