@@ -78,6 +78,8 @@ class SyncSettings(Settings):
 
 
 class CheckpointSettings(Settings):
+    every_minutes: float = Field(5.0, gt=0)
+    """Minutes between checkpoints, beside those that follow evaluations."""
     keep: int = Field(2, ge=1)
     """How many of the newest checkpoints are kept, beside the best."""
 

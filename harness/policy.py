@@ -56,7 +56,7 @@ def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
     config = load_run_config(str(run_dir / "config.toml"))
     if config.env is None:
         raise BadInput(f"{run_dir} holds a run of {config.algorithm.name}, which has no policy")
-    found = checkpoint.load(run_dir / "checkpoints" / which)
+    found = checkpoint.load(run_dir / "checkpoints" / which, state_alone=True)
     if found is None:
         raise BadInput(f"{run_dir}/checkpoints/{which}: no whole checkpoint there")
     return Policy(config, found.state)

@@ -7,11 +7,12 @@ an iteration, by one collective, and acted on by all at the same boundary.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.algorithms.base import Act
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World, set_threads
-from harness.envs import check_environment, make_environments, play_episodes, share_of
+from harness.envs import Share, check_environment, make_environments, play_episodes, share_of
 from harness.envs.choosing import agree_on_backend, check_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
@@ -35,15 +36,19 @@ from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
     check_same_run,
+    differing_keys,
     git_commit,
     prepare,
     read_result,
     record_failure,
+    same_budget,
     take_failures,
     versions,
 )
+from harness.lifecycle.saver import Saver, Snapshot
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
+from harness.resuming import go_on_from
 from harness.training.allocation import keep_freed_memory
 from harness.training.trainer import check_equal
 
@@ -73,11 +78,17 @@ def check(config: RunConfig, ranks: int) -> None:
 def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:
     """The result of this very run where the directory holds it finished; BadInput where it holds another one."""
     check_same_run(run_dir, config.to_table())
-    if resume not in ("auto", "never") and checkpoint.load(Path(resume)) is None:
-        raise BadInput(f"--resume must be auto, never, or the path of a whole checkpoint, got {resume}")
+    if resume not in ("auto", "never"):
+        manifest = checkpoint.manifest_of(Path(resume).resolve())
+        if manifest is None:
+            raise BadInput(f"--resume must be auto, never, or the path of a whole checkpoint, got {resume}")
+        differing = differing_keys(config.to_table(), manifest.get("config", config.to_table()))
+        if differing:
+            raise BadInput(f"--resume {resume} is a checkpoint of another run: {differing}")
     check_free(run_dir)
     result = read_result(run_dir)
-    return result if result is not None and result.status == "done" and resume == "auto" else None
+    over = result is not None and result.status == "done" and same_budget(run_dir, config.to_table())
+    return result if over and resume == "auto" else None
 
 
 def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") -> Result:
@@ -220,7 +231,16 @@ class Counters:
     best: float | None = None
     best_at: int = 0
     """`evaluated` when the best was found."""
+    last: float | None = None
+    """The last evaluation's mean."""
     seconds: float = 0.0
+    pending: dict[str, float] | None = None
+    """The metrics of the last iteration, until its evaluation is over and they are written."""
+
+
+def with_problem(reason: str | None, problem: str | None) -> str | None:
+    """A result's reason, and what went wrong beside it."""
+    return "; ".join(filter(None, (reason, problem))) or None
 
 
 class Run:
@@ -241,7 +261,12 @@ class Run:
         self.phases = PhaseTimer()
         self.return_mean: float | None = None
         self.eval: Evaluation | None = None
-        self.began = time.monotonic()
+        self.began = self.saved_at = time.monotonic()
+        self.saver: Saver | None = None
+        """None where nothing is kept."""
+        self.saved_iteration: int | None = None
+        """That of the last checkpoint of this attempt."""
+        self.save_due = self.best_is_unsaved = False
         self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
         set_threads(config.run.threads or 1)
         keep_freed_memory()
@@ -288,18 +313,21 @@ class Run:
         resumed_seconds = counters.seconds
         reason = GO_ON
         try:
-            while counters.iteration < algorithm.iterations and reason == GO_ON and not self._good_enough():
-                metrics = self.iterate()
+            while reason == GO_ON and self._goes_on():
+                counters.pending = counters.pending or self.iterate()
                 counters.seconds = resumed_seconds + time.monotonic() - self.began
-                reason = self.account(self._evaluate_where_due(metrics))
+                reason = self.account(self._evaluate_where_due(counters.pending))
             check_equal(self.collectives, self._parameters())
             result = self._conclude(reason)
         except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
             result = self._conclude(stop.reason)
         except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
+            self._settle()
             result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
         finally:
+            if self.saver is not None:
+                self.saver.close()
             self.metrics.close()
             self.progress.close()
             algorithm.close()
@@ -326,10 +354,14 @@ class Run:
         if self.membership is not None:
             metrics["ranks"] = self.collectives.size
         self.metrics.log(counters.iteration, metrics, counters.env_steps)
+        counters.pending = None
         if counters.iteration % self.config.sync.check_every == 0:
             check_equal(self.collectives, self._parameters())
         self._show()
-        return self._agreed_reason()
+        reason = self._agreed_reason()
+        if self.save_due:
+            self._save()
+        return reason
 
     def write(self, result: Result) -> None:
         """On rank 0: result.json, unless a newer attempt of this trial writes its own."""
@@ -339,8 +371,9 @@ class Run:
     def _open(self, resume: str) -> None:
         """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
         start_from: Path | None = None
+        damaged: list[str] = []
         if self.rank == 0:
-            start_from = prepare(self.run_dir, resume)
+            start_from, damaged = prepare(self.run_dir, resume)
             write_text(self.run_dir / "config.toml", self.resolved().to_toml())
         start_from = self.collectives.broadcast_object(start_from)
         self.progress = open_progress(
@@ -354,19 +387,30 @@ class Run:
             self.progress.say(self.first_line())
             if self.environments is not None and self.environments.vector.told is not None:
                 self.progress.say(self.environments.vector.told)
-            for remark in self.algorithm.remarks():
+            for remark in (*self.algorithm.remarks(), *damaged):
                 self.progress.say(remark)
+        share = self.environments.share if self.environments is not None else Share(0, 0, 0)
+        places = share.first, share.count, share.total
+        kept, keep = self.run_dir / "checkpoints", self.config.checkpoint.keep
+        self.saver = Saver(kept, self.collectives, places, keep, lambda: self.metrics.sync())
         if start_from is not None:
-            found = checkpoint.load(start_from)
-            if found is None:
-                raise BadInput(f"{start_from}: no whole checkpoint there, as this rank sees it")
-            self.algorithm.load_state(found.state)
-            self.counters = Counters(**found.progress)
-            if self.rank == 0:
-                self.progress.say(f"resumed from {start_from}: {self.counters.env_steps:,} steps done")
-        self.metrics = open_metrics(
-            self.run_dir, self.rank, self.config.logging.tensorboard, self.counters.iteration, self.counters.env_steps
-        )
+            self._go_on_from(start_from, self.saver)
+        counters = self.counters
+        written = counters.pending is None  # else the last iteration's metrics come with its evaluation
+        last = (counters.iteration, counters.env_steps) if written else (counters.iteration - 1, counters.env_steps - 1)
+        self.metrics = open_metrics(self.run_dir, self.rank, self.config.logging.tensorboard, *last)
+
+    def _go_on_from(self, start_from: Path, saver: Saver) -> None:
+        found, lines = go_on_from(start_from, self.algorithm, self.environments, saver, self.collectives)
+        counters = self.counters = Counters(**found.progress)
+        if counters.pending is not None:
+            pending = {name: math.nan if value is None else value for name, value in counters.pending.items()}
+            counters.pending = pending
+        # how many there were by now, had the budget always been the present one
+        done = counters.iteration - (counters.pending is not None)
+        counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
+        for line in (f"resumed from {start_from}: {counters.env_steps:,} steps done", *lines):
+            self._say(line)
 
     def resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
@@ -408,24 +452,54 @@ class Run:
             for number in range(counters.evaluations + 1, reached + 1):
                 self.reporter.report(number, self.eval.mean, counters.env_steps)
             counters.evaluations = reached
-            self.phases.start("checkpoint")
-            self._save(better)
+            counters.last, self.best_is_unsaved, self.save_due = self.eval.mean, better, True
             self.phases.start("rest")
         return metrics
 
-    def _save(self, best: bool = False) -> None:
-        state = self.algorithm.state()
-        if self.rank == 0:
-            directory = self.run_dir / "checkpoints"
-            saved = checkpoint.save(directory, self.counters.env_steps, state, vars(self.counters))
-            if best:
-                checkpoint.mark_best(directory, saved)
-            checkpoint.keep_newest(directory, self.config.checkpoint.keep)
+    def _save(self) -> None:
+        """A checkpoint of this boundary, unless there is one: copied now, written while training goes on."""
+        counters = self.counters
+        self.save_due = False
+        if self.saver is None or self.saved_iteration == counters.iteration:
+            return
+        self.phases.start("checkpoint")
+        own = self.algorithm.own_state()
+        snapshot = Snapshot(
+            env_steps=counters.env_steps,
+            state=self.algorithm.state(),
+            progress=asdict(counters),
+            config=self.resolved().to_table(),
+            own=own,
+            rings=self.algorithm.rings(),
+            best=self.best_is_unsaved,
+        )
+        self._say(self.saver.save(snapshot))
+        if self.saved_iteration is None and own and own["environments"]["vector"] is None and self.config.env:
+            what = self.config.env.id
+            self._say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
+        self.saved_iteration, self.saved_at, self.best_is_unsaved = counters.iteration, time.monotonic(), False
+        self.phases.start("rest")
+
+    def _settle(self) -> str | None:
+        """Waits for the save in flight; collective. Tells, and returns, why it did not come about."""
+        problem = None if self.saver is None else self.saver.settle()
+        self._say(problem)
+        return problem
+
+    def _say(self, line: str | None) -> None:
+        if self.rank == 0 and line is not None:
+            self.progress.say(line)
+
+    def _goes_on(self) -> bool:
+        """Whether the budget and early stopping leave an iteration to make, or one to be evaluated and accounted."""
+        counters = self.counters
+        more = counters.iteration < self.algorithm.iterations and not self._good_enough()
+        return counters.pending is not None or more
 
     def _good_enough(self) -> bool:
         """Early stopping, by numbers that are equal on all ranks."""
         settings, counters = self.config.evaluation, self.counters
-        if settings.stop_at is not None and self.eval is not None and self.eval.mean >= settings.stop_at:
+        if settings.stop_at is not None and counters.last is not None and counters.last >= settings.stop_at:
             return True
         waited = counters.evaluated - counters.best_at
         return settings.patience is not None and counters.best is not None and waited >= settings.patience
@@ -441,7 +515,14 @@ class Run:
         verdict = self.reporter.poll()
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
-        return int(self.collectives.agree({"reason": mine}, "max")["reason"])
+        waited = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
+        save = float(self.rank == 0 and waited and self.saver is not None and not self.saver.busy)
+        trouble = float(self.saver is not None and self.saver.trouble is not None)
+        agreed = self.collectives.agree({"reason": mine, "save": save, "trouble": trouble}, "max")
+        self.save_due = self.save_due or bool(agreed["save"])
+        if agreed["trouble"]:
+            self._settle()
+        return int(agreed["reason"])
 
     def _show(self) -> None:
         counters = self.counters
@@ -469,24 +550,29 @@ class Run:
     def _conclude(self, reason: int) -> Result:
         if reason == RANKS_CHANGE:
             self._save()
+            self._settle()
             raise RanksChange
+        if reason in (PRUNED, SUPERSEDED):
+            self._settle()
         if reason == PRUNED:
             return self.result("pruned", "pruned by the study", self.reporter.last_value)
         if reason == SUPERSEDED:
             return self.result("stopped", "a newer attempt of this trial runs")
         if reason != GO_ON:
             self._save()
+            problem = self._settle()
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
-            return self.result("stopped", why.get(reason, "stopped by the study"))
+            return self.result("stopped", with_problem(why.get(reason, "stopped by the study"), problem))
         self._save()
         self.phases.start("evaluate")
         self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
+        problem = self._settle()
         self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
         why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"
-        return self.result("done", why_early if early else None, self.eval.mean)
+        return self.result("done", with_problem(why_early if early else None, problem), self.eval.mean)
 
     def _reached_stop_at(self) -> bool:
         stop_at, best = self.config.evaluation.stop_at, self.counters.best

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.distributed.collectives import Collectives
+from harness.rings import Ring
 from harness.settings import Settings
 
 if TYPE_CHECKING:
@@ -124,6 +125,20 @@ class Algorithm(ABC):
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def own_state(self) -> dict[str, Any]:
+        """What this rank alone has, of its environments: each value an array (envs, …), a list of as many, a dict of
+        these, or None. `rings` has what is too large to be saved whole each time."""
+        return {}
+
+    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
+        """After `load_state`, and once `rings` are filled: goes on from the `own_state` of the environments that are
+        this rank's now; bool (envs,), which of them go on with their episodes."""
+        return np.zeros(0, dtype=bool)
+
+    def rings(self) -> dict[str, Ring]:
+        """What this rank keeps of all that its environments went through, by name."""
+        return {}
 
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         """The deterministic actions for observations that are normalised already, as the environment takes them."""

@@ -23,6 +23,7 @@ from harness.algorithms.memory.minibatches import Minibatches
 from harness.algorithms.memory.replay import Replay
 from harness.algorithms.randomness import generator
 from harness.errors import BadInput, Diverged
+from harness.rings import Ring
 from harness.training.compiled import (
     MOST_SIZES,
     Batch,
@@ -254,23 +255,33 @@ class OffPolicy(Algorithm):
         return {"environments": self.envs.state(), "iteration": self.iteration, "updates": self.updates}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on with new episodes, and with an empty replay unless `load_own_state` brings this rank's part of it."""
+        """Goes on with new episodes and an empty replay, unless `load_own_state` brings this rank's part of them."""
         self.envs.load_state(state["environments"])
         self.iteration, self.updates = int(state["iteration"]), int(state["updates"])
         self.begin(self.iteration)
 
     def own_state(self) -> dict[str, Any]:
-        """What this rank alone has: its part of the replay."""
-        return {"replay": self.replay.state(), "fed": self.fed}
+        return {
+            "observations": self.observations,
+            "episodes": self.episodes.state(),
+            "environments": self.envs.own_state(),
+            "replay": self.replay.state(),
+            "fed": np.full(self.envs.share.count, self.fed),
+        }
 
-    def load_own_state(self, state: dict[str, Any]) -> None:
-        """After `load_state`."""
+    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = self.envs.load_own_state(state["environments"], self.observations)
+        self.observations = self.observations.copy()
+        self.observations[goes_on] = state["observations"][goes_on]
+        self.episodes.load_state(state["episodes"], goes_on)
         self.replay.load_state(state["replay"])
-        self.replay.begin(self.observations)
-        self.fed = int(state["fed"])
+        for env in np.flatnonzero(~goes_on).tolist():
+            self.replay.break_off(env, self.observations[env])
+        self.fed = int(state["fed"][0])
+        return goes_on
 
-    def remarks(self) -> list[str]:
-        return ["a resumed run fills its replay anew before it learns on: checkpoints do not hold it yet"]
+    def rings(self) -> dict[str, Ring]:
+        return self.replay.rings()
 
     def close(self) -> None:
         self.envs.close()

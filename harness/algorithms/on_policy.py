@@ -405,5 +405,16 @@ class OnPolicy(Algorithm):
         self.iteration = int(state["iteration"])
         self.observations = self.envs.reset(self.config.seed, self.iteration)
 
+    def own_state(self) -> dict[str, Any]:
+        episodes, environments = self.episodes.state(), self.envs.own_state()
+        return {"observations": self.observations, "episodes": episodes, "environments": environments}
+
+    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = self.envs.load_own_state(state["environments"], self.observations)
+        self.observations = self.observations.copy()
+        self.observations[goes_on] = state["observations"][goes_on]
+        self.episodes.load_state(state["episodes"], goes_on)
+        return goes_on
+
     def close(self) -> None:
         self.envs.close()

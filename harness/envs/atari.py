@@ -18,6 +18,8 @@ from gymnasium import spaces
 from harness.envs.settings import LIFE_LOST, AtariSettings, stickiness
 
 FRAMES_PER_SECOND = 60
+KEPT = ("frames", "last", "stack", "steps", "lives", "goes_on")
+"""What a game goes on from beside the emulator's own."""
 
 
 def make_game(env_id: str, settings: AtariSettings, **kwargs: Any) -> Atari:
@@ -118,6 +120,16 @@ class Atari(gym.Env):
         self.lives = lives
         info = {LIFE_LOST: True} if self.goes_on else {}
         return self.stack.copy(), reward, over or self.goes_on, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """What the game goes on from (its random numbers come beside)."""
+        kept = {name: getattr(self, name) for name in KEPT}
+        return {"emulator": self.ale.cloneState(include_rng=True).serialize(), **kept}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.ale.restoreState(ale_py.ALEState(state["emulator"]))
+        for name in KEPT:
+            setattr(self, name, state[name])
 
     def keep_frame(self) -> None:
         self.last = 1 - self.last

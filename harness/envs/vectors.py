@@ -126,6 +126,23 @@ class Environments:
         if self.scaler is not None:
             self.scaler.moments.load_state(state["returns"])
 
+    def own_state(self) -> dict[str, Any]:
+        """What this rank's environments go on from, while no step is under way; see `Vector.state`."""
+        scaled = None if self.scaler is None else self.scaler.returns.copy()
+        return {"vector": self.vector.state(), "returns": scaled}
+
+    def load_own_state(self, state: dict[str, Any], begun: np.ndarray) -> np.ndarray:
+        """After a reset, whose observations are `begun` (envs, …): bool (envs,), which environments go on from the
+        `own_state` of before; the others begin an episode."""
+        goes_on = np.zeros(self.count, dtype=bool)
+        if state["vector"] is not None:
+            goes_on = self.vector.load_state(state["vector"])
+        if self.moments is not None:
+            self.seen = [part[~goes_on] for part in self.seen]
+        if self.scaler is not None:
+            self.scaler.returns[goes_on] = state["returns"][goes_on]
+        return goes_on
+
     def close(self) -> None:
         self.vector.close()
 

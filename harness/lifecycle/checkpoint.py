@@ -1,54 +1,103 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed; loaded without running anything from
-them."""
+"""Checkpoints that are whole or not there, and what is in them.
+
+`step-NNNNNNNNN/` holds `state.pt`, what is equal on all ranks; `rank-N.pt`, what rank N alone has; and, written last,
+`manifest.json` with the size and checksum of each, and of the segments in `replay/` that the checkpoint needs. It is
+written aside, synced, and renamed. Tensors and plain values alone: nothing in a checkpoint is ever run.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.files import read_json, write_json
+from harness.lifecycle import segments
+from harness.lifecycle.parts import Part
+from harness.lifecycle.segments import Segment
+from harness.lifecycle.sums import CheckSum, matches, write_tensors
+from harness.lifecycle.tensors import as_arrays
 
 NAME = re.compile(r"step-(\d{9,})")
+STATE, MANIFEST = "state.pt", "manifest.json"
+
+
+@dataclass(frozen=True)
+class RankPart:
+    """What the manifest says of a rank's part."""
+
+    rank: int
+    first: int
+    """Its first environment."""
+    count: int
+    total: int
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        return f"rank-{self.rank}.pt"
+
+    def as_json(self) -> dict[str, Any]:
+        own = {"rank": self.rank, "first": self.first, "count": self.count, "total": self.total}
+        return {**own, "segments": [segment.as_json() for segment in self.segments]}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> RankPart:
+        named = [Segment.from_json(segment) for segment in found["segments"]]
+        return cls(found["rank"], found["first"], found["count"], found["total"], named)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save` wrote: `state` as the algorithm gave it, `progress` as the run counts."""
+    """A checkpoint whose files are as they were written."""
 
     directory: Path
     state: dict[str, Any]
+    """As the algorithm gave it."""
     progress: dict[str, Any]
+    """As the run counts."""
+    ranks: int = 1
+    """How many wrote it."""
+    parts: list[RankPart] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+
+    def part(self, part: RankPart) -> tuple[Part, dict[str, Any]]:
+        """What a rank had of its environments, and of itself."""
+        found = torch.load(self.directory / part.file, map_location="cpu", weights_only=True)
+        return Part(part.first, part.count, part.total, as_arrays(found["own"])), found["rank"]
 
 
 def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[str, Any]) -> Path:
-    """Writes `step-NNNNNNNNN/` and points `latest` at it. One rank calls it.
-
-    `state` holds tensors and plain values, `progress` what JSON can hold. The manifest, which names size and
-    checksum, is
-    written last, and the folder is renamed into place when all of it is on disk.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    final = directory / f"step-{env_steps:09d}"
-    aside = directory / f".{final.name}.{os.getpid()}"
+    """Writes a checkpoint without parts of ranks, and points `latest` at it; one rank calls it."""
+    aside = aside_of(directory, env_steps, str(os.getpid()))
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    with (aside / "state.pt").open("wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    data = (aside / "state.pt").read_bytes()
-    write_json(
-        aside / "manifest.json",
-        {"progress": progress, "files": {"state.pt": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}},
-    )
+    aside.mkdir(parents=True)
+    written = {STATE: write_tensors(aside / STATE, state)}
+    return put_in_place(directory, env_steps, aside, written, {"progress": progress})
+
+
+def aside_of(directory: Path, env_steps: int, token: str) -> Path:
+    """Where it is written. `token`: of the attempt that writes it."""
+    return directory / f".{name_of(env_steps)}.{token}"
+
+
+def name_of(env_steps: int) -> str:
+    return f"step-{env_steps:09d}"
+
+
+def put_in_place(
+    directory: Path, env_steps: int, aside: Path, written: dict[str, CheckSum], manifest: dict[str, Any]
+) -> Path:
+    """Writes the manifest, and renames what was written aside to where it counts; `latest` points at it then."""
+    files = {name: summed.as_json() for name, summed in written.items()}
+    write_json(aside / MANIFEST, {**manifest, "files": files})
     sync_directory(aside)
+    final = directory / name_of(env_steps)
     replaced = directory / f".{final.name}.replaced.{os.getpid()}"
     if final.exists():  # the same step again: the new one takes its place
         final.rename(replaced)
@@ -87,6 +136,12 @@ def keep_newest(directory: Path, keep: int) -> None:
             shutil.rmtree(old)
 
 
+def delete_asides(directory: Path) -> None:
+    """Deletes what attempts that are over have left half written."""
+    for path in directory.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def saved_steps(directory: Path) -> list[Path]:
     """The checkpoints, oldest first, whole or not."""
     if not directory.is_dir():
@@ -95,29 +150,60 @@ def saved_steps(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def load(directory: Path) -> Checkpoint | None:
-    """The checkpoint in `step-…/` (or where `latest` or `best` points); None where it is damaged or not there."""
-    directory = directory.resolve()
-    manifest = read_json(directory / "manifest.json")
-    if not isinstance(manifest, dict):
+def parts_of(manifest: dict[str, Any]) -> list[RankPart]:
+    return [RankPart.from_json(part) for part in manifest.get("parts", ())]
+
+
+def named_segments(directory: Path) -> set[str]:
+    """The files that the checkpoints in `directory` name."""
+    named: set[str] = set()
+    for path in saved_steps(directory):
+        manifest = read_json(path / MANIFEST)
+        if isinstance(manifest, dict):
+            named |= {segment.file for part in parts_of(manifest) for segment in part.segments}
+    return named
+
+
+def manifest_of(directory: Path, state_alone: bool = False) -> dict[str, Any] | None:
+    """The manifest of the checkpoint in `directory`; None unless all that it names is there as it was written (or
+    `state.pt` is, with `state_alone`)."""
+    manifest: Any = read_json(directory / MANIFEST)
+    try:
+        files = {name: CheckSum.from_json(expected) for name, expected in manifest["files"].items()}
+        if not all(matches(directory / name, files[name]) for name in ([STATE] if state_alone else files)):
+            return None
+        if not state_alone and not all(segments.whole(directory.parent, part.segments) for part in parts_of(manifest)):
+            return None
+        return manifest
+    except (KeyError, TypeError, AttributeError):
         return None
-    for name, expected in manifest["files"].items():
-        try:
-            data = (directory / name).read_bytes()
-        except OSError:
-            return None
-        if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            return None
-    state = torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(directory, state, manifest["progress"])
 
 
-def load_newest(directory: Path) -> tuple[Checkpoint | None, list[Path]]:
+def load(directory: Path, verified: bool = False, state_alone: bool = False) -> Checkpoint | None:
+    """The checkpoint in `step-…/` (or where `latest` or `best` points); None where it is damaged or not there.
+
+    `verified`: it was found whole a moment ago. `state_alone`: what ranks had of their own is not asked for.
+    """
+    directory = directory.resolve()
+    manifest = read_json(directory / MANIFEST) if verified else manifest_of(directory, state_alone)
+    if manifest is None:
+        return None
+    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+    ranks = manifest.get("ranks", 1)
+    return Checkpoint(directory, state, manifest["progress"], ranks, parts_of(manifest), manifest.get("config"))
+
+
+def newest(directory: Path) -> tuple[Path | None, list[Path]]:
     """The newest whole checkpoint, and the damaged ones that were passed over on the way to it."""
     damaged: list[Path] = []
     for path in reversed(saved_steps(directory)):
-        found = load(path)
-        if found is not None:
-            return found, damaged
+        if manifest_of(path) is not None:
+            return path, damaged
         damaged.append(path)
     return None, damaged
+
+
+def load_newest(directory: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """As `newest`, loaded."""
+    path, damaged = newest(directory)
+    return None if path is None else load(path, verified=True), damaged

@@ -67,8 +67,12 @@ def read_result(run_dir: Path) -> Result | None:
 
 DECIDED = ("run.threads", "env.backend", "env.double_buffer", "sync.path", "compile.mode")
 """Settings that a run decides itself where they are `auto` or unset, and keeps."""
-MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.")
-"""Settings, or sections of them, that change nothing in what a run learns."""
+BUDGET = ("run.steps", "evaluation.")
+"""How far a run goes, and how it is looked at: a finished run may be given more."""
+MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.", *BUDGET)
+"""Settings, or sections of them, that change nothing in what a run learns from the same steps."""
+MOST_TOLD = 3
+"""Differing settings that are named."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
 
 
@@ -91,14 +95,29 @@ def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
         raise BadInput(f"--output {run_dir} must be a directory") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{run_dir}/config.toml cannot be read: {error}") from None
+    differing = differing_keys(ours, theirs)
+    if differing:
+        raise BadInput(f"{run_dir} holds another run: {differing}; choose another directory by --output")
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Which settings make another run of ours than theirs was; empty where none does."""
     differing = [
         f"{key} is {there!r} there and {here!r} here"
         for key, here, there in differences(flatten(ours), flatten(theirs))
         if not (key in DECIDED and here in ("auto", None)) and not key.startswith(MAY_CHANGE)
     ]
-    if differing:
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise BadInput(f"{run_dir} holds another run: {differing[0]}{more}; choose another directory by --output")
+    more = len(differing) - MOST_TOLD
+    return ", ".join(differing[:MOST_TOLD]) + (f" (and {more} more)" if more > 0 else "")
+
+
+def same_budget(run_dir: Path, ours: Mapping[str, Any]) -> bool:
+    """Whether the run in the directory was to go as far as ours."""
+    try:
+        theirs = tomllib.loads((run_dir / "config.toml").read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return True
+    return not any(key.startswith(BUDGET) for key, _, _ in differences(flatten(ours), flatten(theirs)))
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -116,8 +135,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tupl
     return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
 
 
-def prepare(run_dir: Path, resume: str) -> Path | None:
-    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any.
+def prepare(run_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
+    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any, and a line for each
+    one that is damaged.
 
     `resume` is `auto`, `never`, or a checkpoint's path. What cannot be gone on with is kept under another name where it
     is damaged, and deleted where `never` asks for a new beginning.
@@ -126,21 +146,22 @@ def prepare(run_dir: Path, resume: str) -> Path | None:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
     take_failures(run_dir)
+    checkpoint.delete_asides(kept)
     if resume not in ("auto", "never"):
-        return Path(resume).absolute()
+        return Path(resume).resolve(), []
+    told: list[str] = []
     if resume == "auto":
-        found, damaged = checkpoint.load_newest(kept)
-        for path in damaged:
-            print(f"{path} is damaged: it is passed over", flush=True)
+        found, damaged = checkpoint.newest(kept)
+        told = [f"{path} is damaged: it is passed over" for path in damaged]
         if found is not None:
-            return found.directory
+            return found, told
         if damaged:
             kept.rename(kept.with_name(f"checkpoints-damaged-{time.strftime('%Y%m%d-%H%M%S')}"))
     for name in ("metrics.jsonl", "progress.json"):
         (run_dir / name).unlink(missing_ok=True)
     for name in ("tensorboard", "checkpoints"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    return None
+    return None, told
 
 
 def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:

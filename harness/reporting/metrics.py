@@ -56,6 +56,11 @@ class Board:
         session = SessionLog(status=SessionLog.START)
         self._write(self._event(wall_time=time.time(), step=after + 1, session_log=session))
 
+    def sync(self) -> None:
+        """Until what was written is in its file."""
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -95,6 +100,12 @@ class MetricsWriter:
         if self._board is not None:
             self._board.log(update if env_steps is None else env_steps, scalars)
 
+    def sync(self) -> None:
+        """Brings all records to the disk, so that a checkpoint is never ahead of them."""
+        os.fsync(self._lines.fileno())
+        if self._board is not None:
+            self._board.sync()
+
     def close(self) -> None:
         self._lines.close()
         if self._board is not None:
@@ -103,6 +114,9 @@ class MetricsWriter:
 
 class NoMetrics:
     """Takes what `MetricsWriter` takes, and writes nothing."""
+
+    def sync(self) -> None:
+        pass
 
     def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> None:
         pass

@@ -15,6 +15,14 @@ class EpisodeAccount:
         """Float64 (envs,): of the episodes that still run."""
         self.lengths = np.zeros(envs, dtype=np.int64)
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {"returns": self.returns.copy(), "lengths": self.lengths.copy()}
+
+    def load_state(self, state: dict[str, np.ndarray], goes_on: np.ndarray) -> None:
+        """Takes up the episodes of the environments that go on, bool (envs,)."""
+        self.returns = np.where(goes_on, state["returns"], 0.0)
+        self.lengths = np.where(goes_on, state["lengths"], 0)
+
     def take_in(
         self, rewards: np.ndarray, dones: np.ndarray, lives: Sequence[tuple[int, int]] = ()
     ) -> dict[str, float]:

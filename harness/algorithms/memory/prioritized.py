@@ -128,9 +128,10 @@ class PrioritizedReplay(Replay):
         np.maximum.at(self.highest, env, priorities)
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "priorities": self.tree.leaves, "highest": self.highest}
+        priorities = self.tree.leaves.reshape(self.envs, -1).copy()
+        return {**super().state(), "priorities": priorities, "highest": self.highest.copy()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
-        self.tree.set(np.arange(len(self.tree.leaves)), np.asarray(state["priorities"]))
+        self.tree.set(np.arange(len(self.tree.leaves)), np.asarray(state["priorities"]).reshape(-1))
         self.highest[...] = state["highest"]

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from harness.envs.backends.base import StepResult
+from harness.rings import Ring
 
 GOES_ON, TERMINATED, TRUNCATED = range(3)
 """What followed a transition: the next of its episode, nothing, or what a limit cut off."""
-KEPT = ("frames", "actions", "rewards", "ends", "places", "written", "count", "first")
+RINGS = ("actions", "rewards", "ends", "places")
+"""What there is of each transition."""
+COUNTERS = ("written", "count", "first")
 
 
 class Replay:
@@ -167,15 +170,34 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        return sum(getattr(self, name).nbytes for name in KEPT)
+        return sum(getattr(self, name).nbytes for name in ("frames", *RINGS, *COUNTERS))
+
+    def rings(self) -> dict[str, Ring]:
+        """The transitions and their frames: the arrays themselves, whose slots are written in their order."""
+        first, _ = self.window()
+        kept = {name: Ring(self.by_environment(name), first, self.count) for name in RINGS}
+        return {"frames": Ring(self.by_environment("frames"), self.written - self.slots, self.written), **kept}
+
+    def by_environment(self, name: str) -> np.ndarray:
+        array = getattr(self, name)
+        return array.reshape(self.envs, -1, *array.shape[1:])
 
     def state(self) -> dict[str, Any]:
-        """The arrays themselves, by name: what a rank keeps of its own."""
-        return {name: getattr(self, name) for name in KEPT}
+        """What is to be known beside the rings: arrays (envs, …)."""
+        return {name: getattr(self, name).copy() for name in COUNTERS}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        for name in KEPT:
+        """After the rings were filled."""
+        for name in COUNTERS:
             getattr(self, name)[...] = state[name]
+
+    def break_off(self, env: int, observation: np.ndarray) -> None:
+        """The last episode of `env` goes no further, as if a limit had cut it off; `observation` begins another."""
+        if self.count[env]:
+            last = env * self.capacity + (self.count[env] - 1) % self.capacity
+            if self.ends[last] == GOES_ON:
+                self.ends[last] = TRUNCATED
+        self._begin(env, observation)
 
 
 def frame_slots(capacity: int, stack: int) -> int:

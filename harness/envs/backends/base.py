@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -60,6 +61,16 @@ class Vector(ABC):
     @abstractmethod
     def receive(self, group: int = 0) -> StepResult:
         """Waits for the step that `send` started."""
+
+    def state(self) -> dict[str, Any] | None:
+        """What the environments go on from, while no step is under way: each value an array (envs, …) of its own, a
+        list of as many, or a dict of these. None where it cannot be had."""
+        return None
+
+    def load_state(self, state: dict[str, Any]) -> np.ndarray:
+        """After a reset: bool (envs,), which environments go on from `state`, as that of another vector (or the parts
+        of several) gave it; the others stay as the reset left them."""
+        return np.zeros(self.count, dtype=bool)
 
     def close(self) -> None:
         """Gives back processes and windows."""

@@ -7,6 +7,8 @@ the end. Here each environment has a stream of its own, and resets in the step i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
@@ -31,12 +33,12 @@ class CartPole(InTurn):
         super().__init__("native", count, model.single_observation_space, model.single_action_space)
         self.low, self.high, self.limit, self.sutton_barto_reward = -0.05, 0.05, max_episode_steps, sutton_barto_reward
         rows = np.zeros((6, count))
-        self.state = rows[:4]
+        self.state_rows = rows[:4]
         """float64 (4, envs): x, theta, and their velocities."""
         self.theta, self.cos, self.sin = rows[1], rows[4], rows[5]
         self.velocity_and_cos = rows[3:5]
-        self.all, self.rates, self.positions = self.state.reshape(-1), rows[2:].reshape(-1), rows[:2].reshape(-1)
-        self.observed = self.state.reshape(2, 2, count).transpose(2, 1, 0)
+        self.all, self.rates, self.positions = self.state_rows.reshape(-1), rows[2:].reshape(-1), rows[:2].reshape(-1)
+        self.observed = self.state_rows.reshape(2, 2, count).transpose(2, 1, 0)
         """The state in the order of an observation: (envs, x or theta, position or velocity)."""
         self.change, self.distance = np.empty(4 * count), np.empty(2 * count)
         self.outside = np.empty(2 * count, dtype=bool)
@@ -69,7 +71,7 @@ class CartPole(InTurn):
 
     def begin(self, which: np.ndarray) -> None:
         taken = self.taken[which]
-        self.state[:, which] = self.starts[which, taken].T
+        self.state_rows[:, which] = self.starts[which, taken].T
         self.taken[which] = taken = taken + 1
         self.ends[which] = self.now + self.limit
         self.first_end = int(self.ends.min())
@@ -80,6 +82,23 @@ class CartPole(InTurn):
         observations = np.empty((self.count, 2, 2), np.float32)
         observations[...] = self.observed
         return observations.reshape(self.count, 4)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "state": self.state_rows.T.copy(),
+            "starts": self.starts.copy(),
+            "taken": self.taken.copy(),
+            "left": self.ends - self.now,
+            "streams": [stream.bit_generator.state for stream in self.streams],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> np.ndarray:
+        self.state_rows[:] = state["state"].T
+        self.starts[:], self.taken[:], self.ends[:] = state["starts"], state["taken"], self.now + state["left"]
+        self.first_end = int(self.ends.min())
+        for stream, own in zip(self.streams, state["streams"]):
+            stream.bit_generator.state = own
+        return np.ones(self.count, dtype=bool)
 
     def step(self, actions: np.ndarray) -> StepResult:
         """`actions`: int (envs,), 0 or 1."""

@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.making import one_line
 from harness.envs.settings import EnvSettings
+from harness.envs.states import put_back, state_of
 from harness.errors import BadInput
 
 INDEPENDENT = "seeds_per_environment"
@@ -98,6 +99,24 @@ class Registered(InTurn):
                 begun, _ = self.vector.reset(options={"reset_mask": done})
                 observations = np.where(done.reshape(-1, *[1] * (observations.ndim - 1)), begun, final)
         return StepResult(observations, rewards, rewards, terminated, truncated, final, valid=valid)
+
+    def state(self) -> dict[str, Any] | None:
+        """All of the vector's, with each of its environments: they go on together or not at all."""
+        together = state_of(self.vector)
+        if together is None:
+            return None
+        return {
+            "envs": [{"row": row, "of": self.count, "all": together} for row in range(self.count)],
+            "begins": self.begins.copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> np.ndarray:
+        envs = state["envs"]
+        whole = [(each["row"], each["of"]) for each in envs] == [(row, self.count) for row in range(self.count)]
+        if not whole or not put_back(self.vector, envs[0]["all"]):
+            return np.zeros(self.count, dtype=bool)
+        self.begins = state["begins"].copy()
+        return np.ones(self.count, dtype=bool)
 
     def close(self) -> None:
         self.vector.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.making import make_environment
 from harness.envs.settings import LIFE_LOST, EnvSettings
+from harness.envs.states import put_back, state_of
 
 
 class Arrays(NamedTuple):
@@ -47,6 +48,16 @@ def step_in_turn(envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: i
     return ended
 
 
+def put_back_each(envs: list[gym.Env], states: list[Any], seeds: list[int]) -> np.ndarray:
+    """bool (envs,): which go on from their state; the others are as a reset by their seed leaves them."""
+    goes_on = np.zeros(len(envs), dtype=bool)
+    for row, (env, state, seed) in enumerate(zip(envs, states, seeds)):
+        goes_on[row] = state is not None and put_back(env, state)
+        if state is not None and not goes_on[row]:
+            env.reset(seed=seed)
+    return goes_on
+
+
 class Sync(InTurn):
     def __init__(self, settings: EnvSettings, count: int, first: int = 0) -> None:
         """`first`: the global index of the first environment."""
@@ -61,7 +72,7 @@ class Sync(InTurn):
         return np.empty((self.count, *self.observation_space.shape), self.observation_space.dtype)
 
     def reset(self, seeds: list[int]) -> np.ndarray:
-        observations = self.empty()
+        observations, self.seeds = self.empty(), seeds
         for row, (env, seed) in enumerate(zip(self.envs, seeds)):
             observations[row], _ = env.reset(seed=seed)
         return observations
@@ -75,6 +86,12 @@ class Sync(InTurn):
             lives_lost = out.lives_lost
         rewards = out.rewards
         return StepResult(out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost)
+
+    def state(self) -> dict[str, Any] | None:
+        return {"envs": states} if any(states := [state_of(env) for env in self.envs]) else None
+
+    def load_state(self, state: dict[str, Any]) -> np.ndarray:
+        return put_back_each(self.envs, state["envs"], self.seeds)
 
     def close(self) -> None:
         for env in self.envs:

@@ -19,13 +19,15 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from harness.envs.backends.shared import SharedArrays
-from harness.envs.backends.sync import step_in_turn
+from harness.envs.backends.sync import put_back_each, step_in_turn
 from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
+from harness.envs.states import state_of
 from harness.errors import BadInput
 
-RESET, CLOSE = 254, 255
-"""Commands, a byte each; a smaller one is the number of the group to step."""
+STATE, LOAD_STATE, RESET, CLOSE = 252, 253, 254, 255
+"""Commands, a byte each; a smaller one is the number of the group to step. After LOAD_STATE, and after the answer to
+STATE, comes what `send_object` writes."""
 DONE, FAILED = b".", b"!"
 """Answers; after FAILED a pickled Failure."""
 
@@ -72,6 +74,29 @@ class Failure:
     traceback: str
 
 
+def send_object(fd: int, value: Any) -> None:
+    """`value` as its length in 8 bytes, and itself."""
+    data = memoryview(pickle.dumps(value))
+    data = memoryview(len(data).to_bytes(8, "little") + data)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def receive_object(fd: int) -> Any:
+    """What the other end has sent; EOFError where it has gone."""
+
+    def read(count: int) -> bytes:
+        parts = []
+        while count:
+            parts.append(os.read(fd, min(count, 2**20)))
+            if not parts[-1]:
+                raise EOFError
+            count -= len(parts[-1])
+        return b"".join(parts)
+
+    return pickle.loads(read(int.from_bytes(read(8), "little")))
+
+
 def main() -> None:
     task: Task = pickle.load(sys.stdin.buffer)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -102,6 +127,19 @@ def serve(task: Task) -> None:
         read = os.read(task.commands, 1)
         if not read or read[0] == CLOSE:
             break
+        if read[0] == STATE:
+            states = [[state_of(env) for env in envs] for envs in groups]
+            os.write(task.answers, DONE)
+            send_object(task.answers, states)
+            continue
+        if read[0] == LOAD_STATE:
+            goes_on = [
+                put_back_each(envs, states, shared.seeds[rows].tolist())
+                for rows, envs, states in zip(task.rows, groups, receive_object(task.commands))
+            ]
+            os.write(task.answers, DONE)
+            send_object(task.answers, goes_on)
+            continue
         if read[0] == RESET:
             for rows, envs in zip(task.rows, groups):
                 for row, env in zip(range(rows.start, rows.stop), envs):

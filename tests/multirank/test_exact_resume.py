@@ -1,0 +1,151 @@
+"""Exact resume: a run that stopped, or died, and went on ends as one that was never disturbed, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.envs.making import exists
+from tests.conftest import need
+from tests.multirank.launch import WAYS, run_ranks
+from tests.multirank.stopped_run import KILL, STOP, go
+
+SCRIPT = Path(__file__).with_name("stopped_run.py")
+SHORT = ["evaluation.count=4", "evaluation.episodes=2", "evaluation.final_episodes=2", "compile.mode=off"]
+PPO = ["ppo-cartpole", *SHORT, "run.steps=2560", "algorithm.epochs=2"]
+BOTH = ["env.normalize_observations=true", "env.normalize_rewards=true"]
+PENDULUM = ["ppo-pendulum", *SHORT, *BOTH, "run.steps=1280", "env.count=4", "algorithm.rollout_steps=32"]
+PENDULUM += ["algorithm.epochs=2", "algorithm.minibatch_size=64", "env.backend=sync"]
+WORKERS = [*PENDULUM, "env.backend=workers", "env.workers=2", "env.double_buffer=on"]
+# 10 iterations of 256 steps; from step 600 on the replay is full, and wraps
+DQN = ["dqn-cartpole", *SHORT, "run.steps=2560", "env.count=4", "algorithm.buffer_size=600", "network.hidden=[32]"]
+DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=2", "algorithm.batch_size=32"]
+DQN += ["algorithm.learning_starts=100", "algorithm.target_update_interval=100"]
+SWITCHES = ["algorithm.double=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
+RAINBOW = [*DQN, *SWITCHES, "algorithm.dueling=true"]
+SAC = ["sac-pendulum", *SHORT, "run.steps=1000", "algorithm.buffer_size=300", "algorithm.learning_starts=100"]
+SAC += ["network.hidden=[32]", "env.backend=sync"]
+HOPPER = [*PENDULUM, "env.id=Hopper-v5"]
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """To the bit, whatever they are made of."""
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and one.shape == other.shape, where
+        assert one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes(), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where} {key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for at, (left, right) in enumerate(zip(one, other)):
+            assert_same(left, right, f"{where} {at}")
+    else:
+        assert one == other, where
+
+
+def metrics_of(run: Path, *but: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("seconds", *but)} for line in lines]
+
+
+def assert_same_end(whole: Any, resumed: Any, folder: Path, iterations: int) -> None:
+    assert whole["status"] == resumed["status"] == "done" and whole["iterations"] == iterations
+    assert_same(whole, resumed)
+    metrics = metrics_of(folder / "whole")
+    assert metrics == metrics_of(folder / "resumed")
+    assert [line["update"] for line in metrics] == list(range(1, iterations + 1)), "each once"
+
+
+CASES = {
+    "ppo": (PPO, 10),
+    "ppo, normalised and scaled, on pendulum": (PENDULUM, 10),
+    "ppo, in workers that step by halves": (WORKERS, 10),
+    "ppo, several rollouts an iteration": (
+        ["a2c-acrobot", *SHORT, "env.backend=sync", "run.steps=2560", "env.count=4"],
+        9,
+    ),
+    "dqn": (DQN, 10),
+    "dqn with every switch": (RAINBOW, 10),
+    "sac": (SAC, 4),
+    "sac with gsde": ([*SAC, "algorithm.gsde=true", "network.hidden=[32, 32]"], 4),
+    "td3": (["td3-pendulum", *SAC[1:]], 4),
+    "ppo on mujoco": (HOPPER, 10),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_stopped_and_went_on_ends_as_one_that_did_not(case: str, tmp_path: Path) -> None:
+    settings, iterations = CASES[case]
+    if "mujoco" in case:
+        need(exists("mujoco"), "the extra mujoco")
+    whole = go(str(tmp_path / "whole"), settings)
+    stopped = go(str(tmp_path / "resumed"), settings, stop_after=iterations // 2)
+    assert stopped["status"] == "stopped" and stopped["iterations"] == iterations // 2
+    resumed = go(str(tmp_path / "resumed"), settings)
+    assert_same_end(whole, resumed, tmp_path, iterations)
+
+
+def on_ranks(ranks: int, way: str, folder: Path, runs: list[dict[str, Any]], fails: bool = False) -> tuple[Any, ...]:
+    launcher, sync_path = WAYS[way]
+    done = run_ranks(ranks, launcher, SCRIPT, folder, json.dumps(runs), sync_path=sync_path, seconds=300, fails=fails)
+    return done.given
+
+
+RANKS = {
+    "ppo, horovod over mpi": ("horovod-mpi", PPO, 10, STOP),
+    "dqn, gloo, killed": ("horovod-gloo", RAINBOW, 10, KILL),
+    "ppo on pendulum, mpi, killed": ("mpi", PENDULUM, 10, KILL),
+    "dqn, compiled, mpi": ("mpi", [*DQN, "compile.mode=on"], 10, STOP),
+}
+
+
+@pytest.mark.parametrize("case", RANKS)
+def test_two_ranks_too_also_where_all_were_killed(case: str, tmp_path: Path) -> None:
+    """A killed run goes on from the checkpoint of its last evaluation, of several hundred steps before."""
+    way, settings, iterations, how = RANKS[case]
+    if "compile.mode=on" in settings:
+        need(shutil.which("g++"), "a C++ compiler")
+    half = {"run_dir": str(tmp_path / "resumed"), "settings": settings, "stop_after": iterations // 2 + 2, "how": how}
+    given = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "whole"), "settings": settings}])
+    on_ranks(2, way, tmp_path, [half], fails=how == KILL)
+    kept = {path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")}
+    resumed = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "resumed"), "settings": settings}])
+    if how == KILL:
+        steps = given[0]["iterations"] and metrics_of(tmp_path / "whole")[iterations // 2 + 1]["env_steps"]
+        assert steps - max(int(name[5:]) for name in kept) >= 250, "several hundred steps are made again"
+    for whole, again in zip(given, resumed):
+        assert whole["compiled"] == ("compile.mode=on" in settings)
+        assert_same_end(whole, again, tmp_path, iterations)
+
+
+def test_a_larger_budget_on_resume_ends_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
+    """With schedules that do not depend on the budget. The evaluations are then at other times; the rest is equal."""
+    constant = [*PPO, "optimizer.schedule=constant", "algorithm.clip_schedule=constant"]
+    whole = go(str(tmp_path / "whole"), constant)
+    assert go(str(tmp_path / "resumed"), [*constant, "run.steps=1280"])["status"] == "done"
+    resumed = go(str(tmp_path / "resumed"), constant)
+    assert (whole["status"], whole["value"]) == (resumed["status"], resumed["value"])
+    assert_same(whole["state"], resumed["state"])
+    assert_same(whole["own"], resumed["own"])
+    evaluations = "eval_return_mean", "eval_return_std"
+    assert metrics_of(tmp_path / "whole", *evaluations) == metrics_of(tmp_path / "resumed", *evaluations)
+
+
+@pytest.mark.parametrize("ranks, then", [(2, 3), (3, 1)])
+def test_on_another_number_of_ranks_each_takes_over_its_environments(ranks: int, then: int, tmp_path: Path) -> None:
+    """Replay, environments and running episodes are those of before; sums of other ranks differ in their rounding."""
+    stopped = on_ranks(
+        ranks, "mpi", tmp_path, [{"run_dir": str(tmp_path / "run"), "settings": RAINBOW, "stop_after": 5}]
+    )
+    (at_rest,) = {rank["iterations"] for rank in stopped}
+    assert at_rest == 5
+    shorter = [*RAINBOW, "run.steps=1280"]  # nothing is left to do: what was taken over is handed back
+    resumed = on_ranks(then, "mpi", tmp_path, [{"run_dir": str(tmp_path / "run"), "settings": RAINBOW}])
+    assert resumed[0]["status"] == "done" and len(metrics_of(tmp_path / "run")) == 10 and shorter
