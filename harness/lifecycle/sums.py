@@ -31,11 +31,17 @@ class Summed:
 
     def __init__(self, out: Any) -> None:
         self.out, self.bytes, self.sum = out, 0, hashlib.sha256()
+        self.problem: OSError | None = None
+        """Why the disk took no more: torch tells something else."""
 
     def write(self, data: Any) -> int:
         self.sum.update(data)
         self.bytes += len(data)
-        return self.out.write(data)
+        try:
+            return self.out.write(data)
+        except OSError as problem:
+            self.problem = problem
+            raise
 
     def flush(self) -> None:
         self.out.flush()
@@ -45,7 +51,12 @@ def write_tensors(path: Path, value: Any) -> CheckSum:
     """Writes tensors and plain values, and waits until they are on the disk."""
     with path.open("wb") as out:
         summed = Summed(out)
-        torch.save(value, summed)  # type: ignore[arg-type]
+        try:
+            torch.save(value, summed)  # type: ignore[arg-type]
+        except RuntimeError:
+            if summed.problem is not None:
+                raise summed.problem from None
+            raise
         out.flush()
         os.fsync(out.fileno())
     return CheckSum(summed.bytes, summed.sum.hexdigest())

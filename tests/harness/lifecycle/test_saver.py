@@ -1,0 +1,132 @@
+"""Saving in a thread: what is written is what was copied, and a save that fails harms nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.distributed.collectives import Alone
+from harness.lifecycle import checkpoint
+from harness.lifecycle.saver import Saver, Snapshot
+from harness.rings import Ring
+from tests.conftest import need
+from tests.multirank.stopped_run import go
+
+
+def snapshot(step: int, weights: torch.Tensor, best: bool = False, rings: dict[str, Ring] | None = None) -> Snapshot:
+    state: dict[str, Any] = {"module": {"weight": weights}}
+    own = {"observations": np.full((2, 3), step, np.float32)}
+    return Snapshot(step, state, {"env_steps": step}, {"seed": 3}, own, rings or {}, best)
+
+
+def test_what_changes_after_the_copy_is_not_in_it(tmp_path: Path) -> None:
+    """The thread waits until the weights have changed: it must have its own."""
+    go_on, weights = threading.Event(), torch.zeros(5)
+    saver = Saver(tmp_path, Alone(), (0, 2, 2), settle_files=lambda: go_on.wait(10) and None)
+    saver.save(snapshot(7, weights))
+    weights += 1
+    assert saver.busy and not (tmp_path / "latest").exists(), "nothing counts before the manifest is there"
+    go_on.set()
+    assert saver.settle() is None
+    found = checkpoint.load(tmp_path / "latest")
+    assert found is not None and found.state["module"]["weight"].sum() == 0
+    part, own = found.part(found.parts[0])
+    assert (part.own["observations"] == 7).all() and "generators" in own
+    assert found.progress == {"env_steps": 7} and found.config == {"seed": 3} and found.ranks == 1
+
+
+def test_the_newest_and_the_best_are_kept_with_their_segments(tmp_path: Path) -> None:
+    saver, count = Saver(tmp_path, Alone(), (0, 2, 2), keep=2), np.zeros(2, np.int64)
+    array = np.zeros((2, 4))
+    for step in range(1, 7):
+        array[:, count % 4] = step
+        count = count + 1
+        saver.save(snapshot(step, torch.ones(1), step == 2, {"rewards": Ring(array, count - 4, count)}))
+        assert saver.settle() is None
+    assert [path.name for path in checkpoint.saved_steps(tmp_path)] == [f"step-{step:09d}" for step in (2, 5, 6)]
+    assert all(checkpoint.load(path) is not None for path in checkpoint.saved_steps(tmp_path))
+    assert (tmp_path / "best").resolve().name == "step-000000002"
+    written = {path.name.rpartition("-")[2] for path in (tmp_path / "replay").glob("*/*")}
+    assert written == {f"{step:06d}.pt" for step in range(1, 7)}, "1 and 2 for the best, 2 … 6 for the newest"
+
+
+@pytest.mark.parametrize("file", ["rank-0.pt", "replay"])
+def test_a_damaged_part_or_segment_makes_it_a_damaged_checkpoint(file: str, tmp_path: Path) -> None:
+    saver, array = Saver(tmp_path, Alone(), (0, 2, 2)), np.ones((2, 4))
+    for step in (1, 2):
+        end = np.full(2, step)
+        saver.save(snapshot(step, torch.ones(1), rings={"rewards": Ring(array, end - 4, end)}))
+        assert saver.settle() is None
+    newest = tmp_path / "step-000000002"
+    path = newest / file if file == "rank-0.pt" else sorted((tmp_path / "replay").glob("*/*"))[-1]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert checkpoint.newest(tmp_path) == (tmp_path / "step-000000001", [newest])
+    assert checkpoint.load(newest, state_alone=True) is not None or file == "replay", "the policy is still there"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True
+        ).returncode
+    )
+    need(mounted, "the right to mount a tmpfs")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_leaves_the_last_checkpoint_and_the_next_save_is_tried_again(small_disk: Path) -> None:
+    saver = Saver(small_disk, Alone(), (0, 2, 2), keep=1)
+    saver.save(snapshot(1, torch.zeros(100_000)))
+    assert saver.settle() is None
+    saver.save(snapshot(2, torch.zeros(2_000_000)))
+    assert saver.settle() == "no checkpoint of 2 steps: No space left on device"
+    assert [path.name for path in small_disk.iterdir() if "step" in path.name] == ["step-000000001"]
+    assert checkpoint.load(small_disk / "latest") is not None
+    saver.save(snapshot(3, torch.zeros(100_000)))
+    assert saver.settle() is None and (small_disk / "latest").resolve().name == "step-000000003"
+
+
+def test_a_run_goes_on_when_the_disk_fills_during_a_save_and_says_so(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint takes 1 MB, of which a third is left."""
+    settings = ["dqn-cartpole", "env.count=2", "run.steps=3000", "evaluation.count=3"]
+    settings += [
+        "evaluation.episodes=2",
+        "evaluation.final_episodes=2",
+        "compile.mode=off",
+        "logging.tensorboard=false",
+    ]
+    settings += ["network.hidden=[256, 256]", "algorithm.train_freq=8", "checkpoint.keep=1"]
+    settings += ["algorithm.gradient_steps=1", "algorithm.learning_starts=100"]
+    filler = small_disk / "filler"
+    ended = go(str(small_disk / "run"), [*settings, "run.steps=1000"])
+    assert ended["status"] == "done"
+    free = os.statvfs(small_disk)
+    filler.write_bytes(b"\0" * (free.f_bavail * free.f_bsize - 300_000))
+    ended = go(str(small_disk / "run"), settings)
+    out = capsys.readouterr().out
+    assert ended["status"] == "done" and "no checkpoint of 2,816 steps: No space left on device" in out
+    assert "no checkpoint of" in (ended["reason"] or "")
+    kept = checkpoint.saved_steps(small_disk / "run" / "checkpoints")
+    assert [checkpoint.load(path) is not None for path in kept] == [True]
+    assert not list((small_disk / "run" / "checkpoints").glob(".step-*"))
+    filler.unlink()
