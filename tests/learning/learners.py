@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.algorithms import ALGORITHMS
+from harness.algorithms.continuous import Continuous
 from harness.algorithms.off_policy import OffPolicy
 from harness.algorithms.on_policy import OnPolicy
 from harness.config import RunConfig, resolve
@@ -28,6 +29,12 @@ COMMON: dict[str, Any] = {
     "logging": {"tensorboard": False},
 }
 OFF_POLICY = {"buffer_size": 4000, "learning_starts": 256, "batch_size": 64, "train_freq": 8, "gradient_steps": 4}
+TWINS = {
+    "run": {"steps": 4096},
+    "algorithm": {**OFF_POLICY, "tau": 0.05},
+    "optimizer": {"lr": 3e-3},
+    "network": {"hidden": [32, 32], "activation": "relu"},
+}
 KINDS: dict[str, dict[str, Any]] = {
     "ppo": {
         "run": {"steps": 8192},
@@ -44,6 +51,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "algorithm": {**OFF_POLICY, "target_update_interval": 64, "exploration_fraction": 0.5},
         "optimizer": {"lr": 3e-3},
     },
+    "sac": TWINS,
+    "td3": TWINS,
 }
 SWITCHES: dict[str, dict[str, Any]] = {
     "ppo": {},
@@ -54,12 +63,17 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "dqn-n-step": {"n_steps": 3},
     "dqn-prioritized": {"prioritized": True},
     "dqn-quantiles": {"quantiles": 8},
+    "sac": {"temperature": 1e-3},
+    "sac-learned-temperature": {"target_entropy": -4.0},
+    "sac-gsde": {"temperature": 1e-3, "gsde": True, "log_std_init": -1.0},
+    "td3": {},
 }
 """What each learner has switched on, by a name that begins with its algorithm."""
 LEARNERS = [name for name in SWITCHES if name.partition("-")[0] in ALGORITHMS]
 ON_POLICY = [name for name in LEARNERS if name.startswith(("ppo", "a2c"))]
-CONTINUOUS = [name for name in ("ppo", "a2c") if name in ALGORITHMS]
-"""Those that also act continuously; `sac` and `td3` act in no other way."""
+ONLY_CONTINUOUS = [name for name in LEARNERS if name.startswith(("sac", "td3"))]
+CONTINUOUS = ["ppo", "a2c", *ONLY_CONTINUOUS]
+DISCRETE = [name for name in LEARNERS if name not in ONLY_CONTINUOUS]
 
 
 def kind_of(learner: str) -> str:
@@ -102,7 +116,7 @@ def values(policy: Policy, observations: np.ndarray) -> np.ndarray:
     """What the policy's algorithm holds these states (n, …) to be worth, for its own policy."""
     algorithm = policy.algorithm
     seen = policy.environments.normalize(observations)
-    if isinstance(algorithm, OnPolicy):
+    if isinstance(algorithm, (OnPolicy, Continuous)):
         return algorithm.values(seen)
     assert isinstance(algorithm, OffPolicy)
     return algorithm.module(torch.from_numpy(seen)).mean(-1).amax(-1).numpy()

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.learning.learners import CONTINUOUS, GAMMA, LEARNERS, ON_POLICY, config, learn, values
+from tests.learning.learners import CONTINUOUS, DISCRETE, GAMMA, ON_POLICY, config, learn, values
 from tests.learning.probes import Delayed, Endless
 
 pytestmark = pytest.mark.learning
 ECHO, DELAYED, ENDLESS = (f"tests.learning.probes:{name}-v0" for name in ("Echo", "Delayed", "Endless"))
-EVERY = [(learner, "discrete") for learner in LEARNERS] + [(learner, "continuous") for learner in CONTINUOUS]
+EVERY = [(learner, "discrete") for learner in DISCRETE] + [(learner, "continuous") for learner in CONTINUOUS]
 ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages": True}
 
 

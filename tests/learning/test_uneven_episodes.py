@@ -8,7 +8,7 @@ import pytest
 
 from harness.files import read_json, read_json_lines
 from harness.policy import load_policy
-from tests.learning.learners import LEARNERS, ON_POLICY, config
+from tests.learning.learners import DISCRETE, ON_POLICY, config
 from tests.learning.probes import Uneven
 from tests.multirank.launch import run_ranks
 
@@ -24,7 +24,7 @@ ENVS = 3
 """Two on the rank of the short episodes, one on that of the long ones."""
 
 
-@pytest.mark.parametrize("learner", [name for name in LEARNERS if "-" not in name])
+@pytest.mark.parametrize("learner", [name for name in DISCRETE if "-" not in name])
 def test_unequal_episodes_over_two_ranks(learner: str, tmp_path: Path) -> None:
     normalized = learner in ON_POLICY
     env = {"id": "tests.learning.probes:Uneven-v0", "count": ENVS, "normalize_observations": normalized}

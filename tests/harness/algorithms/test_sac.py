@@ -3,6 +3,7 @@ solve."""
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from shutil import which
@@ -235,7 +236,7 @@ def test_actions_are_random_until_learning_starts(tmp_path: Path) -> None:
     assert {*STATISTICS, "lr", "episodes", "return_mean"} - set(first.metrics) == {"episodes", "return_mean"}
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", ["learned temperature", "gsde, fixed"])
 def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
     need(which("g++"), "a C++ compiler")
     parameters = []
@@ -273,7 +274,7 @@ def test_a_loaded_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
     sac = make(tmp_path)
     sac.iterate(0)
     other = make(tmp_path, "seed=5")
-    other.load_state(sac.state())
+    other.load_state(copy.deepcopy(sac.state()))
     for name in ("module", "targets"):
         for mine, others in zip(getattr(sac, name).parameters(), getattr(other, name).parameters()):
             assert torch.equal(mine, others)

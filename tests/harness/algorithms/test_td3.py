@@ -3,6 +3,7 @@ solve."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from shutil import which
 
@@ -166,7 +167,7 @@ def test_a_loaded_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
     td3 = make(tmp_path)
     td3.iterate(0)
     other = make(tmp_path, "seed=5")
-    other.load_state(td3.state())
+    other.load_state(copy.deepcopy(td3.state()))
     for algorithm in (td3, other):  # the same minibatch and noise
         algorithm.noise[:] = np.random.default_rng(1).standard_normal(algorithm.noise.shape)
         for name, values in algorithm.minibatches.arrays.items():
