@@ -36,6 +36,7 @@ from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
     check_same_run,
+    decisions,
     differing_keys,
     git_commit,
     prepare,
@@ -75,6 +76,18 @@ def check(config: RunConfig, ranks: int) -> None:
         algorithm_class(config.algorithm.name).check_data(config, ranks)
 
 
+def with_decisions(config: RunConfig, run_dir: Path, world: World) -> RunConfig:
+    """The config with what the run in the directory decided when it began, where ours leaves it open: another way of
+    stepping or reducing could differ in the last bits."""
+    found = decisions(run_dir, config.to_table())
+    if world.place.launcher != "mpi" or world.device.type != "cpu":
+        found.pop("sync.path", None)  # only there is there a choice
+    for key, value in found.items():
+        section, name = key.split(".")
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update={name: value})})
+    return config
+
+
 def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result | None:
     """The result of this very run where the directory holds it finished; BadInput where it holds another one."""
     check_same_run(run_dir, config.to_table())
@@ -106,6 +119,8 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     if world.place.rank == 0:
         known = finished(run_dir, config, resume)
         tell_end(run_dir)  # here, while the other ranks still wait for this one
+    if resume != "never":
+        config = with_decisions(config, run_dir, world)
     collectives = world.start(config.sync.path)
     known = collectives.broadcast_object(known)
     if known is not None:

@@ -67,6 +67,8 @@ def read_result(run_dir: Path) -> Result | None:
 
 DECIDED = ("run.threads", "env.backend", "env.double_buffer", "sync.path", "compile.mode")
 """Settings that a run decides itself where they are `auto` or unset, and keeps."""
+KEPT_DECISIONS = ("env.backend", "sync.path", "compile.mode")
+"""Those of them on which the last bits of what a run learns may depend."""
 BUDGET = ("run.steps", "evaluation.")
 """How far a run goes, and how it is looked at: a finished run may be given more."""
 MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.", *BUDGET)
@@ -109,6 +111,16 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     ]
     more = len(differing) - MOST_TOLD
     return ", ".join(differing[:MOST_TOLD]) + (f" (and {more} more)" if more > 0 else "")
+
+
+def decisions(run_dir: Path, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run in the directory decided where ours leaves it open."""
+    try:
+        theirs = flatten(tomllib.loads((run_dir / "config.toml").read_text()))
+    except (OSError, tomllib.TOMLDecodeError):
+        return {}
+    flat = flatten(ours)
+    return {key: theirs[key] for key in KEPT_DECISIONS if flat.get(key) == "auto" and theirs.get(key, "auto") != "auto"}
 
 
 def same_budget(run_dir: Path, ours: Mapping[str, Any]) -> bool:

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from harness.algorithms.memory.replay import GOES_ON
+from harness.config import load_run_config
 from harness.envs.making import exists
+from harness.errors import BadInput
+from harness.lifecycle.parts import joined
+from harness.lifecycle.tensors import as_arrays, as_tensors
+from harness.run import train
 from tests.conftest import need
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.stopped_run import KILL, STOP, go
@@ -138,14 +144,77 @@ def test_a_larger_budget_on_resume_ends_as_if_it_had_been_so_from_the_start(tmp_
     assert metrics_of(tmp_path / "whole", *evaluations) == metrics_of(tmp_path / "resumed", *evaluations)
 
 
+def together(ranks: tuple[Any, ...], *path: str) -> Any:
+    """What the ranks have of their environments, side by side."""
+    parts = list(ranks)
+    for name in path:
+        parts = [part[name] for part in parts]
+    return parts[0] if len(parts) == 1 else joined([as_arrays(part) for part in parts])
+
+
 @pytest.mark.parametrize("ranks, then", [(2, 3), (3, 1)])
 def test_on_another_number_of_ranks_each_takes_over_its_environments(ranks: int, then: int, tmp_path: Path) -> None:
-    """Replay, environments and running episodes are those of before; sums of other ranks differ in their rounding."""
-    stopped = on_ranks(
-        ranks, "mpi", tmp_path, [{"run_dir": str(tmp_path / "run"), "settings": RAINBOW, "stop_after": 5}]
-    )
-    (at_rest,) = {rank["iterations"] for rank in stopped}
-    assert at_rest == 5
-    shorter = [*RAINBOW, "run.steps=1280"]  # nothing is left to do: what was taken over is handed back
-    resumed = on_ranks(then, "mpi", tmp_path, [{"run_dir": str(tmp_path / "run"), "settings": RAINBOW}])
-    assert resumed[0]["status"] == "done" and len(metrics_of(tmp_path / "run")) == 10 and shorter
+    """Replay, environments and running episodes are those of before, and what follows is that of a run that was not
+    disturbed, but for the rounding of sums over other ranks."""
+    settings = [*RAINBOW, "env.backend=sync", "optimizer.eps=1e-5"]
+    run = {"run_dir": str(tmp_path / "run"), "settings": settings}
+    stopped = on_ranks(ranks, "mpi", tmp_path, [{**run, "stop_after": 5}])
+    assert stopped[0]["iterations"] == 5
+    at_rest = on_ranks(then, "mpi", tmp_path, [{**run, "settings": [*settings, "run.steps=1280"]}])  # nothing to do
+    for path in (("own",), ("rings",)):
+        assert_same(as_tensors(together(at_rest, *path)), as_tensors(together(stopped, *path)))
+    assert_same(at_rest[0]["state"], stopped[0]["state"])
+    resumed = on_ranks(then, "mpi", tmp_path, [run])
+    assert resumed[0]["status"] == "done" and len(metrics_of(tmp_path / "run")) == 10
+    whole = go(str(tmp_path / "whole"), settings)
+    assert_same(as_tensors(together(resumed, "rings", "actions")), as_tensors(together((whole,), "rings", "actions")))
+    for name, expected in whole["state"]["module"].items():
+        assert (resumed[0]["state"]["module"][name] - expected).norm() <= 1e-4 * expected.norm(), name
+
+
+def test_environments_without_a_state_begin_new_episodes_and_the_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their replay is kept: it ends with an episode that was cut off, and goes on with the new one."""
+    need(exists("Box2D"), "the extra box2d")
+    settings = [*DQN, "env.id=LunarLander-v3", "env.backend=sync", "algorithm.buffer_size=4000"]
+    stopped = go(str(tmp_path), settings, stop_after=5)
+    assert "checkpoints do not hold what LunarLander-v3 goes on from" in capsys.readouterr().out
+    resumed = go(str(tmp_path), settings)
+    assert "4 of 4 environments begin a new episode" in capsys.readouterr().out
+    assert resumed["status"] == "done" and resumed["iterations"] == 10
+    for env in range(4):
+        before, after = (ended["rings"]["actions"][env] for ended in (stopped, resumed))
+        assert len(before) == 320 and torch.equal(after[:320], before)
+        assert resumed["rings"]["ends"][env][319] != GOES_ON, "no transition mixes two episodes"
+
+
+def test_what_auto_came_to_be_is_kept(tmp_path: Path) -> None:
+    """A budget of 40,000 gradient steps would have been compiled, had it been so from the start."""
+    open_ended = [*PPO, "compile.mode=auto", "env.backend=auto", "algorithm.epochs=20"]
+    assert not go(str(tmp_path), open_ended)["compiled"]
+    ended = go(str(tmp_path), [*open_ended, "run.steps=512000"], stop_after=12)
+    assert ended["status"] == "stopped" and not ended["compiled"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path: Path) -> None:
+    go(str(tmp_path / "one"), PPO, stop_after=5)
+    other = [*PPO, "optimizer.lr=0.1", "algorithm.gamma=0.9"]
+    named = "algorithm.gamma is 0.98 there and 0.9 here, optimizer.lr is 0.001 there and 0.1 here"
+    with pytest.raises(BadInput, match=f"holds another run: {named}"):
+        go(str(tmp_path / "one"), other)
+    kept = tmp_path / "one" / "checkpoints" / "latest"
+    with pytest.raises(BadInput, match=f"is a checkpoint of another run: {named}"):
+        train(load_run_config(other[0], other[1:]), tmp_path / "two", resume=str(kept))
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_request_during_an_evaluation_makes_it_again_and_each_update_is_written_once(tmp_path: Path) -> None:
+    """The request is heard in the midst of 70 episodes: all of them are played again, and are those of a run that was
+    not disturbed."""
+    many = [*PPO[:1], *PPO[2:], "evaluation.count=2", "evaluation.episodes=70"]
+    whole = go(str(tmp_path / "whole"), many)
+    stopped = go(str(tmp_path / "resumed"), many, stop_after=5)  # the signal comes before the evaluation begins
+    assert stopped["status"] == "stopped" and len(metrics_of(tmp_path / "resumed")) == 4
+    resumed = go(str(tmp_path / "resumed"), many)
+    assert_same_end(whole, resumed, tmp_path, 10)
