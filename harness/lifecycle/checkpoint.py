@@ -7,6 +7,8 @@ written aside, synced, and renamed. Tensors and plain values alone: nothing in a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness.files import read_json, write_json
+from harness.files import plain, read_json, write_json
 from harness.lifecycle import segments
 from harness.lifecycle.parts import Part
 from harness.lifecycle.segments import Segment
@@ -24,7 +26,7 @@ from harness.lifecycle.sums import CheckSum, matches, write_tensors
 from harness.lifecycle.tensors import as_arrays
 
 NAME = re.compile(r"step-(\d{9,})")
-STATE, MANIFEST = "state.pt", "manifest.json"
+STATE, MANIFEST, SUM = "state.pt", "manifest.json", "sha256"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def put_in_place(
 ) -> Path:
     """Writes the manifest, and renames what was written aside to where it counts; `latest` points at it then."""
     files = {name: summed.as_json() for name, summed in written.items()}
-    write_json(aside / MANIFEST, {**manifest, "files": files})
+    manifest = {**manifest, "files": files}
+    write_json(aside / MANIFEST, {**manifest, SUM: sum_of(manifest)})
     sync_directory(aside)
     final = directory / name_of(env_steps)
     replaced = directory / f".{final.name}.replaced.{os.getpid()}"
@@ -106,6 +109,19 @@ def put_in_place(
     point(directory / "latest", final.name)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
+
+
+def sum_of(manifest: dict[str, Any]) -> str:
+    """The manifest's own checksum, which it holds: a count is as easily damaged as a tensor."""
+    return hashlib.sha256(json.dumps(plain(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest as it was written; None where it is damaged or not there."""
+    manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.pop(SUM, None) != sum_of(manifest):
+        return None
+    return manifest
 
 
 def sync_directory(directory: Path) -> None:
@@ -158,8 +174,8 @@ def named_segments(directory: Path) -> set[str]:
     """The files that the checkpoints in `directory` name."""
     named: set[str] = set()
     for path in saved_steps(directory):
-        manifest = read_json(path / MANIFEST)
-        if isinstance(manifest, dict):
+        manifest = read_manifest(path)
+        if manifest is not None:
             named |= {segment.file for part in parts_of(manifest) for segment in part.segments}
     return named
 
@@ -167,7 +183,7 @@ def named_segments(directory: Path) -> set[str]:
 def manifest_of(directory: Path, state_alone: bool = False) -> dict[str, Any] | None:
     """The manifest of the checkpoint in `directory`; None unless all that it names is there as it was written (or
     `state.pt` is, with `state_alone`)."""
-    manifest: Any = read_json(directory / MANIFEST)
+    manifest: Any = read_manifest(directory)
     try:
         files = {name: CheckSum.from_json(expected) for name, expected in manifest["files"].items()}
         if not all(matches(directory / name, files[name]) for name in ([STATE] if state_alone else files)):
@@ -185,7 +201,7 @@ def load(directory: Path, verified: bool = False, state_alone: bool = False) -> 
     `verified`: it was found whole a moment ago. `state_alone`: what ranks had of their own is not asked for.
     """
     directory = directory.resolve()
-    manifest = read_json(directory / MANIFEST) if verified else manifest_of(directory, state_alone)
+    manifest = read_manifest(directory) if verified else manifest_of(directory, state_alone)
     if manifest is None:
         return None
     state = torch.load(directory / STATE, map_location="cpu", weights_only=True)

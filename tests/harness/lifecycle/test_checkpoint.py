@@ -63,3 +63,18 @@ def test_nothing_from_a_checkpoint_is_run(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="(?i)weights"):
         checkpoint.load(tmp_path / "latest")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_no_bit_of_a_manifest_may_differ(tmp_path: Path) -> None:
+    saved = checkpoint.save(tmp_path, 1, STATE, {"iteration": 1, "seconds": 12.5})
+    manifest = saved / "manifest.json"
+    whole = manifest.read_bytes()
+    for index in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[index] ^= 1 << bit
+            manifest.write_bytes(data)
+            assert checkpoint.read_manifest(saved) is None, f"bit {bit} of {whole[max(0, index - 9):index + 9]!r}"
+    for length in range(len(whole) - 1):
+        manifest.write_bytes(whole[:length])
+        assert checkpoint.read_manifest(saved) is None
