@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -199,14 +200,18 @@ def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseExcepti
     place = world.place
     if place.size == 1:
         if run is not None and not isinstance(error, BadInput):
-            run.write(replace(run.result("failed", reason), failed_rank=0, failed_host=place.host, last_lines=lines))
+            with suppress(OSError):
+                run.write(
+                    replace(run.result("failed", reason), failed_rank=0, failed_host=place.host, last_lines=lines)
+                )
         return
     if isinstance(error, BadInput):
         print(f"harness: rank {place.rank} on {place.host}: {error}", file=sys.stderr)
         world.abort(2)
     traceback.print_exc()
     if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
-        record_failure(run_dir, place.rank, place.host, reason, lines)
+        with suppress(OSError):  # of a full disk, which may be the reason itself
+            record_failure(run_dir, place.rank, place.host, reason, lines)
     world.abort(1)
 
 

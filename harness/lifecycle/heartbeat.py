@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -230,4 +231,7 @@ def tell_end(run_dir: Path) -> None:
     ended = end_without_result(run_dir)
     if ended is not None:
         print(f"the attempt before ended without a result: {ended}", file=sys.stderr, flush=True)
-        append_json_line(run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")})
+        with suppress(OSError):
+            append_json_line(
+                run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")}
+            )

@@ -187,6 +187,7 @@ def ended(scene: Scene, code: int | None) -> str:
         return "went on to the end"
     if code == 75:
         return "stopped with a checkpoint"
-    reason = str(scene.result().get("reason") or (scene.said().strip().splitlines() or ["nothing was said"])[-1])
+    told = re.findall(r"^(?:failed|harness): (.*)", scene.said(), re.M)
+    reason = str(scene.result().get("reason") or (told[-1] if told else "nothing was said"))
     reason = re.sub(r" on \S+ ", " ", reason).split(": ")[0]
     return "failed: " + re.sub(r"\d+", "N", reason)[:90]
