@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 
 from harness.config import load_run_config
+from harness.lifecycle.run_directory import Result
 from harness.lifecycle.tensors import as_tensors
 from harness.run import Run, train
 
@@ -28,10 +29,13 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
     `how`. Returns how the run ended, and everything that it would go on from."""
     preset, *overrides = settings
     runs: list[Run] = []
-    iterate = Run.iterate
+    begin, iterate = Run.go, Run.iterate
 
-    def recorded(self: Run) -> dict[str, float]:
-        runs[:] = [self]
+    def remembered(self: Run, resume: str) -> Result:
+        runs.append(self)
+        return begin(self, resume)
+
+    def stopped(self: Run) -> dict[str, float]:
         metrics = iterate(self)
         if stop_after and self.counters.iteration == stop_after:
             if self.saver is not None and how == KILL:
@@ -39,7 +43,7 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
             os.kill(os.getpid(), signal.Signals[how])
         return metrics
 
-    with patch.object(Run, "iterate", recorded):
+    with patch.object(Run, "go", remembered), patch.object(Run, "iterate", stopped):
         result = train(load_run_config(preset, [f"sync.path={sync_path}", *overrides]), Path(run_dir))
     ended: dict[str, Any] = {"status": result.status, "reason": result.reason, "value": result.value}
     if runs:

@@ -1,0 +1,116 @@
+"""What a checkpoint costs while training goes on: `python -m tests.benchmarks.saving --json FILE`, alone or as ranks of
+`mpirun` and `horovodrun`.
+
+PPO with a network of 25 million parameters (a checkpoint of 300 MB with Adam's moments). The same number of iterations
+with and without a save at their start, in turns: the seconds that a save adds to them, the stall of its copy among
+them, as a share of the minute between two saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.config import load_run_config
+from harness.distributed.world import World
+from harness.files import write_json
+from harness.lifecycle.signals import StopRequests
+from harness.run import Run
+from tests.benchmarks.machine import Watch
+
+WIDTH = 3535
+SETTINGS = [
+    *("run.steps=1_000_000_000", "compile.mode=off", "logging.tensorboard=false", "checkpoint.every_minutes=1e6"),
+    *("env.count=8", "algorithm.rollout_steps=16", "algorithm.minibatch_size=64", "algorithm.epochs=1"),
+    *("sync.check_every=1_000_000", "evaluation.count=1"),
+]
+MINUTE = 60.0
+WANTED = 0.03
+"""The share of throughput that a save a minute may cost."""
+
+
+def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
+    """Seconds of so many iterations, until the save among them is on the disk; and those of its copy."""
+    run.collectives.barrier()
+    began = time.perf_counter()
+    stall = 0.0
+    if save:
+        run.saved_iteration = None
+        run._save()
+        stall = time.perf_counter() - began
+    for _ in range(iterations):
+        run.account(run.iterate())
+    run.collectives.barrier()
+    seconds = time.perf_counter() - began
+    assert run.saver is not None
+    if save and run.saver.busy:
+        raise SystemExit("the save takes longer than the iterations: more --seconds")
+    assert run.saver.settle() is None
+    return seconds, stall
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of iterations, with or without a save")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the two hidden layers of policy and value")
+    parser.add_argument("--folder", help="where the checkpoints are written; default: a temporary one")
+    parser.add_argument("--json", help="where the figures go")
+    arguments = parser.parse_args()
+    command = shlex.join(["python", "-m", "tests.benchmarks.saving", *sys.argv[1:]])
+    overrides = [*SETTINGS, f"network.hidden=[{arguments.width}, {arguments.width}]"]
+    config = load_run_config("ppo-cartpole", overrides)
+    world = World()
+    collectives = world.start(config.sync.path)
+    with StopRequests() as requests, tempfile.TemporaryDirectory(dir=arguments.folder, prefix="saving-") as own:
+        folder = Path(collectives.broadcast_object(own))
+        run = Run(config, folder, world, collectives, requests)
+        run._open("never")
+        timed(run, 1, save=False)
+        one, _ = timed(run, 2, save=False)
+        iterations = int(collectives.broadcast_object(max(2, round(2 * arguments.seconds / one))))
+        timed(run, iterations, save=True)  # the first one's memory is new
+        with Watch() as watch:
+            rows = [(timed(run, iterations, False)[0], *timed(run, iterations, True)) for _ in range(arguments.repeats)]
+        parameters = sum(parameter.numel() for parameter in run.algorithm.module.parameters())
+        size = sum(path.stat().st_size for path in (folder / "checkpoints" / "latest").resolve().iterdir())
+        assert run.saver is not None
+        run.saver.close()
+        run.metrics.close()
+        run.progress.close()
+        run.algorithm.close()
+        collectives.barrier()
+    if world.place.rank == 0:
+        costs = [with_save - without for without, with_save, _ in rows]
+        cost, stall = statistics.median(costs), statistics.median(stall for *_, stall in rows)
+        shares = f"{100 * cost / MINUTE:.2f} % of a minute (wanted: under {100 * WANTED:.0f} %)"
+        print(f"{parameters / 1e6:.1f} million parameters, {size / 1e6:.0f} MB, {world.place.size} rank(s):")
+        print(
+            f"a save costs {cost:.2f} s ({min(costs):.2f} … {max(costs):.2f}), {shares}; its copy stalls {stall:.2f} s"
+        )
+        figures = {
+            "parameters": parameters,
+            "bytes": size,
+            "ranks": world.place.size,
+            "iterations": iterations,
+            "seconds_without": [without for without, *_ in rows],
+            "seconds_with": [with_save for _, with_save, _ in rows],
+            "seconds_of_copies": [stall for *_, stall in rows],
+            "seconds_of_a_save": cost,
+            "share_of_a_minute": cost / MINUTE,
+            "passed": cost / MINUTE < WANTED,
+            "birth": asdict(watch.birth(command)),
+        }
+        if arguments.json:
+            write_json(Path(arguments.json), figures)
+    world.stop()
+
+
+if __name__ == "__main__":
+    main()
