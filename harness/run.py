@@ -25,11 +25,12 @@ from harness.algorithms.base import Act
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World, set_threads
-from harness.envs import Share, check_environment, make_environments, play_episodes, share_of
+from harness.envs import check_environment, make_environments, play_episodes, share_of
 from harness.envs.choosing import agree_on_backend, check_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
 from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
+from harness.keeping import Keeping
 from harness.lifecycle import checkpoint
 from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
 from harness.lifecycle.heartbeat import Heartbeat, forget_beats, tell_end
@@ -47,10 +48,8 @@ from harness.lifecycle.run_directory import (
     take_failures,
     versions,
 )
-from harness.lifecycle.saver import Saver, Snapshot
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
-from harness.resuming import go_on_from
 from harness.training.allocation import keep_freed_memory
 from harness.training.trainer import check_equal
 
@@ -258,6 +257,15 @@ class Counters:
     """The metrics of the last iteration, until its evaluation is over and they are written."""
 
 
+def counters_from(progress: dict[str, Any]) -> Counters:
+    """As a checkpoint has them, in JSON: numbers that are none are null there."""
+    counters = Counters(**progress)
+    if counters.pending is not None:
+        pending = {name: math.nan if value is None else value for name, value in counters.pending.items()}
+        counters.pending = pending
+    return counters
+
+
 def with_problem(reason: str | None, problem: str | None) -> str | None:
     """A result's reason, and what went wrong beside it."""
     return "; ".join(filter(None, (reason, problem))) or None
@@ -281,12 +289,9 @@ class Run:
         self.phases = PhaseTimer()
         self.return_mean: float | None = None
         self.eval: Evaluation | None = None
-        self.began = self.saved_at = time.monotonic()
-        self.saver: Saver | None = None
+        self.began = time.monotonic()
+        self.keeping: Keeping | None = None
         """None where nothing is kept."""
-        self.saved_iteration: int | None = None
-        """That of the last checkpoint of this attempt."""
-        self.save_due = self.best_is_unsaved = False
         self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
         set_threads(config.run.threads or 1)
         keep_freed_memory()
@@ -334,7 +339,8 @@ class Run:
         reason = GO_ON
         try:
             while reason == GO_ON and self._goes_on():
-                counters.pending = counters.pending or self.iterate()
+                if counters.pending is None:
+                    counters.pending = self.iterate()
                 counters.seconds = resumed_seconds + time.monotonic() - self.began
                 reason = self.account(self._evaluate_where_due(counters.pending))
             check_equal(self.collectives, self._parameters())
@@ -343,11 +349,12 @@ class Run:
             result = self._conclude(stop.reason)
         except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
-            self._settle()
+            if self.keeping is not None:
+                self.keeping.settle()
             result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
         finally:
-            if self.saver is not None:
-                self.saver.close()
+            if self.keeping is not None:
+                self.keeping.close()
             self.metrics.close()
             self.progress.close()
             algorithm.close()
@@ -379,7 +386,7 @@ class Run:
             check_equal(self.collectives, self._parameters())
         self._show()
         reason = self._agreed_reason()
-        if self.save_due:
+        if self.keeping is not None and self.keeping.due:
             self._save()
         return reason
 
@@ -409,28 +416,24 @@ class Run:
                 self.progress.say(self.environments.vector.told)
             for remark in (*self.algorithm.remarks(), *damaged):
                 self.progress.say(remark)
-        share = self.environments.share if self.environments is not None else Share(0, 0, 0)
-        places = share.first, share.count, share.total
-        kept, keep = self.run_dir / "checkpoints", self.config.checkpoint.keep
-        self.saver = Saver(kept, self.collectives, places, keep, lambda: self.metrics.sync())
+        self.keeping = Keeping(
+            self.resolved(),
+            self.run_dir / "checkpoints",
+            self.algorithm,
+            self.environments,
+            self.collectives,
+            self._say,
+            lambda: self.metrics.sync(),
+        )
         if start_from is not None:
-            self._go_on_from(start_from, self.saver)
+            self.counters = counters_from(self.keeping.go_on_from(start_from))
+            # how many there were by now, had the budget always been the present one
+            done = self.counters.iteration - (self.counters.pending is not None)
+            self.counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
         counters = self.counters
         written = counters.pending is None  # else the last iteration's metrics come with its evaluation
         last = (counters.iteration, counters.env_steps) if written else (counters.iteration - 1, counters.env_steps - 1)
         self.metrics = open_metrics(self.run_dir, self.rank, self.config.logging.tensorboard, *last)
-
-    def _go_on_from(self, start_from: Path, saver: Saver) -> None:
-        found, lines = go_on_from(start_from, self.algorithm, self.environments, saver, self.collectives)
-        counters = self.counters = Counters(**found.progress)
-        if counters.pending is not None:
-            pending = {name: math.nan if value is None else value for name, value in counters.pending.items()}
-            counters.pending = pending
-        # how many there were by now, had the budget always been the present one
-        done = counters.iteration - (counters.pending is not None)
-        counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
-        for line in (f"resumed from {start_from}: {counters.env_steps:,} steps done", *lines):
-            self._say(line)
 
     def resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
@@ -472,42 +475,20 @@ class Run:
             for number in range(counters.evaluations + 1, reached + 1):
                 self.reporter.report(number, self.eval.mean, counters.env_steps)
             counters.evaluations = reached
-            counters.last, self.best_is_unsaved, self.save_due = self.eval.mean, better, True
+            counters.last = self.eval.mean
+            if self.keeping is not None:
+                self.keeping.best, self.keeping.due = better, True
             self.phases.start("rest")
         return metrics
 
     def _save(self) -> None:
-        """A checkpoint of this boundary, unless there is one: copied now, written while training goes on."""
-        counters = self.counters
-        self.save_due = False
-        if self.saver is None or self.saved_iteration == counters.iteration:
-            return
+        assert self.keeping is not None
         self.phases.start("checkpoint")
-        own = self.algorithm.own_state()
-        snapshot = Snapshot(
-            env_steps=counters.env_steps,
-            state=self.algorithm.state(),
-            progress=asdict(counters),
-            config=self.resolved().to_table(),
-            own=own,
-            rings=self.algorithm.rings(),
-            best=self.best_is_unsaved,
-        )
-        self._say(self.saver.save(snapshot))
-        if self.saved_iteration is None and own and own["environments"]["vector"] is None and self.config.env:
-            what = self.config.env.id
-            self._say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
-        self.saved_iteration, self.saved_at, self.best_is_unsaved = counters.iteration, time.monotonic(), False
+        self.keeping.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
-    def _settle(self) -> str | None:
-        """Waits for the save in flight; collective. Tells, and returns, why it did not come about."""
-        problem = None if self.saver is None else self.saver.settle()
-        self._say(problem)
-        return problem
-
-    def _say(self, line: str | None) -> None:
-        if self.rank == 0 and line is not None:
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
             self.progress.say(line)
 
     def _goes_on(self) -> bool:
@@ -535,13 +516,10 @@ class Run:
         verdict = self.reporter.poll()
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
-        waited = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
-        save = float(self.rank == 0 and waited and self.saver is not None and not self.saver.busy)
-        trouble = float(self.saver is not None and self.saver.trouble is not None)
-        agreed = self.collectives.agree({"reason": mine, "save": save, "trouble": trouble}, "max")
-        self.save_due = self.save_due or bool(agreed["save"])
-        if agreed["trouble"]:
-            self._settle()
+        words = {} if self.keeping is None else self.keeping.words()
+        agreed = self.collectives.agree({"reason": mine, **words}, "max")
+        if self.keeping is not None:
+            self.keeping.hear(agreed)
         return int(agreed["reason"])
 
     def _show(self) -> None:
@@ -568,19 +546,20 @@ class Run:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _conclude(self, reason: int) -> Result:
+        assert self.keeping is not None
         if reason == RANKS_CHANGE:
             self._save()
-            self._settle()
+            self.keeping.settle()
             raise RanksChange
         if reason in (PRUNED, SUPERSEDED):
-            self._settle()
+            self.keeping.settle()
         if reason == PRUNED:
             return self.result("pruned", "pruned by the study", self.reporter.last_value)
         if reason == SUPERSEDED:
             return self.result("stopped", "a newer attempt of this trial runs")
         if reason != GO_ON:
             self._save()
-            problem = self._settle()
+            problem = self.keeping.settle()
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
@@ -588,7 +567,7 @@ class Run:
         self._save()
         self.phases.start("evaluate")
         self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
-        problem = self._settle()
+        problem = self.keeping.settle()
         self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
         why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"

@@ -37,21 +37,22 @@ WANTED = 0.03
 
 def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
     """Seconds of so many iterations, until the save among them is on the disk; and those of its copy."""
+    keeping = run.keeping
+    assert keeping is not None
     run.collectives.barrier()
     began = time.perf_counter()
     stall = 0.0
     if save:
-        run.saved_iteration = None
+        keeping.iteration = None
         run._save()
         stall = time.perf_counter() - began
     for _ in range(iterations):
         run.account(run.iterate())
     run.collectives.barrier()
     seconds = time.perf_counter() - began
-    assert run.saver is not None
-    if save and run.saver.busy:
+    if save and keeping.saver.busy:
         raise SystemExit("the save takes longer than the iterations: more --seconds")
-    assert run.saver.settle() is None
+    assert keeping.settle() is None
     return seconds, stall
 
 
@@ -80,8 +81,6 @@ def main() -> None:
             rows = [(timed(run, iterations, False)[0], *timed(run, iterations, True)) for _ in range(arguments.repeats)]
         parameters = sum(parameter.numel() for parameter in run.algorithm.module.parameters())
         size = sum(path.stat().st_size for path in (folder / "checkpoints" / "latest").resolve().iterdir())
-        assert run.saver is not None
-        run.saver.close()
         run.metrics.close()
         run.progress.close()
         run.algorithm.close()

@@ -38,8 +38,8 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
     def stopped(self: Run) -> dict[str, float]:
         metrics = iterate(self)
         if stop_after and self.counters.iteration == stop_after:
-            if self.saver is not None and how == KILL:
-                self.saver.close()  # so that it is known which checkpoint the run goes on from
+            if self.keeping is not None and how == KILL:
+                self.keeping.close()  # so that it is known which checkpoint the run goes on from
             os.kill(os.getpid(), signal.Signals[how])
         return metrics
 

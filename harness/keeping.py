@@ -1,0 +1,135 @@
+"""What a run keeps of itself while it goes on, and how another attempt goes on from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.algorithms import Algorithm
+from harness.config import RunConfig
+from harness.distributed.collectives import Collectives
+from harness.envs import Environments, Share
+from harness.errors import BadInput
+from harness.lifecycle import checkpoint
+from harness.lifecycle.checkpoint import Checkpoint
+from harness.lifecycle.generators import load_generators
+from harness.lifecycle.parts import share_from
+from harness.lifecycle.saver import Saver, Snapshot
+
+
+class Keeping:
+    """Its methods are collective, but for `words` and `close`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: Path,
+        algorithm: Algorithm,
+        environments: Environments | None,
+        collectives: Collectives,
+        say: Callable[[str], None],
+        settle_files: Callable[[], None],
+    ) -> None:
+        """`config`: with all that was decided. `directory`: that of the checkpoints. `say` tells the user a line;
+        `settle_files` is the saver's."""
+        self.config, self.algorithm, self.environments = config, algorithm, environments
+        self.collectives, self.say = collectives, say
+        share = environments.share if environments is not None else Share(0, 0, 0)
+        places = share.first, share.count, share.total
+        self.saver = Saver(directory, collectives, places, config.checkpoint.keep, settle_files)
+        self.table = config.to_table()
+        self.due = self.best = False
+        """Whether a save is due at this boundary, and whether its evaluation was the best so far."""
+        self.iteration: int | None = None
+        """That of the last save of this attempt."""
+        self.saved_at = time.monotonic()
+
+    # -- while the run goes on -----------------------------------------------------------------------------------------
+
+    def words(self) -> dict[str, float]:
+        """What this rank has to say when all agree, by their largest: rank 0's clock, and a save that failed."""
+        late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
+        clock = self.collectives.rank == 0 and late and not self.saver.busy
+        return {"save": float(clock), "trouble": float(self.saver.trouble is not None)}
+
+    def hear(self, agreed: dict[str, float]) -> None:
+        """What all ranks have said."""
+        self.due = self.due or bool(agreed["save"])
+        if agreed["trouble"]:
+            self.settle()
+
+    def save(self, iteration: int, env_steps: int, progress: dict[str, Any]) -> None:
+        """A checkpoint of this boundary, unless there is one: copied now, written while training goes on."""
+        self.due = False
+        if self.iteration == iteration:
+            return
+        own = self.algorithm.own_state()
+        state, rings = self.algorithm.state(), self.algorithm.rings()
+        problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings, self.best))
+        if problem is not None:
+            self.say(problem)
+        if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
+            what = self.config.env.id
+            self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
+        self.iteration, self.saved_at, self.best = iteration, time.monotonic(), False
+
+    def settle(self) -> str | None:
+        """Waits for the save in flight; tells, and returns, why it did not come about, if so."""
+        problem = self.saver.settle()
+        if problem is not None:
+            self.say(problem)
+        return problem
+
+    def close(self) -> None:
+        self.saver.close()
+
+    # -- when it goes on from a checkpoint -----------------------------------------------------------------------------
+
+    def go_on_from(self, directory: Path) -> dict[str, Any]:
+        """Loads a checkpoint that rank 0 has found whole; returns its progress. Tells what could not carry over.
+
+        The ranks may be others than those that wrote it: each takes over what there is of the environments that are
+        now its own.
+        """
+        found = checkpoint.load(directory, verified=True)
+        if found is None:
+            raise BadInput(f"{directory}: no whole checkpoint there, as this rank sees it")
+        self.algorithm.load_state(found.state)
+        self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
+        collectives = self.collectives
+        if self.environments is not None:
+            begun, replay = take_over(found, self.algorithm, self.environments, self.saver)
+            agreed = collectives.agree({"begun": float(begun), "replay": float(not replay)})
+            if agreed["begun"]:
+                count = f"{agreed['begun']:.0f} of {self.environments.share.total} environments"
+                self.say(f"{count} begin a new episode: the checkpoint does not hold what they go on from")
+            if agreed["replay"]:
+                self.say("the replay begins empty where the checkpoint does not hold it")
+        own = next((part for part in found.parts if part.rank == collectives.rank), None)
+        if found.ranks != collectives.size:
+            self.say(
+                f"{found.ranks} ranks wrote the checkpoint and {collectives.size} go on: the generators that Python, "
+                "numpy and torch have for a whole process begin anew"
+            )
+        elif own is not None:
+            load_generators(found.part(own)[1]["generators"])
+        return found.progress
+
+
+def take_over(found: Checkpoint, algorithm: Algorithm, environments: Environments, saver: Saver) -> tuple[int, bool]:
+    """Goes on with this rank's environments where the checkpoint holds them; how many begin a new episode, and whether
+    what the algorithm remembers of them is there."""
+    share = environments.share
+    rings = algorithm.rings()
+    parts = [
+        part for part in found.parts if part.first < share.first + share.count and part.first + part.count > share.first
+    ]
+    loaded = [found.part(part)[0] for part in parts]
+    own = share_from(loaded, share.first, share.count, share.total)
+    if own is None:
+        return share.count, not rings
+    saver.segments.load(found.directory.parent, [segment for part in parts for segment in part.segments], rings)
+    goes_on = algorithm.load_own_state(own)
+    return int(share.count - goes_on.sum()), True
