@@ -18,7 +18,8 @@ from tests.multirank.test_failures import left_of
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, text=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
     need(done.returncode == 0, f"mounting needs root: {done.stderr}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
