@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import gymnasium as gym
 import numpy as np
+import torch
 
 from harness.config import load_run_config
 from harness.lifecycle.run_directory import Result
@@ -22,6 +25,28 @@ from harness.lifecycle.tensors import as_tensors
 from harness.run import Run, train
 
 STOP, KILL = "SIGTERM", "SIGKILL"
+
+
+class Careless(gym.Env):
+    """Draws from the generators that Python, numpy and torch have for the whole process; `seed` makes no difference."""
+
+    observation_space = gym.spaces.Box(-10.0, 10.0, (3,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return self.look(), {}
+
+    def look(self) -> np.ndarray:
+        return np.array([random.random(), np.random.normal(), torch.rand(())], np.float32)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        seen = self.look()
+        return seen, float(seen.sum()) * float(action), self.steps >= 15, False, {}
+
+
+gym.register("Careless-v0", Careless)
 
 
 def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, sync_path: str = "auto") -> Any:

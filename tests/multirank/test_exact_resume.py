@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,6 +85,7 @@ CASES = {
     "sac with gsde": ([*SAC, "algorithm.gsde=true", "network.hidden=[32, 32]"], 4),
     "td3": (["td3-pendulum", *SAC[1:]], 4),
     "ppo on mujoco": (HOPPER, 10),
+    "supervised": (["supervised-digits", "algorithm.epochs=4", "evaluation.count=4", "compile.mode=off"], 4),
 }
 
 
@@ -96,6 +99,19 @@ def test_a_run_that_stopped_and_went_on_ends_as_one_that_did_not(case: str, tmp_
     assert stopped["status"] == "stopped" and stopped["iterations"] == iterations // 2
     resumed = go(str(tmp_path / "resumed"), settings)
     assert_same_end(whole, resumed, tmp_path, iterations)
+
+
+def test_generators_of_the_whole_process_go_on_too(tmp_path: Path) -> None:
+    settings = [*PPO, "env.id=tests.multirank.stopped_run:Careless-v0", "env.backend=sync"]
+
+    def seeded(name: str, stop_after: int) -> Any:
+        random.seed(3)
+        np.random.seed(4)
+        return go(str(tmp_path / name), settings, stop_after)
+
+    whole = seeded("whole", 0)
+    seeded("resumed", 5)
+    assert_same_end(whole, go(str(tmp_path / "resumed"), settings), tmp_path, 10)
 
 
 def on_ranks(ranks: int, way: str, folder: Path, runs: list[dict[str, Any]], fails: bool = False) -> tuple[Any, ...]:
@@ -140,6 +156,8 @@ def test_a_larger_budget_on_resume_ends_as_if_it_had_been_so_from_the_start(tmp_
     assert (whole["status"], whole["value"]) == (resumed["status"], resumed["value"])
     assert_same(whole["state"], resumed["state"])
     assert_same(whole["own"], resumed["own"])
+    looked = [line["update"] for line in metrics_of(tmp_path / "resumed") if "eval_return_mean" in line]
+    assert looked[-2:] == [8, 10], "from there on where the larger budget has them"
     evaluations = "eval_return_mean", "eval_return_std"
     assert metrics_of(tmp_path / "whole", *evaluations) == metrics_of(tmp_path / "resumed", *evaluations)
 
