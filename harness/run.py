@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
@@ -296,9 +297,7 @@ class Run:
         set_threads(config.run.threads or 1)
         keep_freed_memory()
         self.algorithm = self._build()
-        if config.run.threads is None:
-            small = sum(parameter.numel() for parameter in self.algorithm.module.parameters()) < SMALL_NETWORK
-            set_threads(1 if small else world.cores)
+        self._settle_threads(self.algorithm.module)
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _build(self) -> Algorithm:
@@ -309,8 +308,13 @@ class Run:
             rank, size = self.collectives.rank, self.collectives.size
             environments = make_environments(chosen, rank, size, gamma, self.world.cores)
         self.environments = environments
-        context = Context(config, self.collectives, self.world.device, self.phases, environments, self._play)
-        return algorithm_class(config.algorithm.name)(context)
+        own = config, self.collectives, self.world.device, self.phases, environments, self._play, self._settle_threads
+        return algorithm_class(config.algorithm.name)(Context(*own))
+
+    def _settle_threads(self, module: nn.Module) -> None:
+        if self.config.run.threads is None:
+            small = sum(parameter.numel() for parameter in module.parameters()) < SMALL_NETWORK
+            set_threads(1 if small else self.world.cores)
 
     def _play(self, act: Act, episodes: int, final: bool) -> np.ndarray:
         assert self.config.env is not None and self.environments is not None

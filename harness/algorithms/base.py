@@ -52,6 +52,8 @@ class Context:
     """This rank's share; None where `algorithm` has no use for any."""
     play: Callable[[Act, int, bool], np.ndarray]
     """`play(act, episodes, final)`: true returns, float64 (episodes,), equal on all ranks."""
+    settle_threads: Callable[[nn.Module], None] = lambda module: None
+    """To be called with the network before anything is compiled: compiled code is for so many threads."""
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ class Continuous(OffPolicy):
         self.actions = int(np.prod(self.action_space.shape))
         torch.manual_seed(config.seed)
         self.set_up(context)
+        context.settle_threads(self.module)
         self.acting = ActorInNumpy(self.module.actor, context.device)
 
         share, shape, dtype = envs.share, envs.observation_space.shape, envs.observation_dtype

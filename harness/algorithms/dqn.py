@@ -92,6 +92,7 @@ class DQN(OffPolicy):
         self.module = self.network(config, envs.observation_space, envs.action_space).to(device)
         # Dropout would make the target of the moment a matter of chance: evaluation mode throughout, as for PPO
         self.module.eval()
+        context.settle_threads(self.module)
         self.precision = Precision(config.precision, device)
         self.step = Step(
             self.module,

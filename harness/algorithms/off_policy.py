@@ -199,7 +199,7 @@ class OffPolicy(Algorithm):
     ) -> tuple[CompiledGradient | None, str]:
         """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
         where it stays eager."""
-        wanted = wants_compiling(self.config.compile, self.gradient_steps, self.device)
+        wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
         wanted, reason = self.collectives.broadcast_object(wanted)
         if not wanted:
             return None, reason

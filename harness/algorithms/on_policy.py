@@ -107,6 +107,7 @@ class OnPolicy(Algorithm):
         # Dropout, and BatchNorm by its batch, would make the probability ratio compare two different networks, and the
         # deterministic policy none: the network stays in evaluation mode throughout.
         self.module.eval()
+        context.settle_threads(self.module)
         self.head = self.module.head
         self.precision = Precision(config.precision, self.device)
         self.step = Step(
@@ -152,7 +153,7 @@ class OnPolicy(Algorithm):
     def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
         """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
         steps = self.iterations * self.rollouts * self.epochs * self.minibatches
-        wanted = wants_compiling(context.config.compile, steps, self.device)
+        wanted = wants_compiling(context.config.compile, steps, self.step)
         wanted, reason = context.collectives.broadcast_object(wanted)
         if not wanted:
             return None, reason

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.algorithms.on_policy import OnPolicy
 from harness.envs import make_environments
 from harness.envs.backends.base import Vector
+from harness.envs.backends.envpool import game_arguments, name_of
 from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
 from harness.run import Run
@@ -37,15 +39,17 @@ class Floor:
         """`inputs`: the shape of what the network takes, without the batch; None where nobody knows it. `seconds` go
         into each measurement of each of its parts."""
         self.run, self.seconds = run, seconds
-        settings = run.config.algorithm
-        batch = getattr(settings, "minibatch_size", None) or getattr(settings, "batch_size", None)
+        algorithm = run.algorithm
+        batch = getattr(run.config.algorithm, "batch_size", None)
+        if isinstance(algorithm, OnPolicy):
+            batch = algorithm.samples // algorithm.minibatches
         self.products: list[Product] = []
         if inputs is not None and batch is not None:
             environments = run.environments
             example = np.zeros(0, np.float32 if environments is None else environments.observation_dtype)
             kept = torch.from_numpy(example).dtype
             rows = torch.zeros(-(-batch // run.collectives.size), *inputs, dtype=kept, device=run.world.device)
-            self.products = products_of(run.algorithm.module, rows)
+            self.products = products_of(algorithm.module, rows)
 
     def measure(self) -> dict[str, float | None]:
         """Seconds of a minibatch's products, `minibatch`; of a bare step of this rank's environments, `step`; and of
@@ -141,7 +145,8 @@ def library_vector(settings: EnvSettings, count: int, cores: int) -> Any:
         import envpool
 
         threads = min(settings.workers or cores, count)
-        return envpool.make(settings.id, "gymnasium", num_envs=count, num_threads=threads, seed=0, **settings.kwargs)
+        arguments = {**game_arguments(settings), **settings.kwargs}
+        return envpool.make(name_of(settings), "gymnasium", num_envs=count, num_threads=threads, seed=0, **arguments)
     makers = [lambda: make_environment(settings)] * count
     return gym.vector.AsyncVectorEnv(makers) if settings.backend == "workers" else gym.vector.SyncVectorEnv(makers)
 

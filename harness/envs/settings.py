@@ -54,9 +54,9 @@ class EnvSettings(Settings):
     backend: Literal["auto", "native", "envpool", "sync", "workers"] = "auto"
     """How a rank steps its share: `native`, the environment's own vector class; `envpool`, EnvPool's of that name;
     `sync`, one after the other; `workers`, in processes of several environments each. `auto` takes `native` where its
-    episodes are the same on any number of ranks, and otherwise the fastest, as measured at the start: `envpool` where
-    its extra is installed and it is clearly so, `workers` where the environment is slow and the rank has several
-    cores."""
+    episodes are the same on any number of ranks, and otherwise `envpool` where its extra is installed and it has the
+    environment (but for some that gymnasium steps faster), `workers` where a measurement at the start says that they
+    clearly shorten a step, else `sync`."""
     workers: int | None = Field(None, ge=1)
     """Processes of `workers`, and threads of `envpool`, per rank; unset: this rank's share of the cores."""
     double_buffer: Literal["auto", "on", "off"] = "auto"

@@ -23,7 +23,8 @@ from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives
 from harness.settings import Settings
 from harness.training.precision import Precision
-from harness.training.products import products_pass
+from harness.training.products import choose_products, products_pass
+from harness.training.trainer import Step
 
 EARNED_AFTER = 15_000
 """Gradient steps after which compiling pays: it takes 5 to 17 s on one core, and a step becomes about 1 ms shorter."""
@@ -38,16 +39,17 @@ to one number for each sample, where somebody wants it."""
 
 class CompileSettings(Settings):
     mode: Literal["auto", "on", "off"] = Field("auto")
-    """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, and a
-    compiler is there (for C++; on a GPU Triton). Eager gives the same results, slower. What was compiled is kept on
-    disk, for other ranks and later runs."""
+    """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, a
+    compiler is there (for C++; on a GPU Triton), and no large gradient is reduced between hosts while it is made.
+    Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and later runs."""
     capture: bool = True
     """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the
     same results."""
 
 
-def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torch.device) -> tuple[bool, str]:
+def wants_compiling(settings: CompileSettings, gradient_steps: int, step: Step) -> tuple[bool, str]:
     """Whether to compile, and why (not): for rank 0 to decide."""
+    device = step.arena.wire.device
     if settings.mode == "off":
         return False, "compile.mode = off"
     compiler = os.environ.get("CXX", "g++")
@@ -57,6 +59,8 @@ def wants_compiling(settings: CompileSettings, gradient_steps: int, device: torc
         return False, "no compiler for the GPU: Triton cannot be imported"
     if settings.mode == "auto" and gradient_steps < EARNED_AFTER:
         return False, f"{gradient_steps:,} gradient steps would not earn the compile time back"
+    if settings.mode == "auto" and step.overlap is not None:
+        return False, "it is reduced between hosts while it is made"
     return True, "compile.mode = on" if settings.mode == "on" else f"{gradient_steps:,} gradient steps"
 
 
@@ -169,6 +173,7 @@ def compile_in_turn(
     where any of them could not.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    choose_products(collectives)
     gradient, problem = None, ""
     for turn in (True, False):
         if (collectives.rank == 0) == turn:

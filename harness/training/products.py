@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from harness.distributed.collectives import Collectives
+
 FEW_COLUMNS = 16
 LARGE = 2**21
 """Multiplications of a product from which oneDNN's setup, some 10 us, is small."""
@@ -47,6 +49,16 @@ def onednn_is_quicker() -> bool:
 
     with torch.no_grad():
         return seconds(lambda: one @ one.t()) > QUICKER * seconds(lambda: linear(one, one, None, "none", [], ""))
+
+
+def choose_products(collectives: Collectives) -> None:
+    """Rank 0's timing decides for all ranks, so that they compile the same code; collective."""
+    global takes_onednn
+    if takes_onednn is None:
+        takes_onednn = collectives.broadcast_object(onednn_is_quicker())
+
+
+takes_onednn: bool | None = None
 
 
 @functools.cache
@@ -153,7 +165,7 @@ def products_pass() -> Any:
         from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
     except ImportError:
         return None
-    onednn = onednn_is_quicker() and onednn_linear() is not None
+    onednn = bool(onednn_is_quicker() if takes_onednn is None else takes_onednn) and onednn_linear() is not None
 
     class Products(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:

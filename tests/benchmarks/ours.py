@@ -13,9 +13,6 @@ from harness.config import RunConfig, load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
 
-ENDLESS = 1_000_000_000
-"""Steps of a run that is only timed: long enough to be worth compiling."""
-
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -30,9 +27,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:
-    if args.until is None:
-        added = [f"run.steps={ENDLESS}"]
-    else:
+    added = []
+    if args.until is not None:
         added = [f"evaluation.stop_at={args.until}", "evaluation.final_episodes=1"]
     return load_run_config(args.preset, [*added, *args.overrides, f"seed={args.seed}"])
 
