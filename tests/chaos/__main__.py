@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,13 +68,16 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the runs are kept; by default they are not")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        found, missing = sweep(arguments.folder or Path(folder), arguments.faults, arguments.seed, tell)
     kept = arguments.output.with_suffix(".jsonl")
     if not arguments.add:
         kept.unlink(missing_ok=True)
-    for struck in found:
+
+    def keep(struck: Struck) -> None:
         append_json_line(kept, asdict(struck))
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted and runs is cleared away
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        _, missing = sweep(arguments.folder or Path(folder), arguments.faults, arguments.seed, tell, keep)
     found = [Struck(**struck) for struck in read_json_lines(kept)[0]]
     arguments.output.write_text(report(found, missing))
     print(table(found, missing))

@@ -67,9 +67,16 @@ def drawn(seed: int, possible: list[Fault]) -> Iterator[Fault]:
 
 
 def sweep(
-    folder: Path, faults: int, seed: int = 0, tell: Callable[[str], None] = print
+    folder: Path,
+    faults: int,
+    seed: int = 0,
+    tell: Callable[[str], None] = print,
+    keep: Callable[[Struck], None] = lambda struck: None,
 ) -> tuple[list[Struck], dict[str, str]]:
-    """What came of so many faults, and the kinds that this machine cannot have, with the reason."""
+    """What came of so many faults, and the kinds that this machine cannot have, with the reason.
+
+    `keep` is given each of them when its run is over.
+    """
     missing = {fault.name: reason for fault in FAULTS if (reason := fault.missing()) is not None}
     possible = [fault for fault in FAULTS if fault.name not in missing]
     calm = undisturbed(folder / "undisturbed")
@@ -80,7 +87,10 @@ def sweep(
     while len(found) < faults:
         few = min(FAULTS_A_RUN, faults - len(found))
         small = not any(fault.name == "a full disk" for fault in FAULTS if fault.name in missing)
-        found += endure(folder / f"run-{number}", seed, number, order, few, calm, small, tell)
+        of_run = endure(folder / f"run-{number}", seed, number, order, few, calm, small, tell)
+        for struck in of_run:
+            keep(struck)
+        found += of_run
         number += 1
     return found, missing
 
@@ -147,7 +157,7 @@ def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.rando
         troubles.append("it did not end")
     elif what and code not in (0, *fault.codes):
         troubles.append(f"exit code {code}: {scene.said().strip().splitlines()[-1:]}")
-    if "Traceback" in scene.said():
+    if re.search(r"^Traceback", scene.said(), re.M):  # not one that it tells of a rank
         troubles.append("its parent ended in a traceback")
     if left := scene.left_after(LONGEST_ALONE if code == -9 and fault.name == "kill -9 of the parent" else GONE_WITHIN):
         troubles.append(f"processes {left} were left")
