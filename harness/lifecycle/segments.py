@@ -8,7 +8,7 @@ checkpoint names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,12 @@ class Segments:
             slots, starts = ring.array.shape[1], np.maximum(ring.first, ring.end - ring.array.shape[1])
             starts = np.maximum(starts, self.saved.get(name, np.zeros_like(ring.end)))
             ranges[name] = np.stack([starts, ring.end], axis=1).tolist()
-            taken = [ring.array[env, np.arange(low, high) % slots] for env, (low, high) in enumerate(ranges[name])]
-            data[name] = torch.from_numpy(np.concatenate(taken))
+            out, at = np.empty((int((ring.end - starts).sum()), *ring.array.shape[2:]), ring.array.dtype), 0
+            for env, (low, high) in enumerate(ranges[name]):
+                for place, part in turns(low, high, slots):
+                    out[at + part.start : at + part.stop] = ring.array[env, place]
+                at += high - low
+            data[name] = torch.from_numpy(out)
             needed[name] = ring.first.copy()
         return Piece(ranges, data, needed)
 
@@ -112,13 +116,24 @@ class Segments:
                 slots, at = ring.array.shape[1], 0
                 for env, (low, high) in enumerate(segment.ranges[name], segment.first - self.first):
                     if 0 <= env < len(ring.end):
-                        ring.array[env, np.arange(low, high) % slots] = data[name][at : at + high - low].numpy()
+                        values = data[name][at : at + high - low].numpy()
+                        for place, part in turns(low, high, slots):
+                            ring.array[env, place] = values[part]
                         self.saved.setdefault(name, np.zeros(len(ring.end), np.int64))[env] = max(high - 1, 0)
                     at += high - low
         if directory == self.directory:
             self.kept = list(segments)
         else:
             self.saved = {}  # another run's files are not ours to name
+
+
+def turns(low: int, high: int, slots: int) -> Iterator[tuple[slice, slice]]:
+    """Where the numbers low … high - 1 lie in a ring, in turns of it: slots, and which of the numbers those are."""
+    at = low
+    while at < high:
+        end = min(high, (at // slots + 1) * slots)
+        yield slice(at % slots, at % slots + end - at), slice(at - low, end - low)
+        at = end
 
 
 def whole(directory: Path, segments: Iterable[Segment]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.algorithms.memory.replay import GOES_ON
 from harness.config import load_run_config
@@ -63,9 +64,17 @@ def metrics_of(run: Path, *but: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in ("seconds", *but)} for line in lines]
 
 
+def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: by series, steps and values."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    tags = sorted(set(board.Tags()["scalars"]) - {"seconds"})
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+
+
 def assert_same_end(whole: Any, resumed: Any, folder: Path, iterations: int) -> None:
     assert whole["status"] == resumed["status"] == "done" and whole["iterations"] == iterations
     assert_same(whole, resumed)
+    assert str(shown(folder / "whole")) == str(shown(folder / "resumed"))  # as text: some values are no numbers
     metrics = metrics_of(folder / "whole")
     assert metrics == metrics_of(folder / "resumed")
     assert [line["update"] for line in metrics] == list(range(1, iterations + 1)), "each once"

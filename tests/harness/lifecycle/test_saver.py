@@ -74,6 +74,15 @@ def test_a_damaged_part_or_segment_makes_it_a_damaged_checkpoint(file: str, tmp_
     assert checkpoint.load(newest, state_alone=True) is not None or file == "replay", "the policy is still there"
 
 
+def test_a_run_saves_by_the_clock_between_evaluations(tmp_path: Path) -> None:
+    settings = ["ppo-cartpole", "run.steps=5120", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
+    settings += ["evaluation.final_episodes=1", "checkpoint.keep=100"]
+    go(str(tmp_path / "seldom"), settings)
+    go(str(tmp_path / "often"), [*settings, "checkpoint.every_minutes=0.0001"])
+    counts = {name: len(checkpoint.saved_steps(tmp_path / name / "checkpoints")) for name in ("seldom", "often")}
+    assert counts["seldom"] == 1 and counts["often"] > 3
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""
