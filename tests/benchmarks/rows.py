@@ -217,6 +217,24 @@ def from_replay(key: str, title: str, preset: str, *settings: str) -> Row:
     )
 
 
+def pong() -> Row:
+    one, two = "ours, 1 rank", "ours, 2 ranks"
+    arguments = ("ppo-pong", "env.backend=envpool", "compile.mode=off")
+    return Row(
+        "9",
+        "PPO on Pong by EnvPool (ppo-pong), Nature CNN: 8 environments x 128 steps, 4 epochs x 4 minibatches",
+        "env_steps_per_second",
+        SPEED,
+        (
+            Contestant(one, "tests.benchmarks.ours", (*arguments, "run.threads=1", "--seconds", "20")),
+            Contestant(two, "tests.benchmarks.ours", (*arguments, "--seconds", "20"), MPI),
+        ),
+        (Claim(two, one),),
+        rounds=3,
+        note="The batch of all ranks is held. Steps are agent steps of 4 frames.",
+    )
+
+
 def rows() -> dict[str, Row | Joined]:
     """All rows by key, in the order of the table."""
     acrobot = ("evaluation.count=50",)
@@ -235,5 +253,6 @@ def rows() -> dict[str, Row | Joined]:
         Joined("7", "tests.benchmarks.environments"),
         from_replay("8a", "DQN on CartPole-v1", "dqn-cartpole", "algorithm.exploration_initial_eps=0.04"),
         from_replay("8b", "SAC on Pendulum-v1", "sac-pendulum"),
+        pong(),
     ]
     return {row.key: row for row in every}
