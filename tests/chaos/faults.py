@@ -56,6 +56,7 @@ class StopRank(KillRank):
 
 class KillLauncher(Fault):
     name = "kill -9 of the launcher"
+    codes = (1, 75)  # ranks that notice the end of horovodrun's shell before they are ended stop in good order
 
     def strike(self, scene: Scene, random: np.random.Generator) -> str:
         pid = scene.launcher_process()
