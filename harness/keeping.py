@@ -100,13 +100,7 @@ class Keeping:
         self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
         collectives = self.collectives
         if self.environments is not None:
-            begun, replay = take_over(found, self.algorithm, self.environments, self.saver)
-            agreed = collectives.agree({"begun": float(begun), "replay": float(not replay)})
-            if agreed["begun"]:
-                count = f"{agreed['begun']:.0f} of {self.environments.share.total} environments"
-                self.say(f"{count} begin a new episode: the checkpoint does not hold what they go on from")
-            if agreed["replay"]:
-                self.say("the replay begins empty where the checkpoint does not hold it")
+            self._take_over(found, self.environments.share)
         own = next((part for part in found.parts if part.rank == collectives.rank), None)
         if found.ranks != collectives.size:
             self.say(
@@ -117,19 +111,21 @@ class Keeping:
             load_generators(found.part(own)[1]["generators"])
         return found.progress
 
-
-def take_over(found: Checkpoint, algorithm: Algorithm, environments: Environments, saver: Saver) -> tuple[int, bool]:
-    """Goes on with this rank's environments where the checkpoint holds them; how many begin a new episode, and whether
-    what the algorithm remembers of them is there."""
-    share = environments.share
-    rings = algorithm.rings()
-    parts = [
-        part for part in found.parts if part.first < share.first + share.count and part.first + part.count > share.first
-    ]
-    loaded = [found.part(part)[0] for part in parts]
-    own = share_from(loaded, share.first, share.count, share.total)
-    if own is None:
-        return share.count, not rings
-    saver.segments.load(found.directory.parent, [segment for part in parts for segment in part.segments], rings)
-    goes_on = algorithm.load_own_state(own)
-    return int(share.count - goes_on.sum()), True
+    def _take_over(self, found: Checkpoint, share: Share) -> None:
+        """Goes on with this rank's environments, and with what is remembered of them, where the checkpoint holds these
+        for all ranks."""
+        last = share.first + share.count
+        parts = [part for part in found.parts if part.first < last and part.first + part.count > share.first]
+        own = share_from([found.part(part)[0] for part in parts], share.first, share.count, share.total)
+        goes_on, rings = 0, self.algorithm.rings()
+        if self.collectives.agree({"missing": float(own is None)})["missing"]:
+            self.say("the parts of some ranks are not in the checkpoint" + (": the replay is empty" if rings else ""))
+        else:
+            assert own is not None
+            segments = [segment for part in parts for segment in part.segments]
+            self.saver.segments.load(found.directory.parent, segments, rings)
+            goes_on = int(self.algorithm.load_own_state(own).sum())
+        begun = share.total - self.collectives.agree({"goes_on": float(goes_on)})["goes_on"]
+        if begun:
+            count = f"{begun:.0f} of {share.total} environments"
+            self.say(f"{count} begin a new episode: the checkpoint does not hold what they go on from")

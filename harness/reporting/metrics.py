@@ -33,7 +33,10 @@ class Board:
         self._event, self._summary = Event, Summary
         directory.mkdir(parents=True, exist_ok=True)
         now, unique = time.time(), uuid.uuid4().hex[:8]
-        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{unique}"
+        # TensorBoard reads files in the order of their names: one of the same second would come before or after by chance
+        earlier = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
+        second = max(int(now), *(each + 1 for each in earlier), 0)
+        name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.{unique}"
         self._writer: Any = RecordWriter((directory / name).open("wb"))
         self._write(Event(wall_time=now, file_version="brain.Event:2"))
         self._writer.flush()

@@ -17,6 +17,8 @@ from harness.algorithms.memory.replay import GOES_ON
 from harness.config import load_run_config
 from harness.envs.making import exists
 from harness.errors import BadInput
+from harness.files import write_json
+from harness.lifecycle import checkpoint
 from harness.lifecycle.parts import joined
 from harness.lifecycle.tensors import as_arrays, as_tensors
 from harness.run import train
@@ -222,6 +224,24 @@ def test_what_auto_came_to_be_is_kept(tmp_path: Path) -> None:
     assert not go(str(tmp_path), open_ended)["compiled"]
     ended = go(str(tmp_path), [*open_ended, "run.steps=512000"], stop_after=12)
     assert ended["status"] == "stopped" and not ended["compiled"]
+
+
+def test_where_a_part_is_missing_all_begin_new_episodes_and_learn_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a checkpoint is that ranks wrote which shared no file system, or an earlier version of this project."""
+    go(str(tmp_path), DQN, stop_after=5)
+    saved = (tmp_path / "checkpoints" / "latest").resolve()
+    manifest = checkpoint.read_manifest(saved)
+    assert manifest is not None
+    del manifest["files"]["rank-0.pt"]
+    manifest["parts"] = []
+    write_json(saved / "manifest.json", {**manifest, "sha256": checkpoint.sum_of(manifest)})
+    resumed = go(str(tmp_path), DQN)
+    out = capsys.readouterr().out
+    assert "the parts of some ranks are not in the checkpoint: the replay is empty" in out
+    assert "4 of 4 environments begin a new episode" in out
+    assert resumed["status"] == "done" and resumed["iterations"] == 10
 
 
 def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path: Path) -> None:
