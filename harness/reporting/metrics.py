@@ -33,7 +33,7 @@ class Board:
         self._event, self._summary = Event, Summary
         directory.mkdir(parents=True, exist_ok=True)
         now, unique = time.time(), uuid.uuid4().hex[:8]
-        # TensorBoard reads files in the order of their names: one of the same second would come before or after by chance
+        # TensorBoard reads files in the order of their names, in which those of one second come by chance
         earlier = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
         second = max(int(now), *(each + 1 for each in earlier), 0)
         name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.{unique}"
