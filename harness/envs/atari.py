@@ -15,6 +15,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
+from harness.envs.emulator import emulator_state, load_emulator
 from harness.envs.settings import LIFE_LOST, AtariSettings, stickiness
 
 FRAMES_PER_SECOND = 60
@@ -124,10 +125,10 @@ class Atari(gym.Env):
     def get_state(self) -> dict[str, Any]:
         """What the game goes on from (its random numbers come beside)."""
         kept = {name: getattr(self, name) for name in KEPT}
-        return {"emulator": self.ale.cloneState(include_rng=True).serialize(), **kept}
+        return {"emulator": emulator_state(self.ale), **kept}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.ale.restoreState(ale_py.ALEState(state["emulator"]))
+        load_emulator(self.ale, state["emulator"])
         for name in KEPT:
             setattr(self, name, state[name])
 

@@ -56,12 +56,19 @@ def state_of(env: Environment) -> list[Any] | None:
     where it cannot be had."""
     try:
         taken = [own_state(layer) for layer in layers(env)]
-    except NotUnderstood:
+    except (NotUnderstood, RecursionError):
         return None
-    arrays = [array for array in found(taken) if array.size]
-    if any(np.may_share_memory(one, other) for at, one in enumerate(arrays) for other in arrays[:at]):
+    places = sorted(place_of(array) for array in found(taken) if array.size)
+    if any(low < end for (_, end), (low, _) in zip(places, places[1:])):
         return None  # one is a view of another: put back, they would part
     return copied(taken)
+
+
+def place_of(array: np.ndarray) -> tuple[int, int]:
+    """The memory that it spans: its first byte, and one past its last."""
+    reaches = [(size - 1) * stride for size, stride in zip(array.shape, array.strides)]
+    start = array.__array_interface__["data"][0]
+    return start + sum(min(reach, 0) for reach in reaches), start + sum(max(r, 0) for r in reaches) + array.itemsize
 
 
 def put_back(env: Environment, state: list[Any]) -> bool:
@@ -137,9 +144,9 @@ def encoded(value: Any, same: tuple[type, ...]) -> Any:
     """`value` in plain values, lists, dicts and arrays; arrays are those that it holds, not copies."""
     if isinstance(value, PLAIN) and type(value) in PLAIN:
         return value
-    if isinstance(value, np.ndarray) and type(value) is np.ndarray and value.dtype.kind in "biufc":
+    if type(value) is np.ndarray and is_stored(value.dtype):
         return value
-    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+    if isinstance(value, np.generic) and is_stored(value.dtype):
         return {"kind": "scalar", "value": np.array(value)}
     if type(value) in (list, tuple, set, deque):
         if len(value) > LARGEST_ITEMS:
@@ -158,10 +165,17 @@ def encoded(value: Any, same: tuple[type, ...]) -> Any:
     if isinstance(value, RunningMeanStd):
         return {"kind": "moments", "state": encoded(vars(value), same)}
     if type(value).__name__ == "ALEInterface":
-        return {"kind": "emulator", "state": value.cloneState(include_rng=True).serialize()}
+        from harness.envs.emulator import emulator_state
+
+        return {"kind": "emulator", **emulator_state(value)}
     if type(value).__name__ == "MjData" and same != SAME:
         return {"kind": "physics", **physics_of(value)}
     raise NotUnderstood(f"{type(value).__module__}.{type(value).__qualname__}")
+
+
+def is_stored(dtype: np.dtype) -> bool:
+    """Whether a tensor can hold it."""
+    return dtype.kind in "biufc" and dtype.isnative and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
 
 
 CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set}
@@ -188,9 +202,9 @@ def decoded(value: Any, present: Any) -> Any:
     if present is None:
         raise NotUnderstood(f"nothing to put a {kind} back into")
     if kind == "emulator":
-        from ale_py import ALEState
+        from harness.envs.emulator import load_emulator
 
-        present.restoreState(ALEState(value["state"]))
+        load_emulator(present, value)
     elif kind == "physics":
         put_physics(present, value)
     elif kind == "generator":

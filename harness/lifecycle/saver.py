@@ -28,7 +28,7 @@ from harness.rings import Ring
 PATIENCE = 120.0
 """Seconds that rank 0 waits for the parts of the others once its own is written."""
 POLL_SECONDS = 0.02
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 """What a save has that is in flight when a rank cannot go on."""
 
 
@@ -90,13 +90,14 @@ class Saver:
 
     def _ranks_that_see_the_directory(self) -> list[int]:
         """Those whose parts can be kept: of ranks on hosts that do not share the file system they cannot."""
-        probe = self.directory / f".{self.token}"
+        probe, wrote = self.directory / f".{self.token}", True
         if self.rank == 0:
             try:
                 write_text(probe, "")
-            except OSError:  # told when a checkpoint cannot be written
-                return self.collectives.broadcast_object(list(range(self.collectives.size)))
-        self.collectives.barrier()
+            except OSError:
+                wrote = False
+        if not self.collectives.broadcast_object(wrote):  # told when a checkpoint cannot be written
+            return list(range(self.collectives.size))
         seen = self.collectives.gather_objects(self.rank == 0 or probe.exists())
         if self.rank == 0:
             probe.unlink(missing_ok=True)

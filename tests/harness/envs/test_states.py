@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -84,6 +85,26 @@ def test_games_go_on(env_id: str, game: dict[str, Any]) -> None:
     assert_goes_on(make_environment(settings), make_environment(settings), 40, 400)
 
 
+def test_the_action_that_sticks_is_the_same_too() -> None:
+    """A frame in four repeats the action of the one before it: taken over from another game it would differ now and
+    then, as it did in 14 of 60 places."""
+    need(exists("ale_py"), "the extra atari")
+    settings = EnvSettings(id="ALE/Pong-v5", atari=AtariSettings())
+    one, undisturbed, other = (make_environment(settings) for _ in range(3))
+    one.reset(seed=1)
+    undisturbed.reset(seed=1)
+    other.reset(seed=2)
+    draw = np.random.default_rng(0)
+    for place in range(60):
+        state = state_of(one)
+        assert state is not None and put_back(other, stored(state))
+        for action in draw.integers(one.action_space.n, size=3):  # type: ignore[attr-defined]
+            ours, theirs, expected = other.step(action), one.step(action), undisturbed.step(action)
+            assert np.array_equal(ours[0], theirs[0]) and ours[1:3] == theirs[1:3], place
+            assert np.array_equal(expected[0], theirs[0]), "taking the state out changes nothing"
+        other.step(draw.integers(other.action_space.n))  # type: ignore[attr-defined]
+
+
 def test_what_wrappers_hold_goes_on_too() -> None:
     def make() -> gym.Env:
         return RecordEpisodeStatistics(NormalizeObservation(FrameStackObservation(gym.make("CartPole-v1"), 4)))
@@ -147,6 +168,24 @@ def test_arrays_that_share_their_memory_would_part_and_are_refused() -> None:
     env = Views()
     env.reset(seed=1)
     assert state_of(env) is None
+
+
+@pytest.mark.parametrize("held", ["a list in itself", "numbers of 16 bytes", "the other byte order"])
+def test_what_cannot_be_stored_is_refused(held: str) -> None:
+    env = Remembers()
+    env.reset(seed=1)
+    assert state_of(env) is not None
+    env.past.append({"a": env.past} if "itself" in held else np.zeros(2, ">f8" if "order" in held else np.longdouble))
+    assert state_of(env) is None
+
+
+def test_many_arrays_take_no_time() -> None:
+    env = Remembers()
+    env.reset(seed=1)
+    env.past = [np.full(2, number) for number in range(20_000)]
+    began = time.process_time()
+    assert state_of(env) is not None
+    assert time.process_time() - began < 2.0
 
 
 def test_box2d_has_no_state() -> None:

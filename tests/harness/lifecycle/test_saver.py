@@ -43,6 +43,14 @@ def test_what_changes_after_the_copy_is_not_in_it(tmp_path: Path) -> None:
     assert found.progress == {"env_steps": 7} and found.config == {"seed": 3} and found.ranks == 1
 
 
+def test_a_directory_that_cannot_be_made_costs_the_checkpoints_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    saver = Saver(tmp_path / "checkpoints", Alone(), (0, 2, 2))
+    saver.save(snapshot(1, torch.ones(1)))
+    problem = saver.settle()
+    assert problem is not None and problem.startswith("no checkpoint of 1 steps: ")
+
+
 def test_the_newest_and_the_best_are_kept_with_their_segments(tmp_path: Path) -> None:
     saver, count = Saver(tmp_path, Alone(), (0, 2, 2), keep=2), np.zeros(2, np.int64)
     array = np.zeros((2, 4))
