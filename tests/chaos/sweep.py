@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.lifecycle import checkpoint
 from tests.chaos.faults import FAULTS, Fault, mount
 from tests.chaos.scene import PATHS, UPDATES, Scene
 
@@ -116,8 +115,7 @@ def endure(
         while len(found) < faults and scene.result().get("status") != "done":
             began = time.monotonic()
             struck = attempt(scene, seed, number, next(order), random)
-            if found and scene.resumed_from() in damaged(scene):
-                found[-1].corrupt = True
+            note_corrupt(found, scene)
             if struck is not None:
                 struck.seconds = time.monotonic() - began
                 found.append(struck)
@@ -125,7 +123,7 @@ def endure(
                     f"{struck.fault} ({struck.what}) after {struck.updates} updates, {struck.launcher}: {struck.ended}"
                 )
                 tell(f"run {number}: {told}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
-        result = last_attempts(scene)
+        result = last_attempts(scene, found)
         equal = result.get("eval_return_mean") == calm["eval_return_mean"] and scene.updates() == UPDATES
         for struck in found:
             struck.lost, struck.equal = result.get("status") != "done", equal
@@ -172,21 +170,22 @@ LONGEST_ALONE = 60.0
 """Seconds that ranks without their parent have to finish the run."""
 
 
-def last_attempts(scene: Scene) -> dict:
+def last_attempts(scene: Scene, found: list[Struck]) -> dict:
     """The run's result, after as many undisturbed attempts as it takes; three are enough."""
     for _ in range(3):
         if scene.result().get("status") == "done":
             break
         scene.start()
         scene.wait()
+        note_corrupt(found, scene)
     return scene.result()
 
 
-def damaged(scene: Scene) -> set[str]:
-    """The checkpoints that are not whole."""
-    return {
-        path.name for path in checkpoint.saved_steps(scene.run_dir / "checkpoints") if checkpoint.load(path) is None
-    }
+def note_corrupt(found: list[Struck], scene: Scene) -> None:
+    """Notes with the last fault whether this attempt, the one after it, went on from what that had damaged."""
+    damaged = re.search(r"(step-\d+)/", found[-1].what) if found else None
+    if damaged is not None and scene.resumed_from() == damaged[1]:
+        found[-1].corrupt = True
 
 
 def ended(scene: Scene, code: int | None) -> str:
