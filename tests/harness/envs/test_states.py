@@ -60,7 +60,14 @@ def assert_goes_on(one: gym.Env, other: gym.Env, before: int, after: int) -> Non
         assert np.array_equal(ours[0], theirs[0]) and ours[1:] == theirs[1:], f"step {step}"
 
 
-CLASSIC = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
+CLASSIC = [
+    "harness.envs.catch:Catch-v0",
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+]
 
 
 @pytest.mark.parametrize("env_id", CLASSIC)
