@@ -21,7 +21,6 @@ class Fault:
     name: str
     codes: tuple[int, ...] = (1,)
     """Exit codes that the attempt may end with when it was struck; 0, where it was over already, is always one."""
-    weight = 1.0
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine; None where it can."""
@@ -51,7 +50,6 @@ class KillRank(Fault):
 class StopRank(KillRank):
     name = "SIGSTOP of a rank"
     number = signal.SIGSTOP
-    weight = 0.4  # it takes 10 s to be noticed
 
 
 class KillLauncher(Fault):

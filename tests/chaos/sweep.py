@@ -57,12 +57,11 @@ def undisturbed(folder: Path, launcher: str = "mpirun") -> dict:
 
 
 def drawn(seed: int, possible: list[Fault]) -> Iterator[Fault]:
-    """Faults without end: each kind as often as its weight says, in an order that the seed gives."""
+    """Faults without end: each kind as often as the others, in an order that the seed gives."""
     random = np.random.default_rng([seed, 0xC4A05])
     while True:
         for index in random.permutation(len(possible)):
-            if random.random() < possible[index].weight:
-                yield possible[index]
+            yield possible[index]
 
 
 def sweep(
