@@ -197,5 +197,5 @@ def ended(scene: Scene, code: int | None) -> str:
         return "stopped with a checkpoint"
     told = re.findall(r"^(?:failed|harness): (.*)", scene.said(), re.M)
     reason = str(scene.result().get("reason") or (told[-1] if told else "nothing was said"))
-    reason = re.sub(r" on \S+ ", " ", reason).split(": ")[0]
+    reason = re.split(": |; ", re.sub(r" on \S+ ", " ", reason))[0]
     return "failed: " + re.sub(r"\d+", "N", reason)[:90]
