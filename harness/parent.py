@@ -105,8 +105,9 @@ def start_and_watch(
         (run_dir / "result.json").unlink(missing_ok=True)
         (run_dir / "progress.json").unlink(missing_ok=True)
         forget_beats(run_dir)
-        running = starter.start(job)
-        outcome, asked = watch(running, ranks, config, run_dir)
+        with StopRequests() as requests:  # from before there are ranks, which would run on without this process
+            running = starter.start(job)
+            outcome, asked = watch(running, ranks, config, run_dir, requests)
         result = conclude(run_dir, outcome, asked, config, ranks)
         if result.status != "failed" or result.divergence or asked:
             break
@@ -116,7 +117,9 @@ def start_and_watch(
     return result
 
 
-def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> tuple[Outcome, str | None]:
+def watch(
+    running: RunningJob, ranks: int, config: RunConfig, run_dir: Path, requests: StopRequests
+) -> tuple[Outcome, str | None]:
     """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
 
     A rank that hangs, and a second Ctrl-C, end it. Nothing that carries the run's id is left afterwards, on any host.
@@ -125,7 +128,7 @@ def watch(running: RunningJob, ranks: int, config: RunConfig, run_dir: Path) -> 
     vigil = Watch(run_dir, config.run.hang_seconds, state_in(running))
     hang: Hang | None = None
     try:
-        with StopRequests() as requests, RunDisplay(config, run_dir) as display:
+        with RunDisplay(config, run_dir) as display:
             while (outcome := running.poll()) is None:
                 display.draw()
                 now = time.monotonic()

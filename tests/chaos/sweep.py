@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.rando
         troubles.append("it did not end")
     elif what and code not in (0, *fault.codes):
         troubles.append(f"exit code {code}: {scene.said().strip().splitlines()[-1:]}")
-    if re.search(r"^Traceback", scene.said(), re.M):  # not one that it tells of a rank
+    if re.search(r"^Traceback", scene.said(), re.M) and code != -signal.SIGINT:  # not one that it tells of a rank
         troubles.append("its parent ended in a traceback")
     if left := scene.left_after(LONGEST_ALONE if code == -9 and fault.name == "kill -9 of the parent" else GONE_WITHIN):
         troubles.append(f"processes {left} were left")
