@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.sweep import sweep
 
-FAULTS = 5
+FAULTS = 4
 
 
 @pytest.mark.slow
