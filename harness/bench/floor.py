@@ -20,7 +20,7 @@ from harness.envs.backends.base import Vector
 from harness.envs.backends.envpool import game_arguments, name_of
 from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
-from harness.run import Run
+from harness.loop import Run
 from harness.training.precision import Precision
 
 BLOCKS = 5

@@ -17,8 +17,9 @@ from harness.bench.launch import Stopped
 from harness.config import resolve
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
+from harness.loop import GO_ON, Run
 from harness.reporting import Progress, open_metrics
-from harness.run import GO_ON, Run, check
+from harness.run import check
 
 LEAST_WARM_UP = 3
 """Iterations at least; compilation is part of them."""

@@ -19,7 +19,7 @@ from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
-from harness.run import Run
+from harness.loop import Run
 from tests.benchmarks import ours, plain_ppo
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number

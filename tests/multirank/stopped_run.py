@@ -22,7 +22,8 @@ import torch
 from harness.config import load_run_config
 from harness.lifecycle.run_directory import Result
 from harness.lifecycle.tensors import as_tensors
-from harness.run import Run, train
+from harness.loop import Run
+from harness.run import train
 
 STOP, KILL = "SIGTERM", "SIGKILL"
 

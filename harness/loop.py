@@ -1,0 +1,422 @@
+"""A run's loop: collect, update, evaluate, report, until done or told to stop.
+
+Every rank walks through here side by side. What only one of them can know (a signal, a verdict, the clock) is agreed
+once an iteration, by one collective, and acted on by all at the same boundary.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
+from harness.algorithms.base import Act
+from harness.config import RunConfig
+from harness.distributed.collectives import Collectives
+from harness.distributed.world import World, set_threads
+from harness.envs import make_environments, play_episodes
+from harness.envs.choosing import agree_on_backend
+from harness.envs.playing import AT_ONCE, episode_seeds
+from harness.errors import Diverged, RanksDisagree
+from harness.files import write_text
+from harness.keeping import Keeping
+from harness.lifecycle.elastic import Membership, RanksChange
+from harness.lifecycle.run_directory import Result, git_commit, prepare, versions
+from harness.lifecycle.signals import StopRequests
+from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
+from harness.training.allocation import keep_freed_memory
+from harness.training.trainer import check_equal
+
+SMALL_NETWORK = 500_000
+"""Parameters below which more than one thread a rank costs more than it brings."""
+
+GO_ON, RANKS_CHANGE, STOP_REQUEST, TIME_IS_UP, STOP_VERDICT, PRUNED, SUPERSEDED = range(7)
+"""Why a run ends before its budget, in the order in which one reason outranks another."""
+
+
+class StopHere(Exception):
+    """The ranks agreed to end the run before an evaluation is over; it is made again when the run goes on."""
+
+    def __init__(self, reason: int) -> None:
+        self.reason = reason
+
+
+@dataclass
+class Counters:
+    """What a run counts; equal on all ranks, kept in checkpoints."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    gradient_steps: int = 0
+    evaluations: int = 0
+    """The number of the last one, of `evaluation.count`; a short run skips numbers."""
+    evaluated: int = 0
+    """How many were made."""
+    best: float | None = None
+    best_at: int = 0
+    """`evaluated` when the best was found."""
+    last: float | None = None
+    """The last evaluation's mean."""
+    seconds: float = 0.0
+    pending: dict[str, float] | None = None
+    """The metrics of the last iteration, until its evaluation is over and they are written."""
+
+
+def counters_from(progress: dict[str, Any]) -> Counters:
+    """As a checkpoint has them, in JSON: numbers that are none are null there."""
+    counters = Counters(**progress)
+    if counters.pending is not None:
+        pending = {name: math.nan if value is None else value for name, value in counters.pending.items()}
+        counters.pending = pending
+    return counters
+
+
+def with_problem(reason: str | None, problem: str | None) -> str | None:
+    """A result's reason, and what went wrong beside it."""
+    return "; ".join(filter(None, (reason, problem))) or None
+
+
+class Run:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        world: World,
+        collectives: Collectives,
+        requests: StopRequests,
+        membership: Membership | None = None,
+    ) -> None:
+        self.config, self.run_dir, self.world, self.collectives = config, run_dir, world, collectives
+        self.requests, self.membership = requests, membership
+        self.rank = world.place.rank
+        self.reporter = Reporter.from_environment(collectives)
+        self.counters = Counters()
+        self.phases = PhaseTimer()
+        self.return_mean: float | None = None
+        self.eval: Evaluation | None = None
+        self.began = time.monotonic()
+        self.keeping: Keeping | None = None
+        """None where nothing is kept."""
+        self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
+        set_threads(config.run.threads or 1)
+        keep_freed_memory()
+        self.algorithm = self._build()
+        self._settle_threads(self.algorithm.module)
+        self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
+
+    def _build(self) -> Algorithm:
+        config, environments = self.config, None
+        if config.env is not None:
+            gamma = float(getattr(config.algorithm, "gamma", 0.99))
+            chosen = agree_on_backend(config.env, self.collectives, self.world.cores, self.world.device.type)
+            rank, size = self.collectives.rank, self.collectives.size
+            environments = make_environments(chosen, rank, size, gamma, self.world.cores)
+        self.environments = environments
+        own = config, self.collectives, self.world.device, self.phases, environments, self._play, self._settle_threads
+        return algorithm_class(config.algorithm.name)(Context(*own))
+
+    def _settle_threads(self, module: nn.Module) -> None:
+        if self.config.run.threads is None:
+            small = sum(parameter.numel() for parameter in module.parameters()) < SMALL_NETWORK
+            set_threads(1 if small else self.world.cores)
+
+    def _play(self, act: Act, episodes: int, final: bool) -> np.ndarray:
+        assert self.config.env is not None and self.environments is not None
+        normalize = self.environments.normalize
+
+        def act_on(observations: np.ndarray) -> np.ndarray:
+            self.phases.start("evaluate")  # once more: it shows that a long evaluation goes on
+            return act(normalize(observations))
+
+        seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
+        at_once = AT_ONCE * self.collectives.size
+        returns = []
+        for first in range(0, episodes, at_once):  # between them, a request to stop is heard
+            if first and (reason := self._agreed_reason()) != GO_ON:
+                raise StopHere(reason)
+            part = seeds[first : first + at_once]
+            returns.append(play_episodes(self.config.env, act_on, part, self.collectives))
+        return np.concatenate(returns)
+
+    # -- from start to end ---------------------------------------------------------------------------------------------
+
+    def go(self, resume: str) -> Result:
+        self._open(resume)
+        counters, algorithm = self.counters, self.algorithm
+        resumed_seconds = counters.seconds
+        reason = GO_ON
+        try:
+            while reason == GO_ON and self._goes_on():
+                if counters.pending is None:
+                    counters.pending = self.iterate()
+                counters.seconds = resumed_seconds + time.monotonic() - self.began
+                reason = self.account(self._evaluate_where_due(counters.pending))
+            check_equal(self.collectives, self._parameters())
+            result = self._conclude(reason)
+        except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
+            result = self._conclude(stop.reason)
+        except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
+            diverged = isinstance(error, Diverged)
+            if self.keeping is not None:
+                self.keeping.settle()
+            result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
+        finally:
+            if self.keeping is not None:
+                self.keeping.close()
+            self.metrics.close()
+            self.progress.close()
+            algorithm.close()
+        self.write(result)
+        return result
+
+    def iterate(self) -> dict[str, float]:
+        """The next iteration, counted; its metrics."""
+        counters = self.counters
+        self.phases.start("rest")
+        done = self.algorithm.iterate(counters.iteration)
+        counters.iteration += 1
+        counters.env_steps += done.env_steps
+        counters.gradient_steps += done.gradient_steps
+        self.return_mean = done.metrics.get("return_mean", self.return_mean)
+        self.phases.start("rest")
+        return done.metrics
+
+    def account(self, metrics: dict[str, float]) -> int:
+        """What follows every iteration: its metrics are written, progress is shown, and the ranks agree whether to go
+        on."""
+        counters = self.counters
+        metrics = {**metrics, "seconds": counters.seconds}
+        if self.membership is not None:
+            metrics["ranks"] = self.collectives.size
+        self.metrics.log(counters.iteration, metrics, counters.env_steps)
+        counters.pending = None
+        if counters.iteration % self.config.sync.check_every == 0:
+            check_equal(self.collectives, self._parameters())
+        self._show()
+        reason = self._agreed_reason()
+        if self.keeping is not None and self.keeping.due:
+            self._save()
+        return reason
+
+    def write(self, result: Result) -> None:
+        """On rank 0: result.json, unless a newer attempt of this trial writes its own."""
+        if self.rank == 0 and not self.reporter.superseded():
+            result.write(self.run_dir)
+
+    def _open(self, resume: str) -> None:
+        """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
+        start_from: Path | None = None
+        damaged: list[str] = []
+        if self.rank == 0:
+            start_from, damaged = prepare(self.run_dir, resume)
+            write_text(self.run_dir / "config.toml", self.resolved().to_toml())
+        start_from = self.collectives.broadcast_object(start_from)
+        self.progress = open_progress(
+            self.config.run.name,
+            self.world.place,
+            self.run_dir,
+            has_parent=bool(os.environ.get("HARNESS_HAS_PARENT")),
+            every=self.config.logging.every_seconds,
+        )
+        if self.rank == 0:
+            self.progress.say(self.first_line())
+            if self.environments is not None and self.environments.vector.told is not None:
+                self.progress.say(self.environments.vector.told)
+            for remark in (*self.algorithm.remarks(), *damaged):
+                self.progress.say(remark)
+        self.keeping = Keeping(
+            self.resolved(),
+            self.run_dir / "checkpoints",
+            self.algorithm,
+            self.environments,
+            self.collectives,
+            self._say,
+            lambda: self.metrics.sync(),
+        )
+        if start_from is not None:
+            self.counters = counters_from(self.keeping.go_on_from(start_from))
+            # how many there were by now, had the budget always been the present one
+            done = self.counters.iteration - (self.counters.pending is not None)
+            self.counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
+        counters = self.counters
+        written = counters.pending is None  # else the last iteration's metrics come with its evaluation
+        last = (counters.iteration, counters.env_steps) if written else (counters.iteration - 1, counters.env_steps - 1)
+        self.metrics = open_metrics(self.run_dir, self.rank, self.config.logging.tensorboard, *last)
+
+    def resolved(self) -> RunConfig:
+        """The config with all that `auto` came to be, so that a repeat takes the same."""
+        config = self.config
+        compiled = "on" if self.algorithm.compiled is not None else "off"
+        changes: dict[str, object] = {
+            "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
+            "compile": config.compile.model_copy(update={"mode": compiled}),
+        }
+        if self.collectives.size > 1:
+            changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})
+        if config.env is not None and self.environments is not None:
+            changes["env"] = self.environments.settings
+        return config.model_copy(update=changes)
+
+    def first_line(self) -> str:
+        """The run in a line: its ranks, their path and why, device, threads, precision."""
+        config, place = self.config, self.world.place
+        ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
+        sync = f"sync {self.collectives.path} ({self.world.reason})"
+        share = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''} a rank"
+        return f"{config.run.name}: {ranks}, {sync}, {self.world.device}, {share}, {config.precision.kind}"
+
+    # -- in the loop ---------------------------------------------------------------------------------------------------
+
+    def _evaluate_where_due(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Evaluation k of K is due after the iteration that reaches k/K of the budget; the metrics with its own."""
+        counters, count = self.counters, self.config.evaluation.count
+        reached = counters.iteration * count // self.algorithm.iterations
+        if reached > counters.evaluations:
+            self.phases.start("evaluate")
+            self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
+            metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
+            counters.evaluated += 1
+            better = counters.best is None or self.eval.mean > counters.best
+            if better:
+                counters.best, counters.best_at = self.eval.mean, counters.evaluated
+            self.algorithm.on_evaluation(self.eval)
+            for number in range(counters.evaluations + 1, reached + 1):
+                self.reporter.report(number, self.eval.mean, counters.env_steps)
+            counters.evaluations = reached
+            counters.last = self.eval.mean
+            if self.keeping is not None:
+                self.keeping.best, self.keeping.due = better, True
+            self.phases.start("rest")
+        return metrics
+
+    def _save(self) -> None:
+        assert self.keeping is not None
+        self.phases.start("checkpoint")
+        self.keeping.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
+        self.phases.start("rest")
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            self.progress.say(line)
+
+    def _goes_on(self) -> bool:
+        """Whether the budget and early stopping leave an iteration to make, or one to be evaluated and accounted."""
+        counters = self.counters
+        more = counters.iteration < self.algorithm.iterations and not self._good_enough()
+        return counters.pending is not None or more
+
+    def _good_enough(self) -> bool:
+        """Early stopping, by numbers that are equal on all ranks."""
+        settings, counters = self.config.evaluation, self.counters
+        if settings.stop_at is not None and counters.last is not None and counters.last >= settings.stop_at:
+            return True
+        waited = counters.evaluated - counters.best_at
+        return settings.patience is not None and counters.best is not None and waited >= settings.patience
+
+    def _agreed_reason(self) -> int:
+        """Why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the verdict."""
+        mine = STOP_REQUEST if self.requests.received else GO_ON
+        if self.membership is not None and self.membership.changed:
+            mine = max(mine, RANKS_CHANGE)
+        limit = self.config.run.max_minutes
+        if self.rank == 0 and limit is not None and time.monotonic() - self.began > 60 * limit:
+            mine = max(mine, TIME_IS_UP)
+        verdict = self.reporter.poll()
+        if verdict is not None:
+            mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
+        words = {} if self.keeping is None else self.keeping.words()
+        agreed = self.collectives.agree({"reason": mine, **words}, "max")
+        if self.keeping is not None:
+            self.keeping.hear(agreed)
+        return int(agreed["reason"])
+
+    def _show(self) -> None:
+        counters = self.counters
+        if self.rank != 0:
+            return
+        left = self.total_steps - counters.env_steps
+        self.progress.update(
+            Status(
+                env_steps=counters.env_steps,
+                total_steps=self.total_steps,
+                env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
+                seconds=counters.seconds,
+                ranks=self.collectives.size,
+                sync_path=self.collectives.path,
+                eta_seconds=counters.seconds * left / counters.env_steps,
+                return_mean=self.return_mean,
+                eval_mean=None if self.eval is None else self.eval.mean,
+                best=counters.best,
+                phase_shares=self.phases.shares(),
+            )
+        )
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, reason: int) -> Result:
+        assert self.keeping is not None
+        if reason == RANKS_CHANGE:
+            self._save()
+            self.keeping.settle()
+            raise RanksChange
+        if reason in (PRUNED, SUPERSEDED):
+            self.keeping.settle()
+        if reason == PRUNED:
+            return self.result("pruned", "pruned by the study", self.reporter.last_value)
+        if reason == SUPERSEDED:
+            return self.result("stopped", "a newer attempt of this trial runs")
+        if reason != GO_ON:
+            self._save()
+            problem = self.keeping.settle()
+            received = self.collectives.gather_objects(self.requests.received)
+            names = ", ".join(sorted({name for name in received if name})) or "signal"
+            why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
+            return self.result("stopped", with_problem(why.get(reason, "stopped by the study"), problem))
+        self._save()
+        self.phases.start("evaluate")
+        self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
+        problem = self.keeping.settle()
+        self.phases.stop()
+        early = self.counters.iteration < self.algorithm.iterations
+        why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"
+        return self.result("done", with_problem(why_early if early else None, problem), self.eval.mean)
+
+    def _reached_stop_at(self) -> bool:
+        stop_at, best = self.config.evaluation.stop_at, self.counters.best
+        return stop_at is not None and best is not None and best >= stop_at
+
+    def _parameters(self) -> torch.Tensor:
+        return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
+
+    def result(self, status: str, reason: str | None, value: float | None = None, divergence: bool = False) -> Result:
+        counters = self.counters
+        return Result(
+            status=status,
+            reason=reason,
+            value=value,
+            attempt=self.reporter.trial.attempt if self.reporter.trial is not None else 1,
+            hosts=self.hosts,
+            env_steps=counters.env_steps,
+            gradient_steps=counters.gradient_steps,
+            wall_seconds=counters.seconds,
+            env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
+            ranks=self.collectives.size,
+            sync_path=self.collectives.path,
+            sync_reason=self.world.reason,
+            eval_return_mean=None if self.eval is None else self.eval.mean,
+            eval_return_std=None if self.eval is None else self.eval.std,
+            eval_episodes=0 if self.eval is None else len(self.eval.returns),
+            best_return_mean=counters.best,
+            seed=self.config.seed,
+            divergence=divergence,
+            versions=versions(),
+            git_commit=git_commit(),
+        )
