@@ -12,10 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.algorithms import algorithm_class
-from harness.algorithms.off_policy import OffPolicy
 from harness.bench.certificate import commit, cpu_model
-from harness.config import load_table
 from harness.distributed.world import available_cores
 from harness.files import append_json_line, read_json_lines
 from harness.lifecycle.run_directory import read_result, versions
@@ -96,10 +93,9 @@ class Running:
 
     @classmethod
     def start(cls, row: Row, seed: int, folder: Path) -> Running:
-        """Goes on from a checkpoint where there is one that holds all that the future depends on."""
+        """Goes on from a checkpoint where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "harness", *row.command(seed), "--output", str(folder)]
-        command += ["--resume", "auto" if resumes(row) else "never"]
         with (folder / "output.log").open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
         return cls(row, seed, folder, process, time.strftime("%Y-%m-%d %H:%M"), commit())
@@ -138,11 +134,6 @@ class Running:
             versions=versions(),
             curve=curve(read_json_lines(self.folder / "metrics.jsonl")[0]),
         )
-
-
-def resumes(row: Row) -> bool:
-    """Whether a run that was stopped goes on as it would have: checkpoints do not hold a replay."""
-    return not issubclass(algorithm_class(load_table(row.preset)["algorithm"]["name"]), OffPolicy)
 
 
 class StopRequest:
@@ -189,7 +180,6 @@ def run_all(
             running.remove(run)
             code, cpu_seconds = ended
             before = [line["cpu_seconds"] for line in ledger.lines(run.row, "stopped") if line["seed"] == run.seed]
-            before = before if resumes(run.row) else []
             record = run.record(cpu_seconds + sum(before), len(before))
             if record is not None:
                 ledger.add(record)
