@@ -204,14 +204,14 @@ def time_to_return(
 
 def from_replay(key: str, title: str, preset: str, *settings: str) -> Row:
     ours, sb3 = "ours", "Stable-Baselines3"
-    arguments = (preset, "algorithm.learning_starts=0", *settings)
+    arguments = (preset, "algorithm.learning_starts=0", *settings, LONG)
     return Row(
         key,
         f"{title}, 1 rank, the settings of {preset}",
         "env_steps_per_second",
         SPEED,
         (
-            Contestant(ours, "tests.benchmarks.ours", (*arguments, LONG)),
+            Contestant(ours, "tests.benchmarks.ours", arguments),
             Contestant(sb3, "tests.benchmarks.sb3_replay", arguments),
         ),
         (Claim(ours, sb3, at_least=3),),
