@@ -213,14 +213,16 @@ class DQN(OffPolicy):
         phases.start("reduce")
         statistics = self.step.reduce()
         if self.settings.prioritized:
-            arena.gradients.div_(statistics[first_other:].max())
+            largest = statistics[first_other:].max()
+            arena.gradients.div_(largest)
+            statistics[0] /= largest
         phases.start("optimizer")
         means = statistics[:first_other].tolist()
         if not math.isfinite(means[0]) and not self.precision.scales_loss:
             raise self.diverged()
         applied = self.step.apply()
         self.means.append(means)
-        if isinstance(self.replay, PrioritizedReplay):
+        if isinstance(self.replay, PrioritizedReplay) and applied:  # an overflow's errors are no numbers
             phases.start("priorities")
             errors = self.data["errors"][part].cpu().numpy()
             self.replay.update(self.minibatches.env[part], self.minibatches.numbers[part], errors)

@@ -14,7 +14,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from pydantic import Field
 
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
@@ -22,6 +21,7 @@ from harness.algorithms.memory import EpisodeAccount
 from harness.algorithms.memory.minibatches import Minibatches
 from harness.algorithms.memory.replay import Replay
 from harness.algorithms.randomness import generator
+from harness.distributed.world import available_memory
 from harness.errors import BadInput, Diverged
 from harness.rings import Ring
 from harness.training.compiled import (
@@ -71,6 +71,8 @@ class OffPolicySettings(AlgorithmSettings):
             raise ValueError(
                 f"algorithm.train_freq must be a multiple of env.count = {env.count}, got {self.train_freq}"
             )
+        if config.optimizer.schedule == "kl_adaptive":
+            raise ValueError(f"optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence: {name} has none")
         if config.run.steps is None:
             raise ValueError(f"run.steps is missing: the budget of {name}, in environment steps")
         if config.run.steps < self.train_freq:
@@ -289,8 +291,10 @@ class OffPolicy(Algorithm):
 
 def frames_of(config: RunConfig) -> int:
     """How many frames an observation is a stack of, of which each step brings one."""
-    atari = None if config.env is None else config.env.atari
-    return atari.stack if atari is not None and atari.preprocess else 1
+    env = config.env
+    if env is None or env.atari is None or not env.atari.preprocess or env.wrappers:  # a wrapper may change anything
+        return 1
+    return env.atari.stack
 
 
 def check_memory(context: Context, needed: int) -> None:
@@ -298,7 +302,7 @@ def check_memory(context: Context, needed: int) -> None:
 
     `needed`: bytes of this rank's part.
     """
-    here = (socket.gethostname(), psutil.virtual_memory().total, needed)
+    here = (socket.gethostname(), available_memory(), needed)
     hosts: dict[str, list[int]] = {}
     for host, memory, part in context.collectives.gather_objects(here):
         hosts.setdefault(host, [memory, 0])[1] += part
@@ -307,5 +311,5 @@ def check_memory(context: Context, needed: int) -> None:
             size = getattr(context.config.algorithm, "buffer_size", 0)
             raise BadInput(
                 f"algorithm.buffer_size = {size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
-                f"{memory / 2**30:.1f} GiB of memory"
+                f"{memory / 2**30:.1f} GiB of memory for it"
             )

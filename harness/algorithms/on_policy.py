@@ -197,7 +197,12 @@ class OnPolicy(Algorithm):
                 if agreed["non_finite_rewards"]:
                     raise Diverged("non-finite reward from the environment")
             self.envs.take_in(collectives)
-            metrics = self.update(number)
+            try:
+                metrics = self.update(number)
+            except Diverged:  # on all ranks alike
+                if collectives.agree(sums)["non_finite_rewards"]:
+                    raise Diverged("non-finite reward from the environment") from None
+                raise
             if "kl" in metrics:
                 self.learning_rate.on_metric("kl", metrics["kl"])
             steps += int(metrics.pop("gradient_steps"))

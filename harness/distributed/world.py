@@ -7,11 +7,13 @@ import socket
 import statistics
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -89,6 +91,24 @@ def expand_tasks_per_node(text: str) -> list[int]:
 
 def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def available_memory(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may have: of the machine, or of its job or container where that has a limit."""
+    limits = [psutil.virtual_memory().total]
+    with suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            root, name = (mounted / "memory", "memory.limit_in_bytes") if kinds else (mounted, "memory.max")
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            own = root / path.lstrip("/")
+            for folder in (own, *own.parents):
+                with suppress(OSError, ValueError):  # no limit there, or `max`
+                    limits.append(int((folder / name).read_text()))
+                if folder == root:
+                    break
+    return min(limits)
 
 
 def set_threads(count: int) -> None:

@@ -11,7 +11,6 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from harness.algorithms import ALGORITHMS
 from harness.algorithms.continuous import Continuous
 from harness.algorithms.off_policy import OffPolicy
 from harness.algorithms.on_policy import OnPolicy
@@ -56,6 +55,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 SWITCHES: dict[str, dict[str, Any]] = {
     "ppo": {},
+    "ppo-squash": {"squash": True},
+    "ppo-gsde": {"gsde": True, "sde_sample_freq": 4, "log_std_init": -1.0},
     "a2c": {},
     "dqn": {},
     "dqn-double": {"double": True},
@@ -69,11 +70,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "td3": {},
 }
 """What each learner has switched on, by a name that begins with its algorithm."""
-LEARNERS = [name for name in SWITCHES if name.partition("-")[0] in ALGORITHMS]
-ON_POLICY = [name for name in LEARNERS if name.startswith(("ppo", "a2c"))]
-ONLY_CONTINUOUS = [name for name in LEARNERS if name.startswith(("sac", "td3"))]
+ONLY_CONTINUOUS = [name for name in SWITCHES if name.startswith(("sac", "td3", "ppo-"))]
 CONTINUOUS = ["ppo", "a2c", *ONLY_CONTINUOUS]
-DISCRETE = [name for name in LEARNERS if name not in ONLY_CONTINUOUS]
+DISCRETE = [name for name in SWITCHES if name not in ONLY_CONTINUOUS]
+ON_POLICY = ["ppo", "a2c"]
 
 
 def kind_of(learner: str) -> str:

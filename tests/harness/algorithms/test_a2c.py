@@ -13,7 +13,7 @@ from harness.algorithms.a2c import A2C, STATISTICS
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.envs import make_environments
-from harness.errors import BadInput
+from harness.errors import BadInput, Diverged
 from harness.reporting import PhaseTimer
 
 CONFIG = """
@@ -81,3 +81,11 @@ def test_an_iteration_takes_several_short_rollouts(tmp_path: Path) -> None:
 def test_a_rate_steered_by_kl_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="kl_adaptive"):
         make(tmp_path, "optimizer.schedule=kl_adaptive")
+
+
+def test_a_reward_that_is_no_number_is_told_as_such_whatever_rollout_it_is_in(tmp_path: Path) -> None:
+    broken = "env.id=tests.environments:Broken-v0", "env.kwargs.how=nan-reward", "env.kwargs.rank=0", "env.kwargs.at=6"
+    a2c = make(tmp_path, *broken)
+    assert a2c.rollouts > 2  # step 6 is in the second of them
+    with pytest.raises(Diverged, match="non-finite reward from the environment"):
+        a2c.iterate(0)

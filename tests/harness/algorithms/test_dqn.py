@@ -276,6 +276,7 @@ REFUSED = {
     "algorithm.batch_size=4000": "algorithm.batch_size must be at most what is stored, algorithm.buffer_size = 2000",
     "algorithm.learning_starts=4000": "algorithm.learning_starts must be at most algorithm.buffer_size = 2000",
     "algorithm.n_steps=600": "algorithm.buffer_size must be at least 2 * n_steps * env.count = 2400, got 2000",
+    "optimizer.schedule=kl_adaptive": "optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence",
     "algorithm.quantiles=-1": "algorithm.quantiles must be >= 0, got -1",
     "algorithm.buffer_size=100000000000": "algorithm.buffer_size = 100,000,000,000 takes",
     "run.steps=4": "run.steps must be at least one round, algorithm.train_freq = 8, got 4",

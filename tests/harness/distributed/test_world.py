@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.distributed.world import World, detect_place, expand_tasks_per_node, prepare_environment
+from harness.distributed.world import World, available_memory, detect_place, expand_tasks_per_node, prepare_environment
 from harness.errors import BadInput
 from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
 from tests.command import environment, harness
@@ -142,3 +142,18 @@ def test_a_rank_that_finds_itself_alone_is_refused(path: str, tmp_path: Path) ->
     ran = harness("train", "ppo-cartpole", f"sync.path={path}", cwd=tmp_path, env=env)
     assert ran.code == 2 and "started 2 ranks" in ran.err and "rank 0 of 1" in ran.err, ran.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_memory_is_that_of_the_job_where_it_has_a_limit(tmp_path: Path) -> None:
+    whole = available_memory(tmp_path / "nothing", tmp_path)
+    groups, mounted = tmp_path / "cgroup", tmp_path / "mounted"
+    (mounted / "job" / "step").mkdir(parents=True)
+    groups.write_text("0::/job/step\n")
+    (mounted / "job" / "step" / "memory.max").write_text("max\n")
+    assert available_memory(groups, mounted) == whole
+    (mounted / "job" / "memory.max").write_text("1048576\n")
+    assert available_memory(groups, mounted) == 1048576  # what is above holds too
+    groups.write_text("3:cpu,memory:/job\n2:cpu:/other\n")
+    (mounted / "memory" / "job").mkdir(parents=True)
+    (mounted / "memory" / "job" / "memory.limit_in_bytes").write_text("4096\n")
+    assert available_memory(groups, mounted) == 4096

@@ -91,6 +91,31 @@ def test_parts_of_several_ranks_are_put_together_and_apart(tmp_path: Path) -> No
                 assert np.array_equal(again.kept(env)[name], expected)
 
 
+def test_a_replay_that_was_parted_and_put_together_again_comes_back(tmp_path: Path) -> None:
+    """One rank, two, one: both of the two name the first one's file, whose numbers come before those of either."""
+    whole_log, alone = Log(2), Segments(tmp_path, 0, 0, "one")
+    for env in range(2):
+        whole_log.put(env, SLOTS - 1)
+    segments, of_both = alone.write(alone.cut(whole_log.rings()), 1), []
+    for rank in range(2):
+        log, saver = Log(1), Segments(tmp_path, rank, rank, "two")
+        saver.load(tmp_path, segments, log.rings())
+        log.ends = {name: end[rank : rank + 1].copy() for name, end in whole_log.ends.items()}
+        log.put(0, 5)
+        of_both += saver.write(saver.cut(log.rings()), 1)
+        for name in log.arrays:
+            whole_log.arrays[name][rank], whole_log.ends[name][rank] = log.arrays[name][0], log.ends[name][0]
+    again, saver = Log(2), Segments(tmp_path, 0, 0, "three")
+    saver.load(tmp_path, of_both, again.rings())
+    again.ends = {name: end.copy() for name, end in whole_log.ends.items()}
+    for env in range(2):
+        for name, expected in whole_log.kept(env).items():
+            assert np.array_equal(again.kept(env)[name], expected), (env, name)
+    assert all((saver.saved[name] == end - 1).all() for name, end in again.ends.items())
+    named = [segment.file for segment in saver.write(saver.cut(again.rings()), 1)]
+    assert len(named) == len(set(named)) == 4
+
+
 def test_the_next_attempt_names_the_files_of_the_one_before_and_writes_the_last_number_again(tmp_path: Path) -> None:
     log, saver = Log(1), Segments(tmp_path, 0, 0, "token")
     log.put(0, 4)
