@@ -104,25 +104,32 @@ class Segments:
         return False
 
     def load(self, directory: Path, segments: Sequence[Segment], rings: dict[str, Ring]) -> None:
-        """Fills the rings from the segments of a checkpoint, which may be those of several ranks.
+        """Fills the rings from the segments of a checkpoint, which may be those of several ranks: each environment's in
+        the order of its numbers, whatever their own is, and each file once, though several ranks may name it.
 
         The last number of each environment is written again with the next save: a resumed run may have to mark that
         its episode does not go on.
         """
-        for segment in segments:
-            path = directory / segment.file
-            data = torch.load(path, map_location="cpu", weights_only=True)
-            for name, ring in rings.items():
-                slots, at = ring.array.shape[1], 0
+        segments = list({segment.file: segment for segment in segments}.values())
+        files = [
+            torch.load(directory / segment.file, map_location="cpu", weights_only=True, mmap=True)
+            for segment in segments
+        ]
+        for name, ring in rings.items():
+            saved = self.saved[name] = np.zeros(len(ring.end), np.int64)
+            found: list[tuple[int, int, int, torch.Tensor]] = []
+            for segment, data in zip(segments, files):
+                at = 0
                 for env, (low, high) in enumerate(segment.ranges[name], segment.first - self.first):
-                    if 0 <= env < len(ring.end):
-                        values = data[name][at : at + high - low].numpy()
-                        for place, part in turns(low, high, slots):
-                            ring.array[env, place] = values[part]
-                        self.saved.setdefault(name, np.zeros(len(ring.end), np.int64))[env] = max(high - 1, 0)
+                    if 0 <= env < len(saved):
+                        found.append((env, low, high, data[name][at : at + high - low]))
                     at += high - low
+            for env, low, high, values in sorted(found, key=lambda each: each[:3]):
+                for place, part in turns(low, high, ring.array.shape[1]):
+                    ring.array[env, place] = values[part].numpy()
+                saved[env] = max(high - 1, 0)
         if directory == self.directory:
-            self.kept = list(segments)
+            self.kept = segments
         else:
             self.saved = {}  # another run's files are not ours to name
 
