@@ -123,6 +123,31 @@ def test_the_loss_is_the_papers(prioritized: bool, quantiles: int, double: bool,
     )
 
 
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_the_gradient_follows_the_chosen_value_alone(prioritized: bool, tmp_path: Path) -> None:
+    """Of linear values W s + b: the slope of Huber's loss at the error, times w, on the row of the action; nothing is
+    of the target."""
+    dqn = make(tmp_path, "network.hidden=[]", f"algorithm.prioritized={str(prioritized).lower()}")
+    batch = drawn(dqn)
+    dqn.gradient(slice(0, 16))
+
+    with torch.no_grad():
+        values = dqn.module(torch.from_numpy(batch["observations"].astype(np.float32)))[..., 0].numpy()
+        after = dqn.target(torch.from_numpy(batch["next_observations"].astype(np.float32)))[..., 0].numpy()
+    weights, biases = np.zeros((2, 4)), np.zeros(2)
+    for i, action in enumerate(batch["actions"].astype(int)):
+        error = batch["returns"][i] + batch["discounts"][i] * after[i].max() - values[i, action]
+        slope = -max(-1.0, min(1.0, error)) * (batch["weights"][i] if prioritized else 1.0) / 16
+        weights[action] += slope * batch["observations"][i]
+        biases[action] += slope
+    expected = {(2, 4): weights, (2,): biases}
+    found = dqn.step.arena.gradients.split([parameter.numel() for parameter in dqn.step.arena.members])
+    for parameter, gradient in zip(dqn.step.arena.members, found):
+        formula = expected.pop(tuple(parameter.shape))
+        np.testing.assert_allclose(gradient.view(parameter.shape).numpy(), formula, rtol=1e-3, atol=1e-5)
+    assert not expected
+
+
 def test_importance_weights_are_divided_by_their_largest(tmp_path: Path) -> None:
     """The step's gradient is that of the weighted mean with w / max w (Schaul et al. 2016, section 3.4)."""
     dqn = make(tmp_path, "algorithm.prioritized=true", "optimizer.name=sgd", "algorithm.max_grad_norm=1e9")

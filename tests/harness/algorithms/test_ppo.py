@@ -163,3 +163,45 @@ def test_a_step_that_only_begins_an_episode_is_learned_from_nowhere(tmp_path: Pa
     begun = 16 - 16 // (length + 1)
     assert [len(each) for each in made] == begun.tolist()
     ppo.close()
+
+
+def test_the_gradient_is_that_of_equation_9(tmp_path: Path) -> None:
+    """Of linear networks, by samples on both sides of the clips: ∂(-min(r A, clip(r) A))/∂logits is -r A (1[a] - π)
+    where the first is the least, else 0; ∂(V - R)²/∂V is 2 (V - R) where the value is within its clip, else 0."""
+    ppo = make(tmp_path, "network.hidden=[]", "algorithm.clip_range_value=0.2")
+    draw = np.random.default_rng(1)
+    n, clip = 256, 0.2
+    states, actions = draw.normal(size=(n, 4)).astype(np.float32), draw.integers(0, 2, (n, 1))
+    with torch.no_grad():
+        for parameter in ppo.module.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+        logits, values = (out.double().numpy() for out in ppo.module(torch.from_numpy(states)))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    chosen = shares[np.arange(n), actions[:, 0]]
+    old, advantages = chosen * draw.uniform(0.6, 1.6, n), draw.normal(size=n)
+    before, returns = values + draw.uniform(-0.5, 0.5, n), draw.normal(size=n)
+    given = {"log_probs": np.log(old), "advantages": advantages, "values": before, "returns": returns}
+    batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
+    batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
+    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
+    ppo.step.gradient(lambda: ppo.loss(batch), 1.0)
+
+    ratio = chosen / old
+    follows = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)
+    assert 0.2 < follows.mean() < 0.8
+    towards = np.eye(2)[actions[:, 0]] - shares
+    by_logits = -(ratio * advantages * follows)[:, None] * towards / n
+    inside = np.abs(values - before) < 0.2
+    assert 0.2 < inside.mean() < 0.8
+    by_value = 0.5 * 2 * (values - returns) * inside / n
+    expected = {
+        (2, 4): by_logits.T @ states,
+        (2,): by_logits.sum(0),
+        (1, 4): by_value[None] @ states,
+        (1,): by_value.sum(keepdims=True),
+    }
+    found = ppo.step.arena.gradients.split([parameter.numel() for parameter in ppo.step.arena.members])
+    for parameter, gradient in zip(ppo.step.arena.members, found):
+        formula = expected.pop(tuple(parameter.shape))
+        np.testing.assert_allclose(gradient.view(parameter.shape).numpy(), formula, rtol=1e-3, atol=1e-5)
+    assert not expected
