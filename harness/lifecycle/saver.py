@@ -74,7 +74,8 @@ class Saver:
     ) -> None:
         """`share`: this rank's environments: the first, how many, of how many. `settle_files`: on rank 0 before each
         manifest is written, from the thread: brings to the disk what must not be older than the checkpoint."""
-        self.directory, self.collectives, self.share, self.keep = directory, collectives, share, keep
+        self.directory = directory = directory.resolve()  # as checkpoint.load tells a checkpoint's
+        self.collectives, self.share, self.keep = collectives, share, keep
         self.settle_files = settle_files
         self.rank = collectives.rank
         self.token: str = collectives.broadcast_object(uuid.uuid4().hex[:12])

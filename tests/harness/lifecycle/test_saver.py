@@ -66,6 +66,25 @@ def test_the_newest_and_the_best_are_kept_with_their_segments(tmp_path: Path) ->
     assert written == {f"{step:06d}.pt" for step in range(1, 7)}, "1 and 2 for the best, 2 … 6 for the newest"
 
 
+def test_a_run_in_a_relative_directory_goes_on_with_the_segments_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    end, folder = np.full(2, 3), Path("run/checkpoints")
+    rings = {"rewards": Ring(np.ones((2, 4)), end - 4, end)}
+    for step in (1, 2):
+        saver = Saver(folder, Alone(), (0, 2, 2))
+        found = checkpoint.load(folder / "latest")
+        if found is not None:
+            saver.segments.load(found.directory.parent, found.parts[0].segments, rings)
+        saver.save(snapshot(step, torch.ones(1), rings=rings))
+        assert saver.settle() is None
+    found = checkpoint.load(folder / "latest")
+    assert found is not None
+    ranges = [segment.ranges["rewards"] for segment in found.parts[0].segments]
+    assert ranges == [[[0, 3]] * 2, [[2, 3]] * 2], "but for the last number, nothing is written twice"
+
+
 @pytest.mark.parametrize("file", ["rank-0.pt", "replay"])
 def test_a_damaged_part_or_segment_makes_it_a_damaged_checkpoint(file: str, tmp_path: Path) -> None:
     saver, array = Saver(tmp_path, Alone(), (0, 2, 2)), np.ones((2, 4))
