@@ -43,7 +43,7 @@ class Keeping:
         self.due = self.best = False
         """Whether a save is due at this boundary, and whether its evaluation was the best so far."""
         self.iteration: int | None = None
-        """That of the last save of this attempt."""
+        """That of the newest checkpoint of this run."""
         self.saved_at = time.monotonic()
 
     # -- while the run goes on -----------------------------------------------------------------------------------------
@@ -109,6 +109,9 @@ class Keeping:
             )
         elif own is not None:
             load_generators(found.part(own)[1]["generators"])
+        ours = self.collectives.broadcast_object(found.directory.parent == self.saver.directory)
+        if ours and found.progress.get("pending") is None:
+            self.iteration = found.progress["iteration"]
         return found.progress
 
     def _take_over(self, found: Checkpoint, share: Share) -> None:

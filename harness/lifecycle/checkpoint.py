@@ -26,7 +26,7 @@ from harness.lifecycle.sums import CheckSum, matches, write_tensors
 from harness.lifecycle.tensors import as_arrays
 
 NAME = re.compile(r"step-(\d{9,})")
-STATE, MANIFEST, SUM = "state.pt", "manifest.json", "sha256"
+STATE, MANIFEST, SUM, REPLACED = "state.pt", "manifest.json", "sha256", ".replaced."
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def put_in_place(
     write_json(aside / MANIFEST, {**manifest, SUM: sum_of(manifest)})
     sync_directory(aside)
     final = directory / name_of(env_steps)
-    replaced = directory / f".{final.name}.replaced.{os.getpid()}"
+    replaced = directory / f".{final.name}{REPLACED}{os.getpid()}"
     if final.exists():  # the same step again: the new one takes its place
         final.rename(replaced)
     aside.rename(final)
@@ -153,9 +153,14 @@ def keep_newest(directory: Path, keep: int) -> None:
 
 
 def delete_asides(directory: Path) -> None:
-    """Deletes what attempts that are over have left half written."""
+    """Deletes what attempts that are over have left half written; a checkpoint that was to be replaced, and was not,
+    gets its name back."""
     for path in directory.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        final = directory / path.name[1:].partition(".")[0]
+        if REPLACED in path.name and not final.exists():
+            path.rename(final)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def saved_steps(directory: Path) -> list[Path]:

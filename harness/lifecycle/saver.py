@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ class Saver:
         if self.thread is not None:
             self.thread.join()
         if self.rank == 0 and self.trouble is not None:
-            checkpoint.delete_asides(self.directory)
+            with suppress(OSError):
+                checkpoint.delete_asides(self.directory)
         problems = self.collectives.gather_objects(self.trouble) if self.collectives.size > 1 else [self.trouble]
         problem = next((f"rank {rank}: {why}" for rank, why in enumerate(problems) if why and rank), problems[0])
         self.thread, self.trouble = None, None

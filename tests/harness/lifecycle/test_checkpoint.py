@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness.lifecycle import checkpoint
+from harness.lifecycle.run_directory import prepare
 
 STATE = {"module": {"weight": torch.arange(6.0)}, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "lr": 0.1}}
 
@@ -42,6 +44,17 @@ def test_a_damaged_one_is_recognised_and_the_one_before_is_taken(damage: str, tm
 def test_one_that_was_being_written_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".step-000000009.123").mkdir()
     assert checkpoint.load_newest(tmp_path) == (None, [])
+
+
+def test_one_that_was_being_replaced_when_the_process_died_gets_its_name_back(tmp_path: Path) -> None:
+    saved = checkpoint.save(tmp_path / "checkpoints", 1, STATE, {"iteration": 1})
+    saved.rename(saved.with_name(f".{saved.name}.replaced.123"))
+    saved.with_name(f".{saved.name}.123").mkdir()
+    assert prepare(tmp_path, "auto") == (saved, [])
+    assert not list(saved.parent.glob(".*"))
+    shutil.copytree(saved, saved.with_name(f".{saved.name}.replaced.123"))
+    assert prepare(tmp_path, "auto") == (saved, []), "the new one was in its place"
+    assert not list(saved.parent.glob(".*"))
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.lifecycle import checkpoint
 from harness.lifecycle.saver import Saver, Snapshot
 from harness.rings import Ring
+from harness.run import train
 from tests.conftest import need
 from tests.multirank.stopped_run import go
 
@@ -108,6 +110,19 @@ def test_a_run_saves_by_the_clock_between_evaluations(tmp_path: Path) -> None:
     go(str(tmp_path / "often"), [*settings, "checkpoint.every_minutes=0.0001"])
     counts = {name: len(checkpoint.saved_steps(tmp_path / name / "checkpoints")) for name in ("seldom", "often")}
     assert counts["seldom"] == 1 and counts["often"] > 3
+
+
+def test_a_run_that_goes_on_from_its_last_checkpoint_does_not_write_it_again(tmp_path: Path) -> None:
+    """As after it died in its final evaluation. From that of another run, it writes its own."""
+    settings = ["ppo-cartpole", "run.steps=512", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
+    settings += ["evaluation.final_episodes=1"]
+    go(str(tmp_path / "one"), settings)
+    kept = tmp_path / "one" / "checkpoints" / "latest"
+    before = kept.stat().st_ino
+    (tmp_path / "one" / "result.json").unlink()
+    assert go(str(tmp_path / "one"), settings)["status"] == "done" and kept.stat().st_ino == before
+    train(load_run_config(settings[0], settings[1:]), tmp_path / "two", resume=str(kept))
+    assert (tmp_path / "two" / "checkpoints" / "latest").resolve().name == kept.resolve().name
 
 
 @pytest.fixture
