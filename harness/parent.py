@@ -30,7 +30,7 @@ from harness.launching import (
     take_slots,
 )
 from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_end
-from harness.lifecycle.run_directory import Result, read_result, take_failures, versions
+from harness.lifecycle.run_directory import Result, read_result, saves, take_failures, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
 
@@ -90,7 +90,9 @@ def start_and_watch(
     hosts: tuple[Host, ...],
     resume: str,
 ) -> Result:
-    """Starts the ranks on `settings`, again after a death as often as the config allows."""
+    """Starts the ranks on `settings`, as often again as the config allows: from this run's last checkpoint
+    where it has one, else as at first."""
+    before = saves(run_dir)
     for restarts in range(config.run.max_restarts + 1):
         command = ("harness", "train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
         job = Job(
@@ -111,9 +113,11 @@ def start_and_watch(
         result = conclude(run_dir, outcome, asked, config, ranks)
         if result.status != "failed" or result.divergence or asked:
             break
-        resume = "auto"
+        if saves(run_dir) - before:
+            resume = "auto"
         if restarts < config.run.max_restarts:
-            print(f"{result.reason}; starting again from the last checkpoint", file=sys.stderr, flush=True)
+            origin = "the last checkpoint" if resume == "auto" else "where it began"
+            print(f"{result.reason}; starting again from {origin}", file=sys.stderr, flush=True)
     return result
 
 

@@ -29,6 +29,7 @@ from harness.lifecycle.run_directory import (
     read_result,
     record_failure,
     same_budget,
+    saves,
     take_failures,
     versions,
 )
@@ -52,10 +53,10 @@ def check(config: RunConfig, ranks: int) -> None:
         algorithm_class(config.algorithm.name).check_data(config, ranks)
 
 
-def with_decisions(config: RunConfig, run_dir: Path, world: World) -> RunConfig:
-    """The config with what the run in the directory decided when it began, where ours leaves it open: another way of
+def with_decisions(config: RunConfig, run_dir: Path, world: World, resume: str = "auto") -> RunConfig:
+    """The config with what the run that goes on decided when it began, where ours leaves it open: another way of
     stepping or reducing could differ in the last bits."""
-    found = decisions(run_dir, config.to_table())
+    found = decisions(run_dir, config.to_table(), resume)
     if world.place.launcher != "mpi" or world.device.type != "cpu":
         found.pop("sync.path", None)  # only there is there a choice
     for key, value in found.items():
@@ -96,7 +97,7 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
         known = finished(run_dir, config, resume)
         tell_end(run_dir)  # here, while the other ranks still wait for this one
     if resume != "never":
-        config = with_decisions(config, run_dir, world)
+        config = with_decisions(config, run_dir, world, resume)
     collectives = world.start(config.sync.path)
     known = collectives.broadcast_object(known)
     if known is not None:
@@ -143,25 +144,27 @@ def is_about_ranks(error: BaseException) -> bool:
 
 
 def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
-    """As `train`, on ranks whose number changes: after each change on from the last checkpoint."""
-    tried = False
+    """As `train`, on ranks whose number changes: after each change on from the last checkpoint, once there is one."""
+    tried, before = False, saves(run_dir)
 
     def try_on(world: World, membership: Membership) -> Result:
-        nonlocal tried
+        nonlocal tried, before
         known: Result | None = None
+        how = resume
         if world.place.rank == 0:  # it was there before, if any was
+            how = "auto" if saves(run_dir) - before else resume
             failures = take_failures(run_dir) if tried else []
             forget_beats(run_dir)
             if failures:  # that would come again
                 known = failure(failures[0], config, world.place.size)
                 known.write(run_dir)
             else:
-                known = finished(run_dir, config, resume)
-        known, again = world.collectives.broadcast_object((known, tried))
+                known = finished(run_dir, config, how)
+        known, how, before = world.collectives.broadcast_object((known, how, before))
         if known is not None:
             return known
         tried = True
-        return attempt(config, run_dir, "auto" if again else resume, world, requests, membership)
+        return attempt(config, run_dir, how, world, requests, membership)
 
     with StopRequests() as requests:
         check(config, 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
+import os
 import platform
 import shutil
 import subprocess
-import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,13 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return ", ".join(differing[:MOST_TOLD]) + (f" (and {more} more)" if more > 0 else "")
 
 
-def decisions(run_dir: Path, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run in the directory decided where ours leaves it open."""
+def decisions(run_dir: Path, ours: Mapping[str, Any], resume: str = "auto") -> dict[str, Any]:
+    """What the run in the directory decided, or that of the checkpoint `resume`, where ours leaves it open."""
     try:
-        theirs = flatten(tomllib.loads((run_dir / "config.toml").read_text()))
+        if resume == "auto":
+            theirs = flatten(tomllib.loads((run_dir / "config.toml").read_text()))
+        else:
+            theirs = flatten((checkpoint.read_manifest(Path(resume).resolve()) or {}).get("config", {}))
     except (OSError, tomllib.TOMLDecodeError):
         return {}
     flat = flatten(ours)
@@ -148,32 +152,55 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tupl
 
 
 def prepare(run_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any, and a line for each
-    one that is damaged.
+    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any, and lines to tell.
 
-    `resume` is `auto`, `never`, or a checkpoint's path. What cannot be gone on with is kept under another name where it
-    is damaged, and deleted where `never` asks for a new beginning.
+    `resume` is `auto`, `never`, or a checkpoint's path. What is not gone on with is set aside, where no later start
+    takes it for this run's: damaged checkpoints, those that are newer than the one, and all of a run that goes on from
+    elsewhere. `never` deletes it.
     """
-    kept = run_dir / "checkpoints"
+    kept = (run_dir / "checkpoints").resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
     take_failures(run_dir)
     checkpoint.delete_asides(kept)
-    if resume not in ("auto", "never"):
-        return Path(resume).resolve(), []
-    told: list[str] = []
+    found, told = None if resume in ("auto", "never") else Path(resume).resolve(), []
     if resume == "auto":
         found, damaged = checkpoint.newest(kept)
         told = [f"{path} is damaged: it is passed over" for path in damaged]
-        if found is not None:
-            return found, told
-        if damaged:
-            kept.rename(kept.with_name(f"checkpoints-damaged-{time.strftime('%Y%m%d-%H%M%S')}"))
-    for name in ("metrics.jsonl", "progress.json"):
-        (run_dir / name).unlink(missing_ok=True)
-    for name in ("tensorboard", "checkpoints"):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-    return None, told
+    steps = checkpoint.saved_steps(kept)
+    if found in steps:
+        later = steps[steps.index(found) + 1 :]
+        if later:
+            told.append(f"what was saved after {found.name} is in {set_aside(run_dir, later)} now")
+            checkpoint.point(kept / "latest", found.name)
+        return found, told
+    series = [run_dir / "metrics.jsonl", run_dir / "tensorboard"]
+    if steps and resume != "never":
+        anew = "the run begins anew, and" if found is None else "the run goes on from elsewhere;"
+        told.append(f"{anew} what there was is in {set_aside(run_dir, [kept, *series])} now")
+    for path in (*series, kept):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    (run_dir / "progress.json").unlink(missing_ok=True)
+    return found, told
+
+
+def set_aside(run_dir: Path, paths: Sequence[Path]) -> Path:
+    """Moves those that are there into a folder of their own, and returns it."""
+    folder = next(path for n in itertools.count(1) if not (path := run_dir / f"aside-{n}").exists())
+    folder.mkdir()
+    for path in paths:
+        if path.exists():
+            shutil.move(path, folder / path.name)
+    return folder
+
+
+def saves(run_dir: Path) -> set[tuple[str, int]]:
+    """The checkpoints in the directory; only a save adds to them, also one of a step that was there before."""
+    try:
+        found = list(os.scandir(run_dir / "checkpoints"))
+    except OSError:
+        return set()
+    return {(entry.name, entry.inode()) for entry in found if checkpoint.NAME.fullmatch(entry.name)}
 
 
 def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:

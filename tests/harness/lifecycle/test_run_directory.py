@@ -1,0 +1,90 @@
+"""What an attempt begins from, and where what it does not go on from is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.lifecycle import checkpoint
+from harness.lifecycle.run_directory import decisions, prepare, saves
+
+STATE = {"module": {"weight": torch.arange(6.0)}}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run with checkpoints of 100, 200 and 300 steps."""
+    folder = tmp_path / "run"
+    for step in (100, 200, 300):
+        save(folder, step)
+    (folder / "metrics.jsonl").write_text("{}\n")
+    return folder
+
+
+def save(run_dir: Path, step: int) -> Path:
+    aside = checkpoint.aside_of(run_dir / "checkpoints", step, "token")
+    aside.mkdir(parents=True)
+    written = {checkpoint.STATE: checkpoint.write_tensors(aside / checkpoint.STATE, STATE)}
+    manifest = {"progress": {"env_steps": step}, "config": {"sync": {"path": "mpi"}}}
+    return checkpoint.put_in_place(run_dir / "checkpoints", step, aside, written, manifest)
+
+
+def names(run_dir: Path) -> list[str]:
+    return [path.name for path in checkpoint.saved_steps(run_dir / "checkpoints")]
+
+
+def damage(step: Path) -> None:
+    (step / "state.pt").write_bytes(b"")
+
+
+def test_from_an_older_checkpoint_the_newer_ones_are_set_aside_for_good(run_dir: Path) -> None:
+    chosen = run_dir / "checkpoints" / "step-000000100"
+    found, told = prepare(run_dir, str(chosen))
+    assert found == chosen and names(run_dir) == ["step-000000100"]
+    assert sorted(path.name for path in (run_dir / "aside-1").iterdir()) == ["step-000000200", "step-000000300"]
+    assert "aside-1" in told[0] and (run_dir / "checkpoints" / "latest").resolve() == chosen
+    assert prepare(run_dir, "auto") == (chosen, []), "not the newest of the branch that was left"
+    assert (run_dir / "metrics.jsonl").exists()
+
+
+def test_a_damaged_one_is_told_once_and_is_none_of_those_that_are_kept(run_dir: Path) -> None:
+    damage(run_dir / "checkpoints" / "step-000000300")
+    found, told = prepare(run_dir, "auto")
+    assert found == run_dir / "checkpoints" / "step-000000200" and "step-000000300 is damaged" in told[0]
+    assert prepare(run_dir, "auto") == (found, []) and names(run_dir) == ["step-000000100", "step-000000200"]
+    assert (run_dir / "aside-1" / "step-000000300").exists()
+
+
+@pytest.mark.parametrize("how", ["damaged", "from elsewhere"])
+def test_what_is_not_gone_on_with_at_all_is_set_aside_with_its_metrics(how: str, run_dir: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "other", 50)
+    for path in checkpoint.saved_steps(run_dir / "checkpoints"):
+        damage(path)
+    found, told = prepare(run_dir, "auto" if how == "damaged" else str(other))
+    assert found == (None if how == "damaged" else other)
+    assert ("begins anew" if found is None else "goes on from elsewhere") in told[-1] and "aside-1" in told[-1]
+    assert not names(run_dir) and not (run_dir / "metrics.jsonl").exists()
+    assert (run_dir / "aside-1" / "metrics.jsonl").exists()
+    assert (run_dir / "aside-1" / "checkpoints" / "step-000000300").exists()
+
+
+def test_what_never_leaves_is_nothing(run_dir: Path) -> None:
+    assert prepare(run_dir, "never") == (None, [])
+    assert not list(run_dir.iterdir())
+
+
+def test_only_a_save_is_one(run_dir: Path) -> None:
+    before = saves(run_dir)
+    prepare(run_dir, str(run_dir / "checkpoints" / "step-000000100"))
+    assert len(before) == 3 and not saves(run_dir) - before, "setting aside is none"
+    save(run_dir, 300)
+    assert len(saves(run_dir) - before) == 1, "the same step again is one"
+
+
+def test_from_a_checkpoint_its_own_decisions_are_taken(run_dir: Path) -> None:
+    (run_dir / "config.toml").write_text('[sync]\npath = "horovod"\n')
+    ours = {"sync": {"path": "auto"}}
+    assert decisions(run_dir, ours) == {"sync.path": "horovod"}
+    assert decisions(run_dir, ours, str(run_dir / "checkpoints" / "latest")) == {"sync.path": "mpi"}
