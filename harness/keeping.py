@@ -40,8 +40,8 @@ class Keeping:
         places = share.first, share.count, share.total
         self.saver = Saver(directory, collectives, places, config.checkpoint.keep, settle_files)
         self.table = config.to_table()
-        self.due = self.best = False
-        """Whether a save is due at this boundary, and whether its evaluation was the best so far."""
+        self.due = False
+        """Whether a save is due at this boundary."""
         self.iteration: int | None = None
         """That of the newest checkpoint of this run."""
         self.saved_at = time.monotonic()
@@ -67,13 +67,13 @@ class Keeping:
             return
         own = self.algorithm.own_state()
         state, rings = self.algorithm.state(), self.algorithm.rings()
-        problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings, self.best))
+        problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings))
         if problem is not None:
             self.say(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
             self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
-        self.iteration, self.saved_at, self.best = iteration, time.monotonic(), False
+        self.iteration, self.saved_at = iteration, time.monotonic()
 
     def settle(self) -> str | None:
         """Waits for the save in flight; tells, and returns, why it did not come about, if so."""

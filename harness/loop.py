@@ -284,8 +284,7 @@ class Run:
             self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
             metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
             counters.evaluated += 1
-            better = counters.best is None or self.eval.mean > counters.best
-            if better:
+            if counters.best is None or self.eval.mean > counters.best:
                 counters.best, counters.best_at = self.eval.mean, counters.evaluated
             self.algorithm.on_evaluation(self.eval)
             for number in range(counters.evaluations + 1, reached + 1):
@@ -293,7 +292,7 @@ class Run:
             counters.evaluations = reached
             counters.last = self.eval.mean
             if self.keeping is not None:
-                self.keeping.best, self.keeping.due = better, True
+                self.keeping.due = True
             self.phases.start("rest")
         return metrics
 

@@ -140,8 +140,14 @@ def point(link: Path, target: str) -> None:
     aside.replace(link)
 
 
-def mark_best(directory: Path, saved: Path) -> None:
-    point(directory / "best", saved.name)
+def mark_best(directory: Path) -> None:
+    """Points `best` at the checkpoint after the best evaluation; of several that follow it, at the first."""
+    found = [
+        (manifest["progress"].get("last"), path) for path in saved_steps(directory) if (manifest := read_manifest(path))
+    ]
+    evaluated = [(mean, path) for mean, path in found if mean is not None]
+    if evaluated:
+        point(directory / "best", max(evaluated, key=lambda each: each[0])[1].name)
 
 
 def keep_newest(directory: Path, keep: int) -> None:

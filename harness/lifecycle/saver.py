@@ -40,12 +40,11 @@ class Snapshot:
     env_steps: int
     state: dict[str, Any]
     progress: dict[str, Any]
+    """As the run counts; `last`, the mean of the last evaluation, says which checkpoint is the best."""
     config: dict[str, Any]
     own: dict[str, Any]
     """Of this rank's environments."""
     rings: dict[str, Ring]
-    best: bool = False
-    """Whether its evaluation was the best so far."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Copy:
     manifest: dict[str, Any]
     part: dict[str, Any]
     piece: Piece
-    best: bool
 
 
 class Saver:
@@ -96,6 +94,7 @@ class Saver:
         if self.rank == 0:
             try:
                 write_text(probe, "")
+                checkpoint.mark_best(self.directory)  # an attempt may have died before it could
             except OSError:
                 wrote = False
         if not self.collectives.broadcast_object(wrote):  # told when a checkpoint cannot be written
@@ -123,7 +122,6 @@ class Saver:
             manifest,
             as_tensors({"own": snapshot.own, "rank": {"generators": generators_state()}}),
             self.segments.cut(snapshot.rings),
-            snapshot.best,
         )
         self.thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint", daemon=True)
         self.thread.start()
@@ -195,8 +193,7 @@ class Saver:
             (aside / f"rank-{rank}.json").unlink()
         self.settle_files()
         manifest = {**copy.manifest, "parts": parts}
-        saved = checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)
-        if copy.best:
-            checkpoint.mark_best(self.directory, saved)
+        checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)
+        checkpoint.mark_best(self.directory)
         checkpoint.keep_newest(self.directory, self.keep)
         delete_unnamed(self.directory, checkpoint.named_segments(self.directory), self.token, copy.number)

@@ -59,9 +59,8 @@ def test_one_that_was_being_replaced_when_the_process_died_gets_its_name_back(tm
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 6):
-        saved = checkpoint.save(tmp_path, step, STATE, {})
-        if step == 2:
-            checkpoint.mark_best(tmp_path, saved)
+        checkpoint.save(tmp_path, step, STATE, {"last": {1: None, 2: 9.0, 3: 9.0}.get(step, float(step))})
+        checkpoint.mark_best(tmp_path)
         checkpoint.keep_newest(tmp_path, keep=2)
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == [f"step-{step:09d}" for step in (2, 4, 5)]
     assert checkpoint.load(tmp_path / "best") is not None

@@ -23,10 +23,13 @@ from tests.conftest import need
 from tests.multirank.stopped_run import go
 
 
-def snapshot(step: int, weights: torch.Tensor, best: bool = False, rings: dict[str, Ring] | None = None) -> Snapshot:
+def snapshot(
+    step: int, weights: torch.Tensor, last: float | None = None, rings: dict[str, Ring] | None = None
+) -> Snapshot:
+    """`last`: the mean of the last evaluation."""
     state: dict[str, Any] = {"module": {"weight": weights}}
     own = {"observations": np.full((2, 3), step, np.float32)}
-    return Snapshot(step, state, {"env_steps": step}, {"seed": 3}, own, rings or {}, best)
+    return Snapshot(step, state, {"env_steps": step, "last": last}, {"seed": 3}, own, rings or {})
 
 
 def test_what_changes_after_the_copy_is_not_in_it(tmp_path: Path) -> None:
@@ -42,7 +45,7 @@ def test_what_changes_after_the_copy_is_not_in_it(tmp_path: Path) -> None:
     assert found is not None and found.state["module"]["weight"].sum() == 0
     part, own = found.part(found.parts[0])
     assert (part.own["observations"] == 7).all() and "generators" in own
-    assert found.progress == {"env_steps": 7} and found.config == {"seed": 3} and found.ranks == 1
+    assert found.progress == {"env_steps": 7, "last": None} and found.config == {"seed": 3} and found.ranks == 1
 
 
 def test_a_directory_that_cannot_be_made_costs_the_checkpoints_alone(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_the_newest_and_the_best_are_kept_with_their_segments(tmp_path: Path) ->
     for step in range(1, 7):
         array[:, count % 4] = step
         count = count + 1
-        saver.save(snapshot(step, torch.ones(1), step == 2, {"rewards": Ring(array, count - 4, count)}))
+        saver.save(snapshot(step, torch.ones(1), float(step == 2), {"rewards": Ring(array, count - 4, count)}))
         assert saver.settle() is None
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == [f"step-{step:09d}" for step in (2, 5, 6)]
     assert all(checkpoint.load(path) is not None for path in checkpoint.saved_steps(tmp_path))
@@ -85,6 +88,16 @@ def test_a_run_in_a_relative_directory_goes_on_with_the_segments_that_it_has(
     assert found is not None
     ranges = [segment.ranges["rewards"] for segment in found.parts[0].segments]
     assert ranges == [[[0, 3]] * 2, [[2, 3]] * 2], "but for the last number, nothing is written twice"
+
+
+def test_the_best_is_marked_by_the_next_attempt_where_the_process_died_before_it_could(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, Alone(), (0, 2, 2))
+    for step in (1, 2):
+        saver.save(snapshot(step, torch.ones(1), last=float(step)))
+        assert saver.settle() is None
+    checkpoint.point(tmp_path / "best", "step-000000001")
+    Saver(tmp_path, Alone(), (0, 2, 2))
+    assert (tmp_path / "best").resolve().name == "step-000000002"
 
 
 @pytest.mark.parametrize("file", ["rank-0.pt", "replay"])
@@ -145,14 +158,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_fills_leaves_the_last_checkpoint_and_the_next_save_is_tried_again(small_disk: Path) -> None:
     saver = Saver(small_disk, Alone(), (0, 2, 2), keep=1)
-    saver.save(snapshot(1, torch.zeros(100_000)))
+    saver.save(snapshot(1, torch.zeros(100_000), last=0.0))
     assert saver.settle() is None
-    saver.save(snapshot(2, torch.zeros(2_000_000)))
+    saver.save(snapshot(2, torch.zeros(2_000_000), last=2.0))
     assert saver.settle() == "no checkpoint of 2 steps: No space left on device"
     assert [path.name for path in small_disk.iterdir() if "step" in path.name] == ["step-000000001"]
     assert checkpoint.load(small_disk / "latest") is not None
-    saver.save(snapshot(3, torch.zeros(100_000)))
-    assert saver.settle() is None and (small_disk / "latest").resolve().name == "step-000000003"
+    for step, last in ((3, 2.0), (4, 2.0), (5, 1.0)):
+        saver.save(snapshot(step, torch.zeros(100_000), last))
+        assert saver.settle() is None and (small_disk / "latest").resolve().name == f"step-{step:09d}"
+    assert (small_disk / "best").resolve().name == "step-000000003", "the first after the best evaluation that was kept"
 
 
 def test_a_run_goes_on_when_the_disk_fills_during_a_save_and_says_so(
