@@ -109,7 +109,8 @@ def start_and_watch(
         forget_beats(run_dir)
         with StopRequests() as requests:  # from before there are ranks, which would run on without this process
             running = starter.start(job)
-            outcome, asked = watch(running, ranks, config, run_dir, requests)
+            least = starter.least if isinstance(starter, ElasticHorovodrun) else ranks
+            outcome, asked = watch(running, ranks, least, config, run_dir, requests)
         result = conclude(run_dir, outcome, asked, config, ranks)
         if result.status != "failed" or result.divergence or asked:
             break
@@ -122,14 +123,15 @@ def start_and_watch(
 
 
 def watch(
-    running: RunningJob, ranks: int, config: RunConfig, run_dir: Path, requests: StopRequests
+    running: RunningJob, ranks: int, least: int, config: RunConfig, run_dir: Path, requests: StopRequests
 ) -> tuple[Outcome, str | None]:
     """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
 
-    A rank that hangs, and a second Ctrl-C, end it. Nothing that carries the run's id is left afterwards, on any host.
+    `least`: so many ranks are always there. A rank that hangs, and a second Ctrl-C, end it. Nothing that carries
+    the run's id is left afterwards, on any host.
     """
     deadline, reached, next_request = 0.0, 0, 0.0
-    vigil = Watch(run_dir, config.run.hang_seconds, state_in(running))
+    vigil = Watch(run_dir, config.run.hang_seconds, state_in(running), running.rank_hosts()[:least])
     hang: Hang | None = None
     try:
         with RunDisplay(config, run_dir) as display:

@@ -86,7 +86,7 @@ class RunningJob:
                 code = None
                 running = self._launcher_lives()
             if not running:
-                self._outcome = read_outcome(self._tail(), code, [self._shown(name) for name in self._rank_hosts()])
+                self._outcome = read_outcome(self._tail(), code, self.rank_hosts())
         return self._outcome
 
     def request_stop(self) -> int:
@@ -118,6 +118,10 @@ class RunningJob:
     def last_lines(self, rank: int) -> tuple[str, ...]:
         """The last lines that a rank printed."""
         return tuple(split_output(self._tail())[1].get(rank, [])[-LAST_LINES:])
+
+    def rank_hosts(self) -> list[str]:
+        """The host of each rank, as it calls itself where that is this one."""
+        return [self._shown(name) for name in self._rank_hosts()]
 
     def end(self, grace: float = 5.0) -> list[str]:
         """Ends the job: the launcher is asked, and after at most `grace` seconds all that carries the run id is killed.

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from harness.files import append_json_line, read_json
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0
 """Without a sign of life a rank is looked for on its host; where it is stopped, gone or out of reach, the run ends."""
+START_SECONDS = 600.0
+"""What ranks have at least until all of them give one: to import on a slow file system takes minutes."""
 LONGEST_LOOK = 2.0
 """Seconds that one look counts for at most: the time that the watcher itself was stopped is nobody's silence."""
 BYTES = 1024
@@ -152,12 +154,17 @@ class Watch:
     """Looks at the ranks' signs of life; `look` may be called as often as one likes.
 
     `state_of(beat)` finds a rank's process on its host: `running`, `stopped`, `gone`, or in other words why its host
-    does not say.
+    does not say. `hosts`: by rank, where those run of which signs of life are awaited. A rank whose host does not share
+    the directory never gives one, which is no harm while another goes on.
     """
 
-    def __init__(self, run_dir: Path, hang_seconds: float, state_of: Callable[[Beat], str]) -> None:
-        self.run_dir, self.hang_seconds, self.state_of = run_dir, hang_seconds, state_of
+    def __init__(
+        self, run_dir: Path, hang_seconds: float, state_of: Callable[[Beat], str], hosts: Sequence[str] = ()
+    ) -> None:
+        self.run_dir, self.hang_seconds, self.state_of, self.hosts = run_dir, hang_seconds, state_of, hosts
         self.beats: dict[int, Beat] = {}
+        self.unseen = 0.0
+        """Seconds without a sign of life of any rank."""
         self.silent: dict[int, float] = {}
         self.stuck: dict[int, float] = {}
         self.looked = time.monotonic()
@@ -169,14 +176,15 @@ class Watch:
         passed, self.looked = min(now - self.looked, LONGEST_LOOK), now
         if not self._can_write():  # nor can the ranks, perhaps
             return None
-        for rank, beat in read_beats(self.run_dir).items():
-            before = self.beats.get(rank)
+        known, self.beats = self.beats, read_beats(self.run_dir)
+        for rank, beat in self.beats.items():
+            before = known.get(rank)
             if before is None or beat.pid != before.pid:
                 self.silent[rank] = self.stuck[rank] = 0.0
             else:
                 self.silent[rank] = self.silent[rank] + passed if beat.number == before.number else 0.0
                 self.stuck[rank] = self.stuck[rank] + passed if beat.progress == before.progress else 0.0
-            self.beats[rank] = beat
+        self.unseen = 0.0 if self.beats else self.unseen + passed
         return self._silent_one() or self._stuck_one()
 
     def _can_write(self) -> bool:
@@ -202,11 +210,16 @@ class Watch:
 
     def _stuck_one(self) -> Hang | None:
         """The rank that keeps the others waiting, once none of them has gone on for long."""
-        if not self.beats or min(self.stuck.values()) < self.hang_seconds:
+        missing = [rank for rank in range(len(self.hosts)) if rank not in self.beats]
+        limit = max(self.hang_seconds, START_SECONDS) if missing else self.hang_seconds
+        if min((self.stuck[rank] for rank in self.beats), default=self.unseen if missing else 0.0) < limit:
             return None
-        busy = [beat for beat in self.beats.values() if not beat.waits] or list(self.beats.values())
-        first = min(busy, key=lambda beat: (beat.progress, beat.rank))
-        return Hang(first.rank, first.host, f"hangs: no progress for {self.hang_seconds:g} s, in {first.where}")
+        busy = [beat for beat in self.beats.values() if not beat.waits]
+        if missing and not busy:
+            cause = f"hangs: no sign of life, and no progress of the others for {limit:g} s"
+            return Hang(missing[0], self.hosts[missing[0]], cause)
+        first = min(busy or list(self.beats.values()), key=lambda beat: (beat.progress, beat.rank))
+        return Hang(first.rank, first.host, f"hangs: no progress for {limit:g} s, in {first.where}")
 
 
 def end_without_result(run_dir: Path) -> str | None:

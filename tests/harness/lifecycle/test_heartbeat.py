@@ -27,10 +27,17 @@ class Ranks:
         (folder / "heartbeats").mkdir()
         clock.setattr(heartbeat.time, "monotonic", lambda: self.now)
         self.asked: list[int] = []
-        self.watch = Watch(folder, hang_seconds, lambda beat: self.asked.append(beat.rank) or state)
+        self.watch = Watch(folder, hang_seconds, lambda beat: self.asked.append(beat.rank) or state, ["a", "b"])
 
-    def passes(self, seconds: float, silent: tuple[int, ...] = (), stuck: tuple[int, ...] = (), each: float = 1.0):
-        """What the watch finds while so many seconds pass."""
+    def passes(
+        self,
+        seconds: float,
+        silent: tuple[int, ...] = (),
+        stuck: tuple[int, ...] = (),
+        each: float = 1.0,
+        missing: tuple[int, ...] = (),
+    ):
+        """What the watch finds while so many seconds pass; there is no file of the `missing`."""
         for _ in range(int(seconds / each)):
             self.now += each
             for rank, beat in enumerate(self.beats):
@@ -38,7 +45,11 @@ class Ranks:
                     self.beats[rank] = replace(
                         beat, number=beat.number + 1, progress=beat.progress + (rank not in stuck)
                     )
-                write_over(self.folder / "heartbeats" / f"rank-{rank}.json", json.dumps(asdict(self.beats[rank])))
+                path = self.folder / "heartbeats" / f"rank-{rank}.json"
+                if rank in missing:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_over(path, json.dumps(asdict(self.beats[rank])))
             if (found := self.watch.look()) is not None:
                 return found
         return None
@@ -71,6 +82,36 @@ def test_the_rank_that_the_others_wait_for_is_to_blame(tmp_path, monkeypatch) ->
 
 def test_a_rank_that_goes_on_while_the_other_waits_is_no_hang(tmp_path, monkeypatch) -> None:
     assert Ranks(tmp_path, monkeypatch, "running").passes(300, stuck=(0,)) is None
+
+
+@pytest.mark.parametrize("missing, blamed", [((0, 1), 0), ((1,), 1)])
+def test_a_rank_that_never_gives_a_sign_of_life_is_found_where_all_wait_for_it(
+    missing: tuple[int, ...], blamed: int, tmp_path, monkeypatch
+) -> None:
+    """A short limit is not meant for imports."""
+    ranks = Ranks(tmp_path, monkeypatch, "running")
+    assert ranks.passes(595, stuck=(0, 1), missing=missing) is None, "not yet"
+    found = ranks.passes(10, stuck=(0, 1), missing=missing)
+    assert (found.rank, found.host) == (blamed, "ab"[blamed])
+    assert "no sign of life, and no progress of the others for 600 s" in found.cause
+
+
+def test_ranks_that_hang_after_their_last_sign_of_life_are_found(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "running")
+    assert ranks.passes(100) is None and ranks.passes(595, missing=(0, 1)) is None
+    assert ranks.passes(10, missing=(0, 1)) is not None
+
+
+def test_a_rank_whose_host_does_not_share_the_directory_is_no_hang(tmp_path, monkeypatch) -> None:
+    assert Ranks(tmp_path, monkeypatch, "running").passes(2000, missing=(1,)) is None
+
+
+def test_a_rank_that_was_lost_does_not_hide_that_the_others_hang(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "running")
+    ranks.watch.hosts = ["a"]  # elastic, one rank at least
+    assert ranks.passes(20) is None
+    found = ranks.passes(70, stuck=(0,), missing=(1,))
+    assert found.rank == 0 and "no progress for 60 s" in found.cause
 
 
 def test_time_in_which_the_watcher_itself_stood_still_is_nobodys_silence(tmp_path, monkeypatch) -> None:
