@@ -40,8 +40,9 @@ class Keeping:
         places = share.first, share.count, share.total
         self.saver = Saver(directory, collectives, places, config.checkpoint.keep, settle_files)
         self.table = config.to_table()
-        self.due = False
-        """Whether a save is due at this boundary."""
+        self.due = self.best = self.busy = False
+        """Whether a save is due, whether it is of the best policy so far, and whether any rank still writes the one
+        before."""
         self.iteration: int | None = None
         """That of the newest checkpoint of this run."""
         self.saved_at = time.monotonic()
@@ -49,20 +50,26 @@ class Keeping:
     # -- while the run goes on -----------------------------------------------------------------------------------------
 
     def words(self) -> dict[str, float]:
-        """What this rank has to say when all agree, by their largest: rank 0's clock, and a save that failed."""
+        """What this rank has to say when all agree, by their largest: rank 0's clock, a save that goes on or failed."""
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
-        clock = self.collectives.rank == 0 and late and not self.saver.busy
-        return {"save": float(clock), "trouble": float(self.saver.trouble is not None)}
+        clock, trouble = self.collectives.rank == 0 and late, self.saver.trouble is not None
+        return {"save": float(clock), "busy": float(self.saver.busy), "trouble": float(trouble)}
 
     def hear(self, agreed: dict[str, float]) -> None:
         """What all ranks have said."""
-        self.due = self.due or bool(agreed["save"])
+        self.due, self.busy = self.due or bool(agreed["save"]), bool(agreed["busy"])
         if agreed["trouble"]:
             self.settle()
 
+    @property
+    def ready(self) -> bool:
+        """Whether to save at this boundary: training does not wait for the disk, but where the best policy would not be
+        kept as it was evaluated."""
+        return self.due and (self.best or not self.busy)
+
     def save(self, iteration: int, env_steps: int, progress: dict[str, Any]) -> None:
         """A checkpoint of this boundary, unless there is one: copied now, written while training goes on."""
-        self.due = False
+        self.due = self.best = False
         if self.iteration == iteration:
             return
         own = self.algorithm.own_state()

@@ -202,7 +202,7 @@ class Run:
             check_equal(self.collectives, self._parameters())
         self._show()
         reason = self._agreed_reason()
-        if self.keeping is not None and self.keeping.due:
+        if self.keeping is not None and self.keeping.ready:
             self._save()
         return reason
 
@@ -284,7 +284,8 @@ class Run:
             self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
             metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
             counters.evaluated += 1
-            if counters.best is None or self.eval.mean > counters.best:
+            better = counters.best is None or self.eval.mean > counters.best
+            if better:
                 counters.best, counters.best_at = self.eval.mean, counters.evaluated
             self.algorithm.on_evaluation(self.eval)
             for number in range(counters.evaluations + 1, reached + 1):
@@ -292,7 +293,7 @@ class Run:
             counters.evaluations = reached
             counters.last = self.eval.mean
             if self.keeping is not None:
-                self.keeping.due = True
+                self.keeping.due, self.keeping.best = True, better
             self.phases.start("rest")
         return metrics
 
