@@ -22,7 +22,7 @@ from harness.files import plain, read_json, write_json
 from harness.lifecycle import segments
 from harness.lifecycle.parts import Part
 from harness.lifecycle.segments import Segment
-from harness.lifecycle.sums import CheckSum, matches, write_tensors
+from harness.lifecycle.sums import CheckSum, matches
 from harness.lifecycle.tensors import as_arrays
 
 NAME = re.compile(r"step-(\d{9,})")
@@ -72,15 +72,6 @@ class Checkpoint:
         """What a rank had of its environments, and of itself."""
         found = torch.load(self.directory / part.file, map_location="cpu", weights_only=True)
         return Part(part.first, part.count, part.total, as_arrays(found["own"])), found["rank"]
-
-
-def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[str, Any]) -> Path:
-    """Writes a checkpoint without parts of ranks, and points `latest` at it; one rank calls it."""
-    aside = aside_of(directory, env_steps, str(os.getpid()))
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    written = {STATE: write_tensors(aside / STATE, state)}
-    return put_in_place(directory, env_steps, aside, written, {"progress": progress})
 
 
 def aside_of(directory: Path, env_steps: int, token: str) -> Path:
@@ -228,9 +219,3 @@ def newest(directory: Path) -> tuple[Path | None, list[Path]]:
             return path, damaged
         damaged.append(path)
     return None, damaged
-
-
-def load_newest(directory: Path) -> tuple[Checkpoint | None, list[Path]]:
-    """As `newest`, loaded."""
-    path, damaged = newest(directory)
-    return None if path is None else load(path, verified=True), damaged

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.lifecycle.checkpoint import load_newest
+from tests.checkpoints import load_newest
 from tests.cluster.test_slurm import SCRIPTS, SlurmUser, result_in, user  # noqa: F401
 from tests.conftest import wait_for
 from tests.multirank.test_failures import left_of

@@ -16,7 +16,7 @@ import pytest
 
 from harness.files import read_json, write_json
 from harness.launching import launcher_names
-from harness.lifecycle.checkpoint import load_newest
+from tests.checkpoints import load_newest
 from tests.command import environment, harness
 from tests.conftest import need, wait_for
 from tests.multirank.test_failures import left_of

@@ -9,6 +9,7 @@ import torch
 
 from harness.lifecycle import checkpoint
 from harness.lifecycle.run_directory import decisions, prepare, saves
+from tests import checkpoints
 
 STATE = {"module": {"weight": torch.arange(6.0)}}
 
@@ -24,11 +25,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def save(run_dir: Path, step: int) -> Path:
-    aside = checkpoint.aside_of(run_dir / "checkpoints", step, "token")
-    aside.mkdir(parents=True)
-    written = {checkpoint.STATE: checkpoint.write_tensors(aside / checkpoint.STATE, STATE)}
-    manifest = {"progress": {"env_steps": step}, "config": {"sync": {"path": "mpi"}}}
-    return checkpoint.put_in_place(run_dir / "checkpoints", step, aside, written, manifest)
+    config = {"sync": {"path": "mpi"}}
+    return checkpoints.save(run_dir / "checkpoints", step, STATE, {"env_steps": step}, config=config)
 
 
 def names(run_dir: Path) -> list[str]:
