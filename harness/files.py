@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,34 @@ def append_json_line(path: Path, value: Any) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+class PatientFile:
+    """What is written to it waits in memory until `flush` brings it to the end of the file; what a full disk does not
+    take (OSError) goes on waiting, and is brought there by a later `flush`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._waiting, self._one_at_a_time = path.open("ab", buffering=0), bytearray(), threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        with self._one_at_a_time:
+            self._waiting += data
+
+    def flush(self) -> None:
+        with self._one_at_a_time:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+
+    def sync(self) -> None:
+        """Until all of it is on the disk."""
+        self.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 def read_json_lines(path: Path, offset: int = 0) -> tuple[list[Any], int]:

@@ -86,6 +86,7 @@ class Keeping:
         """Waits for the save in flight; tells, and returns, why it did not come about, if so."""
         problem = self.saver.settle()
         if problem is not None:
+            self.iteration = -1  # that boundary may be saved again
             self.say(problem)
         return problem
 

@@ -196,7 +196,9 @@ class Run:
         metrics = {**metrics, "seconds": counters.seconds}
         if self.membership is not None:
             metrics["ranks"] = self.collectives.size
-        self.metrics.log(counters.iteration, metrics, counters.env_steps)
+        problem = self.metrics.log(counters.iteration, metrics, counters.env_steps)
+        if problem is not None:
+            self._say(problem)
         counters.pending = None
         if counters.iteration % self.config.sync.check_every == 0:
             check_equal(self.collectives, self._parameters())
@@ -376,6 +378,9 @@ class Run:
         if reason != GO_ON:
             self._save()
             problem = self.keeping.settle()
+            if problem is not None:  # of a save that was in flight, perhaps
+                self._save()
+                problem = self.keeping.settle()
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,6 +21,17 @@ def need(condition: object, reason: str) -> None:
     if os.environ.get("CI", "").lower() in ("true", "1"):
         pytest.fail(f"missing, and CI must not skip: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Meanwhile the disk takes no more than so many bytes of any file that this process writes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def wait_for(

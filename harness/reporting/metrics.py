@@ -8,10 +8,11 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.files import plain, read_json_lines, write_text
+from harness.files import PatientFile, plain, read_json_lines, write_text
 
 
 class Board:
@@ -37,7 +38,7 @@ class Board:
         earlier = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
         second = max(int(now), *(each + 1 for each in earlier), 0)
         name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.{unique}"
-        self._writer: Any = RecordWriter((directory / name).open("wb"))
+        self._writer: Any = RecordWriter(PatientFile(directory / name))
         self._write(Event(wall_time=now, file_version="brain.Event:2"))
         self._writer.flush()
         self._flushed = time.monotonic()
@@ -48,9 +49,10 @@ class Board:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         values = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]
         self._write(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+
+    def flush_where_due(self) -> None:
         if time.monotonic() - self._flushed > self.flush_seconds:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+            self.sync()
 
     def start_again(self, after: int) -> None:
         """What an earlier attempt wrote of steps past `after` is not shown."""
@@ -72,7 +74,7 @@ class MetricsWriter:
     """Writes on rank 0; `NoMetrics` stands in for it on the others.
 
     Each record is one write of one line, so that a reader sees whole lines. A number that is not finite is null there,
-    and as it is in TensorBoard.
+    and as it is in TensorBoard. What a full disk does not take waits in memory for the next record, or for `sync`.
     """
 
     def __init__(
@@ -87,32 +89,46 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         if after_update is not None:
             cut_after(run_dir / "metrics.jsonl", after_update)
-        self._lines = (run_dir / "metrics.jsonl").open("a")
+        self._lines = PatientFile(run_dir / "metrics.jsonl")
+        self._late = False
         self._board = Board(run_dir / "tensorboard") if tensorboard else None
         if self._board is not None and after_update:
             self._board.start_again(after_update if after_env_steps is None else after_env_steps)
 
-    def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> None:
+    def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> str | None:
         """One record: the number of the update, the environment steps up to it where there are any, and flat scalars.
 
-        TensorBoard's steps are `env_steps`, or `update` without them.
+        TensorBoard's steps are `env_steps`, or `update` without them. Returns why it cannot be written, the first time
+        that it cannot.
         """
         steps = {} if env_steps is None else {"env_steps": env_steps}
-        self._lines.write(json.dumps(plain({"update": update, **steps, **scalars}), allow_nan=False) + "\n")
-        self._lines.flush()
+        line = json.dumps(plain({"update": update, **steps, **scalars}), allow_nan=False) + "\n"
+        self._lines.write(line.encode())
         if self._board is not None:
             self._board.log(update if env_steps is None else env_steps, scalars)
+        told, self._late = self._late, False
+        try:
+            self._lines.flush()
+            if self._board is not None:
+                self._board.flush_where_due()
+        except OSError as error:
+            self._late = True
+            return None if told else f"metrics wait in memory until they can be written: {error.strerror}"
+        return None
 
     def sync(self) -> None:
-        """Brings all records to the disk, so that a checkpoint is never ahead of them."""
-        os.fsync(self._lines.fileno())
+        """Brings all records to the disk, so that a checkpoint is never ahead of them; OSError where it does not."""
+        self._lines.sync()
         if self._board is not None:
             self._board.sync()
 
     def close(self) -> None:
-        self._lines.close()
+        """Records that wait and still cannot be written are lost, as is any checkpoint that would follow them."""
+        with suppress(OSError):
+            self._lines.close()
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
 
 
 class NoMetrics:
@@ -121,8 +137,8 @@ class NoMetrics:
     def sync(self) -> None:
         pass
 
-    def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> None:
-        pass
+    def log(self, update: int, scalars: Mapping[str, float], env_steps: int | None = None) -> str | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -155,7 +156,8 @@ class FileProgress(Progress):
     def _write(self) -> None:
         # Nobody needs this file after a crash: that it is synced is for nothing, and once a second it does not show.
         status = None if self._status is None else dataclasses.asdict(self._status)
-        write_json(self._path, {"said": self._said, "status": status})
+        with suppress(OSError):  # a full disk costs the picture, not the run
+            write_json(self._path, {"said": self._said, "status": status})
         self._written_at, self._is_written = self._clock(), True
 
 

@@ -1,11 +1,15 @@
-"""When a run saves: training does not wait for the disk."""
+"""When a run saves: training does not wait for the disk, nor end with it."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from harness.algorithms import Algorithm, Evaluation
@@ -14,6 +18,8 @@ from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.keeping import Keeping
 from harness.lifecycle import checkpoint
+from harness.reporting.metrics import MetricsWriter
+from tests.multirank.stopped_run import go
 
 
 class Still(Algorithm):
@@ -54,3 +60,32 @@ def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tm
     keeping.save(3, 300, {"iteration": 3})
     assert not keeping.due and keeping.settle() is None and not told
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100", "step-000000300"]
+
+
+def fails_once() -> Callable[..., None]:
+    left = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def settle_files(*_: Any) -> None:
+        if left:
+            raise left.pop()
+
+    return settle_files
+
+
+def test_a_boundary_whose_save_failed_is_saved_when_asked_again(tmp_path: Path) -> None:
+    told = list[str]()
+    keeping = Keeping(load_run_config("ppo-cartpole", []), tmp_path, Still(), None, Alone(), told.append, fails_once())
+    keeping.save(1, 100, {"iteration": 1})
+    assert keeping.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
+    keeping.save(1, 100, {"iteration": 1})
+    assert keeping.settle() is None
+    assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100"]
+
+
+def test_a_run_that_stops_while_a_save_fails_tries_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluation of the boundary at which it stops has begun that save."""
+    monkeypatch.setattr(MetricsWriter, "sync", fails_once())
+    settings = ["ppo-cartpole", "run.steps=5120", "evaluation.count=20", "evaluation.episodes=1", "compile.mode=off"]
+    ended = go(str(tmp_path), settings, stop_after=1)
+    assert (ended["status"], ended["reason"]) == ("stopped", "stop requested (SIGTERM)")
+    assert len(checkpoint.saved_steps(tmp_path / "checkpoints")) == 1

@@ -9,6 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.reporting import open_metrics
+from harness.reporting.metrics import Board
+from tests.conftest import files_of_at_most
 
 
 def records(run_dir) -> list[dict]:
@@ -92,3 +94,26 @@ def test_tensorboard_is_left_out_where_nobody_wants_it(tmp_path):
     writer.log(1, {"loss": 1.0})
     writer.close()
     assert not (tmp_path / "tensorboard").exists() and len(records(tmp_path)) == 1
+
+
+def test_what_a_full_disk_does_not_take_is_written_once_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(Board, "flush_seconds", 0.0)
+    writer = open_metrics(tmp_path, rank=0)
+    with files_of_at_most(1010):
+        told = [writer.log(update, {"loss": 1.0 / update}) for update in range(1, 300)]
+        with pytest.raises(OSError):  # no checkpoint may be ahead of them
+            writer.sync()
+    assert len(list(filter(None, told))) == 1, "told once"
+    assert writer.log(300, {"loss": 0.5}) is None
+    writer.close()
+    assert [record["update"] for record in records(tmp_path)] == list(range(1, 301)), "each once, none torn"
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, 301))
+
+
+def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path):
+    writer = open_metrics(tmp_path, rank=0)
+    with files_of_at_most(100):
+        assert any(writer.log(update, {"loss": 1.0}) for update in range(10))
+        writer.close()

@@ -13,6 +13,7 @@ import pytest
 from harness.distributed import Place
 from harness.reporting import Progress, Status, open_display, open_progress, read_progress
 from harness.reporting.progress import FileProgress, LiveProgress, PlainProgress, as_clock
+from tests.conftest import files_of_at_most
 
 STATUS = Status(
     env_steps=45_056,
@@ -94,6 +95,15 @@ def test_the_parent_reads_what_rank_0_wrote_at_most_once_a_second(tmp_path):
     progress.update(last)
     progress.close()
     assert read_progress(tmp_path) == (last, [])
+
+
+def test_a_full_disk_costs_the_picture_not_the_run(tmp_path):
+    progress = FileProgress(tmp_path, Clock())
+    with files_of_at_most(0):
+        progress.say("2 ranks")
+        progress.update(STATUS)
+    progress.say("resumed")
+    assert read_progress(tmp_path) == (STATUS, ["2 ranks", "resumed"])
 
 
 def test_what_rank_0_says_reaches_the_parent_at_once(tmp_path):
