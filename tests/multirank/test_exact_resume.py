@@ -201,6 +201,17 @@ def test_on_another_number_of_ranks_each_takes_over_its_environments(ranks: int,
         assert (resumed[0]["state"]["module"][name] - expected).norm() <= 1e-4 * expected.norm(), name
 
 
+def test_a_replay_that_went_to_two_ranks_and_back_is_the_same(tmp_path: Path) -> None:
+    """Both of the two name segments of the first, and write over what is in them."""
+    settings = [*DQN, "env.backend=sync"]
+    run = {"run_dir": str(tmp_path / "run"), "settings": settings}
+    go(str(tmp_path / "run"), settings, stop_after=3, sync_path="mpi")
+    stopped = on_ranks(2, "mpi", tmp_path, [{**run, "stop_after": 4}])
+    at_rest = go(str(tmp_path / "run"), [*settings, "run.steps=1024"], sync_path="mpi")  # nothing to do
+    for path in ("own", "rings"):
+        assert_same(as_tensors(together((at_rest,), path)), as_tensors(together(stopped, path)))
+
+
 def test_environments_without_a_state_begin_new_episodes_and_the_run_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
