@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ class Keeping:
 
     # -- when it goes on from a checkpoint -----------------------------------------------------------------------------
 
-    def go_on_from(self, directory: Path) -> dict[str, Any]:
-        """Loads a checkpoint that rank 0 has found whole; returns its progress. Tells what could not carry over.
+    def go_on_from(self, directory: Path, state_alone: bool = False) -> dict[str, Any]:
+        """Loads a checkpoint that rank 0 has found whole, or of which it has found `state.pt` whole; returns its
+        progress. Tells what could not carry over.
 
         The ranks may be others than those that wrote it: each takes over what there is of the environments that are
         now its own.
@@ -104,6 +106,8 @@ class Keeping:
         found = checkpoint.load(directory, verified=True)
         if found is None:
             raise BadInput(f"{directory}: no whole checkpoint there, as this rank sees it")
+        if state_alone:
+            found = replace(found, parts=[])
         self.algorithm.load_state(found.state)
         self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
         collectives = self.collectives
@@ -118,7 +122,7 @@ class Keeping:
         elif own is not None:
             load_generators(found.part(own)[1]["generators"])
         ours = self.collectives.broadcast_object(found.directory.parent == self.saver.directory)
-        if ours and found.progress.get("pending") is None:
+        if ours and not state_alone and found.progress.get("pending") is None:
             self.iteration = found.progress["iteration"]
         return found.progress
 

@@ -29,7 +29,7 @@ from harness.errors import Diverged, RanksDisagree
 from harness.files import write_text
 from harness.keeping import Keeping
 from harness.lifecycle.elastic import Membership, RanksChange
-from harness.lifecycle.run_directory import Result, git_commit, prepare, versions
+from harness.lifecycle.run_directory import Result, Start, git_commit, prepare, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
 from harness.training.allocation import keep_freed_memory
@@ -215,12 +215,11 @@ class Run:
 
     def _open(self, resume: str) -> None:
         """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
-        start_from: Path | None = None
-        damaged: list[str] = []
+        start = Start(None, [])
         if self.rank == 0:
-            start_from, damaged = prepare(self.run_dir, resume)
+            start = prepare(self.run_dir, resume)
             write_text(self.run_dir / "config.toml", self.resolved().to_toml())
-        start_from = self.collectives.broadcast_object(start_from)
+        start = self.collectives.broadcast_object(start)
         self.progress = open_progress(
             self.config.run.name,
             self.world.place,
@@ -232,7 +231,7 @@ class Run:
             self.progress.say(self.first_line())
             if self.environments is not None and self.environments.vector.told is not None:
                 self.progress.say(self.environments.vector.told)
-            for remark in (*self.algorithm.remarks(), *damaged):
+            for remark in (*self.algorithm.remarks(), *start.told):
                 self.progress.say(remark)
         self.keeping = Keeping(
             self.resolved(),
@@ -243,8 +242,8 @@ class Run:
             self._say,
             lambda: self.metrics.sync(),
         )
-        if start_from is not None:
-            self.counters = counters_from(self.keeping.go_on_from(start_from))
+        if start.checkpoint is not None:
+            self.counters = counters_from(self.keeping.go_on_from(start.checkpoint, start.state_alone))
             # how many there were by now, had the budget always been the present one
             done = self.counters.iteration - (self.counters.pending is not None)
             self.counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations

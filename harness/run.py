@@ -69,7 +69,7 @@ def finished(run_dir: Path, config: RunConfig, resume: str = "auto") -> Result |
     """The result of this very run where the directory holds it finished; BadInput where it holds another one."""
     check_same_run(run_dir, config.to_table())
     if resume not in ("auto", "never"):
-        manifest = checkpoint.manifest_of(Path(resume).resolve())
+        manifest = checkpoint.manifest_of(Path(resume).resolve(), state_alone=True)
         if manifest is None:
             raise BadInput(f"--resume must be auto, never, or the path of a whole checkpoint, got {resume}")
         differing = differing_keys(config.to_table(), manifest.get("config", config.to_table()))

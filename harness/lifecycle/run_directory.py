@@ -151,29 +151,48 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tupl
     return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
 
 
-def prepare(run_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """Makes the directory ready for another attempt; returns the checkpoint to go on from, if any, and lines to tell.
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt begins."""
+
+    checkpoint: Path | None
+    told: list[str]
+    """Lines for the user."""
+    state_alone: bool = False
+    """Of the checkpoint `state.pt` is whole, and nothing else is to be taken."""
+
+
+def prepare(run_dir: Path, resume: str) -> Start:
+    """Makes the directory ready for another attempt.
 
     `resume` is `auto`, `never`, or a checkpoint's path. What is not gone on with is set aside, where no later start
     takes it for this run's: damaged checkpoints, those that are newer than the one, and all of a run that goes on from
-    elsewhere. `never` deletes it.
+    elsewhere. `never` deletes it. Checkpoints share segments of the replay: where no checkpoint is whole for want of
+    these, its run goes on without the replay.
     """
     kept = (run_dir / "checkpoints").resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
     take_failures(run_dir)
     checkpoint.delete_asides(kept)
-    found, told = None if resume in ("auto", "never") else Path(resume).resolve(), []
+    found = None if resume in ("auto", "never") else Path(resume).resolve()
+    damaged: list[Path] = []
+    state_alone = found is not None and checkpoint.manifest_of(found) is None
     if resume == "auto":
         found, damaged = checkpoint.newest(kept)
-        told = [f"{path} is damaged: it is passed over" for path in damaged]
+        if found is None:
+            found = next((path for path in damaged if checkpoint.manifest_of(path, replay=False) is not None), None)
+            state_alone = found is not None
+    told = [f"{path} is damaged: it is passed over" for path in damaged if path != found]
+    if state_alone:
+        told.append(f"{found} is damaged: parameters, optimizer and counters are whole, and all that is taken of it")
     steps = checkpoint.saved_steps(kept)
     if found in steps:
         later = steps[steps.index(found) + 1 :]
         if later:
             told.append(f"what was saved after {found.name} is in {set_aside(run_dir, later)} now")
             checkpoint.point(kept / "latest", found.name)
-        return found, told
+        return Start(found, told, state_alone)
     series = [run_dir / "metrics.jsonl", run_dir / "tensorboard"]
     if steps and resume != "never":
         anew = "the run begins anew, and" if found is None else "the run goes on from elsewhere;"
@@ -181,7 +200,7 @@ def prepare(run_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
     for path in (*series, kept):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     (run_dir / "progress.json").unlink(missing_ok=True)
-    return found, told
+    return Start(found, told, state_alone)
 
 
 def set_aside(run_dir: Path, paths: Sequence[Path]) -> Path:

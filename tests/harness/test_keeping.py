@@ -89,3 +89,23 @@ def test_a_run_that_stops_while_a_save_fails_tries_once_more(tmp_path: Path, mon
     ended = go(str(tmp_path), settings, stop_after=1)
     assert (ended["status"], ended["reason"]) == ("stopped", "stop requested (SIGTERM)")
     assert len(checkpoint.saved_steps(tmp_path / "checkpoints")) == 1
+
+
+def test_a_damaged_segment_that_all_checkpoints_name_costs_the_replay_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["dqn-cartpole", "env.count=2", "run.steps=3000", "evaluation.count=6", "evaluation.episodes=1"]
+    settings += ["evaluation.final_episodes=1", "compile.mode=off", "network.hidden=[32]", "algorithm.train_freq=8"]
+    settings += ["algorithm.gradient_steps=1", "algorithm.learning_starts=100"]
+    half = go(str(tmp_path), settings, stop_after=5)
+    oldest = min((tmp_path / "checkpoints" / "replay").glob("*/*"), key=lambda path: path.stat().st_mtime_ns)
+    data = bytearray(oldest.read_bytes())
+    data[len(data) // 2] ^= 1
+    oldest.write_bytes(data)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    ended = go(str(tmp_path), settings)
+    out = capsys.readouterr().out
+    assert "all that is taken of it" in out and "the replay is empty" in out, out
+    assert ended["status"] == "done" and ended["iterations"] > half["iterations"] == 5
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+    assert checkpoint.load(tmp_path / "checkpoints" / "latest") is not None

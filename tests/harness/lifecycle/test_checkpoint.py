@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.lifecycle import checkpoint
-from harness.lifecycle.run_directory import prepare
+from harness.lifecycle.run_directory import Start, prepare
 from tests.checkpoints import load_newest, save
 
 STATE = {"module": {"weight": torch.arange(6.0)}, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "lr": 0.1}}
@@ -51,10 +51,10 @@ def test_one_that_was_being_replaced_when_the_process_died_gets_its_name_back(tm
     saved = save(tmp_path / "checkpoints", 1, STATE, {"iteration": 1})
     saved.rename(saved.with_name(f".{saved.name}.replaced.123"))
     saved.with_name(f".{saved.name}.123").mkdir()
-    assert prepare(tmp_path, "auto") == (saved, [])
+    assert prepare(tmp_path, "auto") == Start(saved, [])
     assert not list(saved.parent.glob(".*"))
     shutil.copytree(saved, saved.with_name(f".{saved.name}.replaced.123"))
-    assert prepare(tmp_path, "auto") == (saved, []), "the new one was in its place"
+    assert prepare(tmp_path, "auto") == Start(saved, []), "the new one was in its place"
     assert not list(saved.parent.glob(".*"))
 
 

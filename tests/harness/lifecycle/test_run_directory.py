@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.lifecycle import checkpoint
-from harness.lifecycle.run_directory import decisions, prepare, saves
+from harness.lifecycle.run_directory import Start, decisions, prepare, saves
 from tests import checkpoints
 
 STATE = {"module": {"weight": torch.arange(6.0)}}
@@ -39,19 +39,23 @@ def damage(step: Path) -> None:
 
 def test_from_an_older_checkpoint_the_newer_ones_are_set_aside_for_good(run_dir: Path) -> None:
     chosen = run_dir / "checkpoints" / "step-000000100"
-    found, told = prepare(run_dir, str(chosen))
-    assert found == chosen and names(run_dir) == ["step-000000100"]
+    start = prepare(run_dir, str(chosen))
+    assert start.checkpoint == chosen and not start.state_alone and names(run_dir) == ["step-000000100"]
     assert sorted(path.name for path in (run_dir / "aside-1").iterdir()) == ["step-000000200", "step-000000300"]
-    assert "aside-1" in told[0] and (run_dir / "checkpoints" / "latest").resolve() == chosen
-    assert prepare(run_dir, "auto") == (chosen, []), "not the newest of the branch that was left"
+    assert "aside-1" in start.told[0] and (run_dir / "checkpoints" / "latest").resolve() == chosen
+    assert prepare(run_dir, "auto") == Start(chosen, []), "not the newest of the branch that was left"
     assert (run_dir / "metrics.jsonl").exists()
 
 
 def test_a_damaged_one_is_told_once_and_is_none_of_those_that_are_kept(run_dir: Path) -> None:
     damage(run_dir / "checkpoints" / "step-000000300")
-    found, told = prepare(run_dir, "auto")
-    assert found == run_dir / "checkpoints" / "step-000000200" and "step-000000300 is damaged" in told[0]
-    assert prepare(run_dir, "auto") == (found, []) and names(run_dir) == ["step-000000100", "step-000000200"]
+    start = prepare(run_dir, "auto")
+    assert start.checkpoint == run_dir / "checkpoints" / "step-000000200"
+    assert "step-000000300 is damaged" in start.told[0]
+    assert prepare(run_dir, "auto") == Start(start.checkpoint, []) and names(run_dir) == [
+        "step-000000100",
+        "step-000000200",
+    ]
     assert (run_dir / "aside-1" / "step-000000300").exists()
 
 
@@ -60,16 +64,17 @@ def test_what_is_not_gone_on_with_at_all_is_set_aside_with_its_metrics(how: str,
     other = save(tmp_path / "other", 50)
     for path in checkpoint.saved_steps(run_dir / "checkpoints"):
         damage(path)
-    found, told = prepare(run_dir, "auto" if how == "damaged" else str(other))
-    assert found == (None if how == "damaged" else other)
-    assert ("begins anew" if found is None else "goes on from elsewhere") in told[-1] and "aside-1" in told[-1]
+    start = prepare(run_dir, "auto" if how == "damaged" else str(other))
+    assert start.checkpoint == (None if how == "damaged" else other)
+    assert ("begins anew" if how == "damaged" else "goes on from elsewhere") in start.told[-1]
+    assert "aside-1" in start.told[-1]
     assert not names(run_dir) and not (run_dir / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "checkpoints" / "step-000000300").exists()
 
 
 def test_what_never_leaves_is_nothing(run_dir: Path) -> None:
-    assert prepare(run_dir, "never") == (None, [])
+    assert prepare(run_dir, "never") == Start(None, [])
     assert not list(run_dir.iterdir())
 
 
@@ -86,3 +91,13 @@ def test_from_a_checkpoint_its_own_decisions_are_taken(run_dir: Path) -> None:
     ours = {"sync": {"path": "auto"}}
     assert decisions(run_dir, ours) == {"sync.path": "horovod"}
     assert decisions(run_dir, ours, str(run_dir / "checkpoints" / "latest")) == {"sync.path": "mpi"}
+
+
+def test_of_a_checkpoint_that_is_named_and_not_whole_the_state_is_taken(run_dir: Path) -> None:
+    part = {"rank": 0, "first": 0, "count": 2, "total": 2, "segments": []}
+    lost = {"file": "replay/lost.pt", "bytes": 1, "sha256": "", "first": 0, "ranges": {}}
+    parts = [{**part, "segments": [lost]}]
+    chosen = checkpoints.save(run_dir / "checkpoints", 400, STATE, {"env_steps": 400}, parts=parts)
+    start = prepare(run_dir, str(chosen))
+    assert start.checkpoint == chosen and start.state_alone and "all that is taken of it" in start.told[0]
+    assert prepare(run_dir, "auto").checkpoint == chosen.with_name("step-000000300"), "a whole one comes first"
