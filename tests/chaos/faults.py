@@ -83,11 +83,13 @@ class KillAll(Fault):
 
 class AskToStop(Fault):
     name = "a request to stop"
-    codes = (75, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2)  # the latter before it has imported what hears them
+    codes = (75,)
 
     def strike(self, scene: Scene, random: np.random.Generator) -> str:
         number = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2][random.integers(3)]
         assert scene.process is not None
+        early = scene.launcher_process() is None  # it may not have imported yet what hears them
+        self.codes = (75, -number) if early else (75,)
         return number.name if signal_to(scene.process.pid, number) else ""
 
 
