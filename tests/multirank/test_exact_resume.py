@@ -136,6 +136,9 @@ RANKS = {
     "dqn, gloo, killed": ("horovod-gloo", RAINBOW, 10, KILL),
     "ppo on pendulum, mpi, killed": ("mpi", PENDULUM, 10, KILL),
     "dqn, compiled, mpi": ("mpi", [*DQN, "compile.mode=on"], 10, STOP),
+    "ppo, compiled, gloo": ("horovod-gloo", [*PPO, "compile.mode=on"], 10, STOP),
+    "sac, compiled, mpi": ("mpi", [*SAC, "compile.mode=on"], 4, STOP),
+    "sac, gloo": ("horovod-gloo", SAC, 4, STOP),
 }
 
 
