@@ -30,7 +30,7 @@ from harness.launching import (
     take_slots,
 )
 from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_end
-from harness.lifecycle.run_directory import Result, read_result, saves, take_failures, versions
+from harness.lifecycle.run_directory import Result, failed_result, read_result, saves, take_failures
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
 
@@ -238,17 +238,7 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
         kept = (run_dir / "checkpoints" / "latest").exists()
         left = "its last checkpoint is kept" if kept else "before a checkpoint was written"
         reason = f"ended after {asked}, {left}: {reason}"
-    result = Result(
-        status="failed",
-        reason=reason,
-        hosts=[host] if host else [],
-        ranks=ranks,
-        seed=config.seed,
-        failed_rank=rank,
-        failed_host=host,
-        last_lines=lines,
-        versions=versions(),
-    )
+    result = failed_result(reason, rank, host, lines, ranks=ranks, seed=config.seed)
     try:
         result.write(run_dir)
     except OSError as error:  # a full disk, say: whoever started this is told all the same

@@ -26,12 +26,12 @@ from harness.lifecycle.run_directory import (
     check_same_run,
     decisions,
     differing_keys,
+    failed_result,
     read_result,
     record_failure,
     same_budget,
     saves,
     take_failures,
-    versions,
 )
 from harness.lifecycle.signals import StopRequests
 from harness.loop import Run
@@ -195,14 +195,6 @@ def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseExcepti
 
 def failure(record: dict[str, Any], config: RunConfig, ranks: int) -> Result:
     """The result that follows from what a rank recorded before it ended."""
-    rank, host, lines = record["rank"], record["host"], record["lines"]
-    return Result(
-        status="failed",
-        reason=f"rank {rank} on {host} failed: {record['reason']}",
-        ranks=ranks,
-        seed=config.seed,
-        failed_rank=rank,
-        failed_host=host,
-        last_lines=lines,
-        versions=versions(),
-    )
+    rank, host = record["rank"], record["host"]
+    reason = f"rank {rank} on {host} failed: {record['reason']}"
+    return failed_result(reason, rank, host, record["lines"], ranks=ranks, seed=config.seed)

@@ -59,6 +59,23 @@ class Result:
         write_json(run_dir / "result.json", asdict(self))
 
 
+def failed_result(
+    reason: str, rank: int | None, host: str | None, lines: list[str], *, ranks: int, seed: int
+) -> Result:
+    """Of a run that a rank, where one is known, has ended."""
+    return Result(
+        status="failed",
+        reason=reason,
+        hosts=[host] if host else [],
+        ranks=ranks,
+        seed=seed,
+        failed_rank=rank,
+        failed_host=host,
+        last_lines=lines,
+        versions=versions(),
+    )
+
+
 def read_result(run_dir: Path) -> Result | None:
     found = read_json(run_dir / "result.json")
     if not isinstance(found, dict) or "status" not in found:

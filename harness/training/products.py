@@ -52,10 +52,12 @@ def onednn_is_quicker() -> bool:
 
 
 def choose_products(collectives: Collectives) -> None:
-    """Rank 0's timing decides for all ranks, so that they compile the same code; collective."""
+    """Rank 0's timing decides for all ranks, so that they compile the same code.
+
+    Collective, also where this process knows the answer already: a rank that joins an elastic run does not.
+    """
     global takes_onednn
-    if takes_onednn is None:
-        takes_onednn = collectives.broadcast_object(onednn_is_quicker())
+    takes_onednn = collectives.broadcast_object(onednn_is_quicker() if collectives.rank == 0 else None)
 
 
 takes_onednn: bool | None = None
