@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.files import append_json_line, read_json_lines
-from tests.chaos.scene import RANKS, UPDATES
+from tests.chaos.scene import RANKS, RUNS, UPDATES
 from tests.chaos.sweep import Struck, sweep
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -43,6 +43,7 @@ def numbers(found: list[Struck]) -> list[str]:
 def report(found: list[Struck], missing: dict[str, str]) -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     runs = len({(struck.seed, struck.run) for struck in found})
+    kinds = ", ".join(f"{kind}: {sum(each.kind == kind for each in found)} faults" for kind in RUNS)
     seeds = ", ".join(str(seed) for seed in sorted({struck.seed for struck in found}))
     minutes = sum(struck.seconds for struck in found) / 60
     troubles = [
@@ -52,9 +53,9 @@ def report(found: list[Struck], missing: dict[str, str]) -> str:
     ]
     how = (
         f"`make chaos`, {len(found)} faults (seeds {seeds}), {time.strftime('%Y-%m-%d')}, commit {commit}: {runs} runs "
-        f"of PPO on CartPole, {RANKS} ranks, {UPDATES} updates, each struck by up to four faults, one an attempt, "
-        f"by mpirun, horovodrun or horovodrun-gloo; {minutes:.0f} minutes. Same end: the final evaluation is that of "
-        "the undisturbed run, and each update is in the metrics once."
+        f"({kinds}), {RANKS} ranks, {UPDATES} updates, each struck by up to four faults, one an attempt, by mpirun, "
+        f"horovodrun or horovodrun-gloo; {minutes:.0f} minutes. Same end: the parameters are those of the undisturbed "
+        "run to the bit, the final evaluation too, and each update is in the metrics once."
     )
     otherwise = "What went otherwise than it should:" if troubles else "Nothing went otherwise than it should."
     return "\n".join(["# Runs under faults", "", how, "", table(found, missing), "", otherwise, "", *troubles]) + "\n"

@@ -12,40 +12,66 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import torch
 
 from harness.files import read_json
-from harness.lifecycle.checkpoint import saved_steps
+from harness.lifecycle.checkpoint import load, saved_steps
 from harness.lifecycle.heartbeat import read_beats
 from tests.command import environment
 from tests.multirank.test_failures import left_of
 
-CONFIG = """
+COMMON = """
 [run]
-steps = 20_480
+steps = {steps}
 [env]
-id = "CartPole-v1"
-count = 8
+id = "{env}"
+count = {envs}
 [algorithm]
-name = "ppo"
-rollout_steps = 128
-minibatch_size = 256
-epochs = 4
-gamma = 0.98
-gae_lambda = 0.8
+{algorithm}
 [optimizer]
 lr = 1e-3
+[network]
+hidden = [64, 64]
 [compile]
 mode = "off"
 [sync]
 path = "{path}"
 [evaluation]
-count = 20
+count = {updates}
 episodes = 4
 final_episodes = 20
 [logging]
 tensorboard = false
 """
 UPDATES = 20
+"""Of every run: its iterations, with an evaluation and a checkpoint after each."""
+PPO = """name = "ppo"
+rollout_steps = 128
+minibatch_size = 256
+epochs = 4
+gamma = 0.98
+gae_lambda = 0.8"""
+# the replay is full, and wraps, after a third of the run
+DQN = """name = "dqn"
+buffer_size = 1_600
+learning_starts = 200
+train_freq = 64
+gradient_steps = 16
+target_update_interval = 64
+prioritized = true
+n_steps = 3"""
+SAC = """name = "sac"
+buffer_size = 1_600
+learning_starts = 200
+batch_size = 64
+train_freq = 64
+gradient_steps = 8"""
+RUNS = {
+    "PPO on CartPole": {"env": "CartPole-v1", "envs": 8, "steps": UPDATES * 1024, "algorithm": PPO},
+    "DQN on CartPole": {"env": "CartPole-v1", "envs": 4, "steps": UPDATES * 256, "algorithm": DQN},
+    "SAC on Pendulum": {"env": "Pendulum-v1", "envs": 4, "steps": UPDATES * 256, "algorithm": SAC},
+}
+"""What may be run, by what it is called in the table."""
 RANKS = 2
 PATHS = {"mpirun": "mpi", "horovodrun": "mpi", "horovodrun-gloo": "horovod"}
 LONGEST = 90.0
@@ -53,10 +79,10 @@ LONGEST = 90.0
 
 
 class Scene:
-    """A run called `name` in `folder/run`, by a launcher; `start` makes an attempt."""
+    """A run called `name` in `folder/run`, by a launcher, of what RUNS calls `kind`; `start` makes an attempt."""
 
-    def __init__(self, folder: Path, name: str, launcher: str) -> None:
-        self.folder, self.name, self.launcher = folder, name, launcher
+    def __init__(self, folder: Path, name: str, launcher: str, kind: str = "PPO on CartPole") -> None:
+        self.folder, self.name, self.launcher, self.kind = folder, name, launcher, kind
         self.run_dir, self.clock = folder / "run", folder / "clock"
         self.process: subprocess.Popen[str] | None = None
         self.log = folder / "attempts.log"
@@ -64,7 +90,7 @@ class Scene:
 
     def start(self) -> None:
         settings = self.folder / f"{self.name}.toml"
-        settings.write_text(CONFIG.format(path=PATHS[self.launcher]))
+        settings.write_text(COMMON.format(**RUNS[self.kind], path=PATHS[self.launcher], updates=UPDATES))
         command = [sys.executable, "-m", "harness", "train", str(settings), "--output", str(self.run_dir)]
         search = os.pathsep.join([str(Path(__file__).with_name("clock")), environment()["PYTHONPATH"]])
         env = environment({"PYTHONPATH": search, "CHAOS_CLOCK": str(self.clock)})
@@ -156,6 +182,12 @@ class Scene:
     def newest(self) -> Path | None:
         found = saved_steps(self.run_dir / "checkpoints")
         return found[-1] if found else None
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        """The parameters of the newest checkpoint."""
+        newest = self.newest()
+        assert newest is not None
+        return load(newest, verified=False).state["algorithm"]["module"]
 
     def resumed_from(self) -> str | None:
         """The checkpoint that this attempt says it went on from."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tests.chaos.faults import FAULTS, Fault, mount
-from tests.chaos.scene import PATHS, UPDATES, Scene
+from tests.chaos.scene import PATHS, RUNS, UPDATES, Scene
 
 FAULTS_A_RUN = 4
 SMALL = "48m"
@@ -31,6 +32,8 @@ class Struck:
     seed: int
     run: int
     launcher: str
+    kind: str
+    """Of the run: what RUNS calls it."""
     what: str
     """What it did: `SIGKILL to rank 1`."""
     updates: int
@@ -46,15 +49,28 @@ class Struck:
     lost: bool = False
     """Whether the run never came to its end."""
     equal: bool = False
-    """Whether the run ended with the undisturbed one's final evaluation, and each update in its metrics once."""
+    """Whether the run ended with the undisturbed one's parameters to the bit, its final evaluation, and each update in
+    its metrics once."""
 
 
-def undisturbed(folder: Path, launcher: str = "mpirun") -> dict:
-    """The result of the run that no fault strikes."""
-    scene = Scene(folder, "calm", launcher)
+@dataclass(frozen=True)
+class Calm:
+    """What a run that no fault strikes ends with."""
+
+    result: dict
+    learned: dict[str, torch.Tensor]
+
+    def same(self, scene: Scene) -> bool:
+        ours, learned = scene.result(), scene.learned()
+        same = ours.get("eval_return_mean") == self.result["eval_return_mean"] and scene.updates() == UPDATES
+        return same and all(torch.equal(learned[name], value) for name, value in self.learned.items())
+
+
+def undisturbed(folder: Path, kind: str) -> Calm:
+    scene = Scene(folder, "calm", "mpirun", kind)
     scene.start()
     assert scene.wait() == 0, scene.said()
-    return scene.result()
+    return Calm(scene.result(), scene.learned())
 
 
 def drawn(seed: int, possible: list[Fault]) -> Iterator[Fault]:
@@ -78,15 +94,18 @@ def sweep(
     """
     missing = {fault.name: reason for fault in FAULTS if (reason := fault.missing()) is not None}
     possible = [fault for fault in FAULTS if fault.name not in missing]
-    calm = undisturbed(folder / "undisturbed")
-    tell(f"undisturbed: {calm['eval_return_mean']:g} after {calm['wall_seconds']:.1f} s")
+    calm: dict[str, Calm] = {}
     order = drawn(seed, possible)
     found: list[Struck] = []
     number = 0
     while len(found) < faults:
-        few = min(FAULTS_A_RUN, faults - len(found))
+        few, kind = min(FAULTS_A_RUN, faults - len(found)), list(RUNS)[(seed + number) % len(RUNS)]
+        if kind not in calm:
+            calm[kind] = undisturbed(folder / f"undisturbed-{len(calm)}", kind)
+            result = calm[kind].result
+            tell(f"{kind}, undisturbed: {result['eval_return_mean']:g} after {result['wall_seconds']:.1f} s")
         small = not any(fault.name == "a full disk" for fault in FAULTS if fault.name in missing)
-        of_run = endure(folder / f"run-{number}", seed, number, order, few, calm, small, tell)
+        of_run = endure(folder / f"run-{number}", seed, number, kind, order, few, calm[kind], small, tell)
         for struck in of_run:
             keep(struck)
         found += of_run
@@ -98,16 +117,17 @@ def endure(
     folder: Path,
     seed: int,
     number: int,
+    kind: str,
     order: Iterator[Fault],
     faults: int,
-    calm: dict,
+    calm: Calm,
     small: bool,
     tell: Callable[[str], None],
 ) -> list[Struck]:
     """One run that takes up to so many faults."""
     random = np.random.default_rng([seed, number])
     launcher = str(random.choice(list(PATHS)))
-    scene = Scene(folder, f"chaos{seed}x{number}", launcher)
+    scene = Scene(folder, f"chaos{seed}x{number}", launcher, kind)
     if small:
         assert not mount("-t", "tmpfs", "-o", f"size={SMALL}", "none", str(scene.run_dir))
     found: list[Struck] = []
@@ -124,9 +144,10 @@ def endure(
                 )
                 tell(f"run {number}: {told}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
         result = last_attempts(scene, found)
-        equal = result.get("eval_return_mean") == calm["eval_return_mean"] and scene.updates() == UPDATES
+        done = result.get("status") == "done"
+        equal = done and calm.same(scene)
         for struck in found:
-            struck.lost, struck.equal = result.get("status") != "done", equal
+            struck.lost, struck.equal = not done, equal
         tell(f"run {number}: {result.get('status')}, {result.get('eval_return_mean')}, {scene.updates()} updates")
     finally:
         scene.kill_all()
@@ -163,7 +184,9 @@ def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.rando
     if not what:
         return None
     how = " ".join(filter(None, [what, healed]))
-    return Struck(fault.name, seed, number, scene.launcher, how, updates, ended(scene, code), troubles=troubles)
+    return Struck(
+        *(fault.name, seed, number, scene.launcher, scene.kind, how, updates, ended(scene, code)), troubles=troubles
+    )
 
 
 LONGEST_ALONE = 60.0
