@@ -48,8 +48,17 @@ def build(config: RunConfig) -> DQN | SAC:
             max_grad_norm=settings.max_grad_norm,
             **common,
         )
-    assert isinstance(settings, SACSettings) and settings.temperature is None and not settings.gsde
-    return SAC("MlpPolicy", tau=settings.tau, ent_coef=f"auto_{settings.initial_temperature}", **common)
+    assert isinstance(settings, SACSettings)
+    if settings.gsde:
+        common["policy_kwargs"]["log_std_init"] = settings.log_std_init
+        common["sde_sample_freq"] = settings.sde_sample_freq or -1
+    return SAC(
+        "MlpPolicy",
+        tau=settings.tau,
+        ent_coef=settings.temperature or f"auto_{settings.initial_temperature}",
+        use_sde=settings.gsde,
+        **common,
+    )
 
 
 def main() -> None:

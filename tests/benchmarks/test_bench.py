@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from harness.distributed.collectives import Alone
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
 from harness.loop import Run
-from tests.benchmarks import ours, plain_ppo
+from tests.benchmarks import ours, plain_ppo, replay_floor
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number
 from tests.benchmarks.results import MARKS, load, quote, save, summary
@@ -95,15 +96,15 @@ def test_stable_baselines3_does_the_same_work_too() -> None:
     assert size(model.policy) == size(plain().agent)
 
 
-@pytest.mark.parametrize("key", ["8a", "8b"])
+@pytest.mark.parametrize("key", ["8a", "8b", "8c", "8d"])
 def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp_path: Path) -> None:
     need(find_spec("stable_baselines3"), "the extra 'bench': make bench installs it")
     from tests.benchmarks import sb3_replay
 
     row = rows()[key]
     assert isinstance(row, Row)
-    ours_is, peer_is = row.contestants
-    assert ours_is.arguments == peer_is.arguments
+    ours_is, peer_is, floor_is = row.contestants
+    assert ours_is.arguments == peer_is.arguments == floor_is.arguments
     small = ["run.steps=1024", "compile.mode=off", "algorithm.gradient_steps=2", "algorithm.batch_size=16"]
     config = load_run_config(peer_is.arguments[0], [*peer_is.arguments[1:], *small])
     run = Run(config, tmp_path, World({}), Alone(), StopRequests())
@@ -116,9 +117,28 @@ def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp
     assert model.num_timesteps == 5 * steps and model._n_updates == 10
     rounds = run.counters.env_steps // steps
     assert rounds - 8 <= run.counters.gradient_steps / 2 <= rounds, "from the first minibatch on"
-    targets = size(run.algorithm.target if key == "8a" else run.algorithm.targets)  # type: ignore[attr-defined]
-    temperature = 1 if key == "8b" else 0
+    values = key in ("8a", "8c")
+    targets = size(run.algorithm.target if values else run.algorithm.targets)  # type: ignore[attr-defined]
+    temperature = 0 if values else 1
     assert size(model.policy) == size(run.algorithm.module) - temperature + targets
+
+
+def test_the_products_of_an_update_are_those_of_its_layers() -> None:
+    small = ["network.hidden=[32, 16]", "algorithm.batch_size=8"]
+
+    dqn = Counter(replay_floor.products(load_run_config("dqn-cartpole", small)))
+    sac = Counter(replay_floor.products(load_run_config("sac-pendulum", small)))
+
+    # 4 observations, 2 actions: two networks forward, one of them backward, whose observations need no gradient
+    assert dqn == Counter(
+        {(8, 4, 32): 2, (8, 32, 16): 2, (8, 16, 2): 2}
+        | {(4, 8, 32): 1, (32, 8, 16): 1, (16, 8, 2): 1}
+        | {(8, 16, 32): 1, (8, 2, 16): 1}
+    )
+    # two critics for targets, values and actor; the actor twice; back through the critics for both losses
+    middle = {(8, 32, 16): 6 + 2, (32, 8, 16): 2 + 1, (8, 16, 32): 4 + 1}
+    assert {sizes: count for sizes, count in sac.items() if sorted(sizes) == [8, 16, 32]} == middle
+    assert sac[(8, 32, 4)] == 2, "the actions' gradient"
 
 
 def test_two_ranks_hold_the_batch_of_each() -> None:

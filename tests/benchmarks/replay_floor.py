@@ -1,0 +1,102 @@
+"""The matrix products that an update of DQN or SAC cannot do without, and how many environment steps a second a run
+would make that did nothing else."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from harness.algorithms.off_policy import OffPolicySettings
+from harness.algorithms.sac import SACSettings
+from harness.bench.floor import median_of_blocks
+from harness.config import RunConfig, load_run_config
+from harness.files import write_json
+
+Sizes = tuple[int, int, int]
+"""Of one product: (m, k) times (k, n)."""
+LEAST = 2**16
+"""Multiplications of a product; what is smaller is left out, so that the floor is one."""
+
+
+def products(config: RunConfig) -> Iterator[Sizes]:
+    """Those of one update."""
+    settings, env = config.algorithm, config.env
+    assert isinstance(settings, OffPolicySettings) and env is not None
+    with gym.make(env.id) as made:
+        inputs = int(np.prod(made.observation_space.shape or ()))
+        space = made.action_space
+    rows, hidden = settings.batch_size, config.network.hidden
+    if isinstance(settings, SACSettings):
+        actions = int(np.prod(space.shape or ()))
+        actor = [inputs, *hidden, actions if settings.gsde else 2 * actions]
+        critic = [inputs + actions, *hidden, 1]
+        for _ in range(2):  # of the actor: the next actions; then those that it learns from
+            yield from forward(rows, actor)
+        for _ in range(6):  # of two critics: the targets, the values of what was done, those of what the actor would do
+            yield from forward(rows, critic)
+        for _ in range(2):
+            yield from to_weights(rows, critic)
+            yield from to_inputs(rows, critic[1:])
+            yield from to_inputs(rows, critic)  # down to the actions
+        yield from to_weights(rows, actor)
+        yield from to_inputs(rows, actor[1:])
+        return
+    assert isinstance(space, gym.spaces.Discrete)
+    network = [inputs, *hidden, int(space.n)]
+    for _ in range(2):  # of the target network, and of the one that learns
+        yield from forward(rows, network)
+    yield from to_weights(rows, network)
+    yield from to_inputs(rows, network[1:])
+
+
+def forward(rows: int, widths: list[int]) -> Iterator[Sizes]:
+    return ((rows, before, after) for before, after in pairwise(widths))
+
+
+def to_weights(rows: int, widths: list[int]) -> Iterator[Sizes]:
+    return ((before, rows, after) for before, after in pairwise(widths))
+
+
+def to_inputs(rows: int, widths: list[int]) -> Iterator[Sizes]:
+    return ((rows, after, before) for before, after in pairwise(widths))
+
+
+def seconds_of(sizes: Sizes, seconds: float) -> float:
+    """By torch's own choice or by oneDNN, whichever is quicker."""
+    m, k, n = sizes
+    left, right, transposed = torch.randn(m, k), torch.randn(k, n), torch.randn(n, k)
+    ways = [median_of_blocks(lambda: torch.mm(left, right), seconds)]
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear is not None and torch.backends.mkldnn.is_available():
+        ways.append(median_of_blocks(lambda: linear(left, transposed, None, "none", [], ""), seconds))
+    return min(ways)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("preset", help="a preset of this project")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, required=True, help="where rank 0 writes its figures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_run_config(args.preset, args.overrides)
+    settings = config.algorithm
+    assert isinstance(settings, OffPolicySettings)
+    large = [sizes for sizes in products(config) if np.prod(sizes) >= LEAST]
+    different = sorted(set(large))
+    with torch.no_grad():
+        cost = {sizes: seconds_of(sizes, args.seconds / len(different) / 2) for sizes in different}
+    update = sum(cost[sizes] for sizes in large)
+    write_json(args.json, {"env_steps_per_second": settings.train_freq / settings.gradient_steps / update})
+
+
+if __name__ == "__main__":
+    main()
