@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,5 +180,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def command() -> NoReturn:
+    """`main` as a process, which ends without taking Python apart: the modules of a compiler take seconds for that, more
+    than a launcher or a cluster may give to a run that it stops. Whatever asked to be called at the end is called."""
+    code = main()
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does before it ends
+    atexit._run_exitfuncs()
+    if "mpi4py.MPI" in sys.modules:  # which else ends MPI after Python itself
+        from mpi4py import MPI
+
+        if MPI.Is_initialized() and not MPI.Is_finalized():
+            MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()
