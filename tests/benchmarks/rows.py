@@ -265,5 +265,7 @@ def rows() -> dict[str, Row | Joined]:
         from_replay("8c", "DQN on CartPole-v1", "dqn-cartpole", *plain, *sb3_dqn, of="the defaults of its DQN"),
         from_replay("8d", "SAC on MountainCarContinuous-v0", "sac-mountaincarcontinuous"),
         pong(),
+        Joined("replay", "tests.benchmarks.replay_memory"),
+        Joined("saving", "tests.benchmarks.saving"),
     ]
     return {row.key: row for row in every}

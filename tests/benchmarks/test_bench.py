@@ -19,9 +19,10 @@ from harness.algorithms.ppo import PPO as OurPPO
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.distributed.world import World
+from harness.files import read_json
 from harness.lifecycle.signals import StopRequests
 from harness.loop import Run
-from tests.benchmarks import ours, plain_ppo, replay_floor
+from tests.benchmarks import ours, plain_ppo, replay_floor, replay_memory
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number
 from tests.benchmarks.results import MARKS, load, quote, save, summary
@@ -139,6 +140,17 @@ def test_the_products_of_an_update_are_those_of_its_layers() -> None:
     middle = {(8, 32, 16): 6 + 2, (32, 8, 16): 2 + 1, (8, 16, 32): 4 + 1}
     assert {sizes: count for sizes, count in sac.items() if sorted(sizes) == [8, 16, 32]} == middle
     assert sac[(8, 32, 4)] == 2, "the actions' gradient"
+
+
+def test_a_full_replay_is_measured_with_all_its_frames(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.replay_memory", "--transitions", "40_000", "--json", "found.json"]
+
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True)
+
+    (row,) = read_json(tmp_path / "found.json")["rows"]
+    whole = replay_memory.replay_of(40_000, replay_memory.ENVS).nbytes / 1e9
+    for score in row["scores"][:2]:
+        assert score["values"] == [pytest.approx(whole, rel=0.05)], score["name"]
 
 
 def test_two_ranks_hold_the_batch_of_each() -> None:
