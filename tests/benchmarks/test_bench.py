@@ -143,7 +143,7 @@ def test_the_products_of_an_update_are_those_of_its_layers() -> None:
 
 
 def test_a_full_replay_is_measured_with_all_its_frames(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.replay_memory", "--transitions", "40_000", "--json", "found.json"]
+    command = [sys.executable, "-m", "tests.benchmarks.replay_memory", "--transitions=40_000", "--json=found.json"]
 
     subprocess.run(command, cwd=tmp_path, env=environment(), check=True)
 
