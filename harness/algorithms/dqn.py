@@ -79,6 +79,13 @@ class DQNSettings(OffPolicySettings):
             raise ValueError(
                 f"algorithm.buffer_size must be at least 2 * n_steps * env.count = {least}, got {self.buffer_size}"
             )
+        assert config.run.steps is not None
+        collected = self.collected(config.run.steps)
+        if least > collected:
+            raise ValueError(
+                f"algorithm.n_steps must be at most {collected // (2 * config.env.count)}, or run.steps = "
+                f"{config.run.steps} is over before anything is learned; got {self.n_steps}"
+            )
 
 
 class DQN(OffPolicy):

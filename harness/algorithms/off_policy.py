@@ -80,16 +80,34 @@ class OffPolicySettings(AlgorithmSettings):
                 f"run.steps must be at least one round, algorithm.train_freq = {self.train_freq}, "
                 f"got {config.run.steps}"
             )
-        if self.batch_size > self.buffer_size:
+        stored = self.buffer_size // env.count * env.count
+        if self.batch_size > stored:
+            parts = "" if stored == self.buffer_size else f" in equal parts of env.count = {env.count}: {stored}"
             raise ValueError(
-                f"algorithm.batch_size must be at most what is stored, algorithm.buffer_size = {self.buffer_size}, "
-                f"got {self.batch_size}"
+                f"algorithm.batch_size must be at most what is stored, algorithm.buffer_size = {self.buffer_size}"
+                f"{parts}, got {self.batch_size}"
             )
         if self.learning_starts > self.buffer_size:
             raise ValueError(
                 f"algorithm.learning_starts must be at most algorithm.buffer_size = {self.buffer_size}, "
                 f"got {self.learning_starts}"
             )
+        setting = max(("batch_size", "learning_starts"), key=lambda name: getattr(self, name))
+        collected = self.collected(config.run.steps)
+        if getattr(self, setting) >= collected:
+            raise ValueError(
+                f"algorithm.{setting} must be below the {collected} environment steps that run.steps = "
+                f"{config.run.steps} comes to, or nothing is learned; got {getattr(self, setting)}"
+            )
+
+    def rounds(self, steps: int) -> int:
+        """Of an iteration, where a run is to make so many environment steps."""
+        return min(math.ceil(STEPS_OF_AN_ITERATION / self.train_freq), steps // self.train_freq)
+
+    def collected(self, steps: int) -> int:
+        """What the whole iterations come to that fit into so many environment steps."""
+        iteration = self.rounds(steps) * self.train_freq
+        return steps // iteration * iteration
 
     def for_acting(self) -> AlgorithmSettings:
         return self.model_copy(update={"buffer_size": self.batch_size})
@@ -108,11 +126,9 @@ class OffPolicy(Algorithm):
         self.context, self.config, self.collectives, self.device = context, config, context.collectives, context.device
         self.envs, self.replay = context.environments, replay
         share = self.envs.share
-        self.rounds = min(
-            math.ceil(STEPS_OF_AN_ITERATION / settings.train_freq), config.run.steps // settings.train_freq
-        )
+        self.rounds = settings.rounds(config.run.steps)
         self.env_steps_per_iteration = self.rounds * settings.train_freq
-        self.iterations = config.run.steps // self.env_steps_per_iteration
+        self.iterations = settings.collected(config.run.steps) // self.env_steps_per_iteration
         self.steps_of_a_round = settings.train_freq // share.total
         steps = self.rounds * self.steps_of_a_round
         self.true_rewards = np.zeros((steps, share.count), np.float32)

@@ -60,6 +60,18 @@ CASES = {
         ["algorithm.minibatch_size", "at most", "256", "257"],
     ),
     "fewer steps than a rollout": (["ppo-cartpole", "run.steps=100"], ["run.steps", "at least", "256", "100"]),
+    "a batch larger than what is stored": (
+        ["dqn-cartpole", "algorithm.batch_size=100001"],
+        ["algorithm.batch_size", "at most what is stored", "100000", "100001"],
+    ),
+    "a batch that is never reached": (
+        ["sac-pendulum", "algorithm.batch_size=30000"],
+        ["algorithm.batch_size", "below the 20000", "30000"],
+    ),
+    "a start of learning that is never reached": (
+        ["dqn-cartpole", "run.steps=768"],
+        ["algorithm.learning_starts", "below the 768", "1000"],
+    ),
     "fewer environments than ranks": (
         ["ppo-cartpole", "env.count=1", "--ranks", "2", "algorithm.minibatch_size=32"],
         ["env.count", "at least the number of ranks, 2", "got 1"],

@@ -300,6 +300,12 @@ REFUSED = {
     "algorithm.train_freq=3": "algorithm.train_freq must be a multiple of env.count = 2, got 3",
     "algorithm.batch_size=4000": "algorithm.batch_size must be at most what is stored, algorithm.buffer_size = 2000",
     "algorithm.learning_starts=4000": "algorithm.learning_starts must be at most algorithm.buffer_size = 2000",
+    "env.count=3 algorithm.train_freq=9 algorithm.batch_size=1999": "algorithm.batch_size must be at most what is stored, "
+    "algorithm.buffer_size = 2000 in equal parts of env.count = 3: 1998, got 1999",
+    "run.steps=900 algorithm.learning_starts=800": "algorithm.learning_starts must be below the 768 environment steps that "
+    "run.steps = 900 comes to, or nothing is learned; got 800",
+    "run.steps=1024 algorithm.batch_size=1024": "algorithm.batch_size must be below the 1024 environment steps that",
+    "run.steps=1024 algorithm.n_steps=300": "algorithm.n_steps must be at most 256, or run.steps = 1024 is over before",
     "algorithm.n_steps=600": "algorithm.buffer_size must be at least 2 * n_steps * env.count = 2400, got 2000",
     "optimizer.schedule=kl_adaptive": "optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence",
     "algorithm.quantiles=-1": "algorithm.quantiles must be >= 0, got -1",
@@ -314,8 +320,17 @@ REFUSED = {
 @pytest.mark.parametrize("override", REFUSED)
 def test_settings_that_do_not_fit_are_refused_in_one_line(override: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused:
-        make(tmp_path, override)
+        make(tmp_path, *override.split())
     assert str(refused.value).startswith(REFUSED[override]) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("needed", ["learning_starts", "batch_size", "n_steps"])
+def test_the_shortest_run_that_is_not_refused_learns(needed: str, tmp_path: Path) -> None:
+    longest = {"learning_starts": 767, "batch_size": 767, "n_steps": 192}[needed]
+    dqn = make(tmp_path, f"algorithm.{needed}={longest}", "algorithm.gradient_steps=1", steps=768)
+    assert sum(dqn.iterate(iteration).gradient_steps for iteration in range(dqn.iterations)) == 1
+    with pytest.raises(BadInput, match=f"algorithm.{needed} must be .*got {longest + 1}"):
+        make(tmp_path, f"algorithm.{needed}={longest + 1}", steps=768)
 
 
 def test_a_network_of_the_users_own_gives_the_values(tmp_path: Path) -> None:
