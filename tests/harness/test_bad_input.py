@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
 from tests.command import harness
+from tests.conftest import need
 
 EXTRAS = ("mujoco", "ale_py", "envpool")
 """Modules of extras that the cases below are without."""
@@ -32,6 +34,15 @@ CASES = {
         ["HalfCheetah-v5", "extra 'mujoco'", "pip install"],
     ),
     "an Atari game without its extra": (["ppo-cartpole", "env.id=ALE/Pong-v5"], ["ALE/Pong-v5", "extra 'atari'"]),
+    "a game of another name": (
+        ["ppo-cartpole", "env.id=PongDeterministic-v4"],
+        ["PongDeterministic-v4", "ALE/Pong-v5 or PongNoFrameskip-v4"],
+    ),
+    "a game's memory": (["ppo-cartpole", "env.id=ALE/Pong-ram-v5"], ["ALE/Pong-ram-v5", "ALE/Pong-v5"]),
+    "an environment that has moved": (
+        ["ppo-cartpole", "env.id=HalfCheetah-v3"],
+        ["HalfCheetah-v3", "moved to the gymnasium-robotics project"],
+    ),
     "EnvPool without its extra": (
         ["ppo-cartpole", "env.backend=envpool"],
         ["env.backend", "extra 'envpool'", "pip install"],
@@ -101,6 +112,8 @@ def test_it_is_refused_in_one_line_with_exit_code_2_and_nothing_is_started(
 ) -> None:
     arguments, expected = CASES[case]
     monkeypatch.chdir(tmp_path)
+    if "a game" in case:
+        need(find_spec("ale_py"), "the extra 'atari'")
     if "without its extra" in case:  # whether it is installed or not
         for name in [*sys.modules, *EXTRAS]:
             if name in EXTRAS or name.startswith(("gymnasium.envs.mujoco", *EXTRAS)):
@@ -117,6 +130,20 @@ def test_it_is_refused_in_one_line_with_exit_code_2_and_nothing_is_started(
 def test_the_process_ends_with_2_and_one_line_too(tmp_path: Path) -> None:
     ran = harness("train", "ppo-cartpole", "optimizer.lr=-1", cwd=tmp_path)
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
+
+
+@pytest.mark.parametrize("env_id, expected", {"HalfCheetah-v3": "moved", "LunarLander-v2": "LunarLander-v3"}.items())
+def test_what_gymnasium_warns_of_beside_a_refusal_is_no_second_line(
+    env_id: str, expected: str, tmp_path: Path
+) -> None:
+    ran = harness("train", "ppo-cartpole", f"env.id={env_id}", cwd=tmp_path)
+    assert ran.code == 2 and expected in ran.err and len(ran.err.splitlines()) == 1, ran.err
+
+
+def test_a_way_of_drawing_that_mujoco_has_not_is_refused(tmp_path: Path) -> None:
+    need(find_spec("mujoco"), "the extra 'mujoco'")
+    ran = harness("train", "ppo-cartpole", "env.id=HalfCheetah-v5", cwd=tmp_path, env={"MUJOCO_GL": "paper"})
+    assert ran.code == 2 and "MUJOCO_GL = 'paper'" in ran.err and len(ran.err.splitlines()) == 1, ran.err
 
 
 def test_more_ranks_than_slots_are_refused(tmp_path: Path) -> None:
