@@ -8,7 +8,6 @@ import errno
 import os
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -88,15 +87,6 @@ def train(arguments: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def let_rank_0_speak_first() -> None:
-    """All ranks find most bad input alike, and one line is enough: rank 0's exit ends the others while they wait here.
-
-    What this rank alone found (a package that its host lacks) is still told, after a moment.
-    """
-    if is_other_rank():
-        time.sleep(3.0)
-
-
 def is_other_rank() -> bool:
     from harness.distributed.world import detect_place
 
@@ -170,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[parsed.command](parsed)
     except BadInput as error:
         if command in ("train", "bench"):
-            let_rank_0_speak_first()
+            from harness.distributed.world import detect_place, let_rank_0_speak_first
+
+            let_rank_0_speak_first(detect_place(os.environ))
         print(f"harness: {error}", file=sys.stderr, flush=True)
         return 2
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.algorithms import algorithm_class
 from harness.config import RunConfig
-from harness.distributed.world import World
+from harness.distributed.world import World, let_rank_0_speak_first
 from harness.envs import check_environment, share_of
 from harness.envs.choosing import check_backend
 from harness.errors import BadInput
@@ -121,6 +121,7 @@ def attempt(
     lock = DirectoryLock(run_dir)
     run: Run | None = None
     try:
+        algorithm_class(config.algorithm.name).check_ranks(config, world.collectives)
         if world.place.rank == 0:
             lock.take()
         place = world.place
@@ -184,6 +185,7 @@ def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseExcepti
                 )
         return
     if isinstance(error, BadInput):
+        let_rank_0_speak_first(place)
         print(f"harness: rank {place.rank} on {place.host}: {error}", file=sys.stderr)
         world.abort(2)
     traceback.print_exc()

@@ -105,6 +105,11 @@ class Algorithm(ABC):
     def check_data(cls, config: RunConfig, ranks: int) -> None:
         """BadInput, before anything starts, where it has no environment and what it learns from does not do."""
 
+    @classmethod
+    def check_ranks(cls, config: RunConfig, collectives: Collectives) -> None:
+        """BadInput, on all ranks and before anything is written, where what they keep is more than their hosts have;
+        collective."""
+
     @abstractmethod
     def iterate(self, iteration: int) -> Iteration:
         """Iteration number `iteration` (from 0): one rollout (or epoch) and its updates."""

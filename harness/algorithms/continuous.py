@@ -22,8 +22,8 @@ from harness.algorithms.acting import NumpyMLP
 from harness.algorithms.base import Context
 from harness.algorithms.convolutions import convolves
 from harness.algorithms.heads import check_bounds
-from harness.algorithms.memory.replay import Replay, bytes_of
-from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, check_memory
+from harness.algorithms.memory.replay import Replay
+from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
 from harness.algorithms.q_networks import layers
 from harness.algorithms.randomness import generator
 from harness.errors import BadInput
@@ -147,8 +147,7 @@ class Continuous(OffPolicy):
         self.acting = ActorInNumpy(self.module.actor, context.device)
 
         share, shape, dtype = envs.share, envs.observation_space.shape, envs.observation_dtype
-        capacity, action = settings.buffer_size // share.total, np.zeros(self.actions, np.float32)
-        check_memory(context, share.count * bytes_of(capacity, shape, dtype, action, 1))
+        capacity, (action, _) = settings.buffer_size // share.total, self.kept(config, self.action_space)
         replay = Replay(capacity, share.count, shape, dtype, action, gamma=settings.gamma)
         minibatch = settings.batch_size * 2 * int(np.prod(shape)) * replay.frames.itemsize
         super().__init__(context, replay, min(settings.gradient_steps, max(1, STAGED_BYTES // minibatch)))
@@ -177,6 +176,11 @@ class Continuous(OffPolicy):
         check_bounds(action_space, config.env.id, name)
         if convolves(config.network, observation_space):
             raise BadInput(f"{where} has images, which {name} takes as vectors alone, with network.kind = 'mlp'")
+
+    @classmethod
+    def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
+        assert isinstance(action_space, spaces.Box)
+        return np.zeros(int(np.prod(action_space.shape)), np.float32), 1
 
     def remarks(self) -> list[str]:
         how = "eager" if self.compiled is None else "compiled"

@@ -21,8 +21,8 @@ from torch.nn.functional import huber_loss
 
 from harness.algorithms.base import Context, Evaluation
 from harness.algorithms.memory.prioritized import PrioritizedReplay
-from harness.algorithms.memory.replay import Replay, bytes_of
-from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, check_memory, frames_of
+from harness.algorithms.memory.replay import Replay
+from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
 from harness.algorithms.q_networks import Greedy, make_q_network
 from harness.algorithms.randomness import generator
 from harness.distributed.arena import Arena
@@ -139,12 +139,15 @@ class DQN(OffPolicy):
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
         cls.network(config, observation_space, action_space)
 
+    @classmethod
+    def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
+        return np.zeros((), np.int64), frames_of(config)
+
     def make_replay(self, context: Context) -> Replay:
         envs, settings = context.environments, self.settings
         assert envs is not None
         share, shape, dtype = envs.share, envs.observation_space.shape, envs.observation_dtype
-        capacity, action, stack = settings.buffer_size // share.total, np.zeros((), np.int64), frames_of(context.config)
-        check_memory(context, share.count * bytes_of(capacity, shape, dtype, action, stack))
+        capacity, (action, stack) = settings.buffer_size // share.total, self.kept(context.config, envs.action_space)
         kind: Any = Replay
         arguments: dict[str, Any] = {"n_steps": settings.n_steps, "gamma": settings.gamma, "stack": stack}
         if settings.prioritized:

@@ -14,14 +14,18 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 from pydantic import Field
 
 from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
 from harness.algorithms.memory import EpisodeAccount
 from harness.algorithms.memory.minibatches import Minibatches
-from harness.algorithms.memory.replay import Replay
+from harness.algorithms.memory.replay import Replay, bytes_of
 from harness.algorithms.randomness import generator
-from harness.distributed.world import available_memory
+from harness.distributed.collectives import Collectives
+from harness.distributed.world import free_memory
+from harness.envs.making import check_environment
+from harness.envs.vectors import observation_dtype, share_of
 from harness.errors import BadInput, Diverged
 from harness.rings import Ring
 from harness.training.compiled import (
@@ -41,6 +45,9 @@ STEPS_OF_AN_ITERATION = 250
 """Environment steps that an iteration has at least, where the budget allows it."""
 STAGED_BYTES = 2**24
 """Minibatches are drawn so many at once that they take about this much memory: what stays in a cache."""
+FOR_REPLAY = 0.9
+"""How much of the memory that is free a replay may take: environments, gradients and the copies of checkpoints come
+beside it."""
 
 
 class OffPolicySettings(AlgorithmSettings):
@@ -143,6 +150,25 @@ class OffPolicy(Algorithm):
         self.iteration = 0
         """The next one."""
         self.begin(0)
+
+    @classmethod
+    def check_ranks(cls, config: RunConfig, collectives: Collectives) -> None:
+        settings = config.algorithm
+        assert isinstance(settings, OffPolicySettings) and config.env is not None
+        observation_space, action_space = check_environment(config.env)
+        share = share_of(config.env.count, collectives.rank, collectives.size)
+        action, stack = cls.kept(config, action_space)
+        shape, dtype = observation_space.shape, observation_dtype(observation_space)
+        check_memory(
+            settings.buffer_size,
+            share.count * bytes_of(settings.buffer_size // share.total, shape, dtype, action, stack),
+            collectives,
+        )
+
+    @classmethod
+    @abstractmethod
+    def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
+        """What the replay has of an action, by an example, and how many frames an observation is a stack of."""
 
     @property
     def gradient_steps(self) -> int:
@@ -313,19 +339,21 @@ def frames_of(config: RunConfig) -> int:
     return env.atari.stack
 
 
-def check_memory(context: Context, needed: int) -> None:
+def check_memory(buffer_size: int, needed: int, collectives: Collectives) -> None:
     """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
 
-    `needed`: bytes of this rank's part.
+    `needed`: bytes of this rank's part. They are taken as they are filled: a replay that is too large would end the run
+    hours later.
     """
-    here = (socket.gethostname(), available_memory(), needed)
-    hosts: dict[str, list[int]] = {}
-    for host, memory, part in context.collectives.gather_objects(here):
-        hosts.setdefault(host, [memory, 0])[1] += part
-    for host, (memory, together) in hosts.items():
-        if together > memory:
-            size = getattr(context.config.algorithm, "buffer_size", 0)
+    here = (socket.gethostname(), free_memory(), needed)
+    hosts: dict[str, tuple[int, int]] = {}
+    for host, free, part in collectives.gather_objects(here):
+        least, together = hosts.get(host, (free, 0))
+        hosts[host] = min(least, free), together + part
+    for host, (free, together) in hosts.items():
+        if together > FOR_REPLAY * free:
+            most = int(buffer_size * max(FOR_REPLAY * free, 0.0) / together)
             raise BadInput(
-                f"algorithm.buffer_size = {size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
-                f"{memory / 2**30:.1f} GiB of memory for it"
+                f"algorithm.buffer_size = {buffer_size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
+                f"{free / 2**30:.1f} GiB of free memory: it may be at most about {most:,}"
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from harness.algorithms import algorithm_class
 from harness.bench.floor import Floor
 from harness.bench.launch import Stopped
 from harness.config import resolve
@@ -38,6 +39,7 @@ def measure(
     settings = resolve(config)
     check(settings, world.place.size)
     collectives = world.start(settings.sync.path)
+    algorithm_class(settings.algorithm.name).check_ranks(settings, collectives)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         run = Run(settings, Path(folder), world, collectives, requests)
         run.progress = Progress()
@@ -136,5 +138,6 @@ def train(world: World, config: dict[str, Any]) -> dict[str, Any]:
     settings = resolve(config)
     check(settings, world.place.size)
     collectives = world.start(settings.sync.path)
+    algorithm_class(settings.algorithm.name).check_ranks(settings, collectives)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         return asdict(Run(settings, Path(folder), world, collectives, requests).go("never"))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import psutil
@@ -66,6 +66,15 @@ def detect_place(env: Mapping[str, str]) -> Place:
     return Place(0, 1, 0, 1, host, "none")
 
 
+def let_rank_0_speak_first(place: Place) -> None:
+    """All ranks find most bad input alike, and one line is enough: rank 0's exit ends the others while they wait here.
+
+    What this rank alone found (a package that its host lacks) is still told, after a moment.
+    """
+    if place.rank != 0:
+        sleep(3.0)
+
+
 OTHER_LAUNCHERS = {"WORLD_SIZE": "torchrun", "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun", "PMIX_RANK": "a PMIx launcher"}
 
 
@@ -109,6 +118,12 @@ def available_memory(groups: Path = Path("/proc/self/cgroup"), mounted: Path = P
                 if folder == root:
                     break
     return min(limits)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what nobody on the machine has taken, within the limit of its job."""
+    taken = psutil.Process().memory_info().rss
+    return min(psutil.virtual_memory().available, available_memory() - taken)
 
 
 def set_threads(count: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from harness.distributed.collectives import Collectives
 from harness.envs.backends.base import StepResult, Vector
@@ -37,6 +38,11 @@ def share_of(total: int, rank: int, size: int) -> Share:
     return Share(rank * each + min(rank, more), each + (rank < more), total)
 
 
+def observation_dtype(space: spaces.Box, normalized: bool = False) -> np.dtype:
+    """Of observations as the policy takes them: bytes stay bytes."""
+    return np.dtype(np.uint8 if space.dtype == np.uint8 and not normalized else np.float32)
+
+
 class Environments:
     """Steps this rank's share. Environment i of all is seeded by i, wherever it runs.
 
@@ -51,8 +57,7 @@ class Environments:
         self.observation_space, self.action_space = vector.observation_space, vector.action_space
         self.moments = RunningMoments(self.observation_space.shape) if settings.normalize_observations else None
         self.scaler = ReturnScaler(share.count, gamma) if settings.normalize_rewards else None
-        kept = self.observation_space.dtype == np.uint8 and self.moments is None
-        self.observation_dtype = np.dtype(np.uint8 if kept else np.float32)
+        self.observation_dtype = observation_dtype(self.observation_space, self.moments is not None)
         self.clips_rewards = settings.game is not None and settings.game.clip_rewards
         self.as_they_come = (
             self.moments is self.scaler is None

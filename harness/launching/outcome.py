@@ -74,6 +74,8 @@ def read_outcome(output: str, exit_code: int | None, rank_hosts: Sequence[str]) 
     death = _to_blame(deaths(launcher, exit_code), ranks)
     if death is None and exit_code == 1:  # Open MPI's notice of an abort is lost now and then
         death = _raised(ranks)
+    if death is None and exit_code == 2:
+        death = _refused(ranks)
     if death is None:
         code = UNKNOWN if exit_code is None else exit_code if exit_code >= 0 else 128 - exit_code
         name = signal_name(-exit_code) if exit_code is not None and exit_code < 0 else None
@@ -140,6 +142,14 @@ def _raised(ranks: dict[int, list[str]]) -> Death | None:
     for rank, lines in sorted(ranks.items()):
         if last_exception(lines) and not _follows(lines):
             return Death(rank, 1)  # Python's exit code of an uncaught exception
+    return None
+
+
+def _refused(ranks: dict[int, list[str]]) -> Death | None:
+    """The first rank that told in a line what it was given and cannot run."""
+    for rank, lines in sorted(ranks.items()):
+        if any(line.startswith("harness: ") for line in lines):
+            return Death(rank, 2)
     return None
 
 

@@ -75,6 +75,10 @@ CASES = {
         ["dqn-cartpole", "algorithm.batch_size=100001"],
         ["algorithm.batch_size", "at most what is stored", "100000", "100001"],
     ),
+    "a replay larger than memory": (
+        ["dqn-cartpole", "algorithm.buffer_size=100000000000"],
+        ["algorithm.buffer_size = 100,000,000,000", "GiB of free memory", "at most about"],
+    ),
     "a batch that is never reached": (
         ["sac-pendulum", "algorithm.batch_size=30000"],
         ["algorithm.batch_size", "below the 20000", "30000"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,7 @@ def make(folder: Path, *overrides: str, env: str = "CartPole-v1", steps: int = 2
     assert config.env is not None
     envs = make_environments(config.env, 0, 1)
     DQN.check(config, envs.observation_space, envs.action_space)
+    DQN.check_ranks(config, Alone())
     play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
     return DQN(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, play))
 
@@ -300,10 +302,14 @@ REFUSED = {
     "algorithm.train_freq=3": "algorithm.train_freq must be a multiple of env.count = 2, got 3",
     "algorithm.batch_size=4000": "algorithm.batch_size must be at most what is stored, algorithm.buffer_size = 2000",
     "algorithm.learning_starts=4000": "algorithm.learning_starts must be at most algorithm.buffer_size = 2000",
-    "env.count=3 algorithm.train_freq=9 algorithm.batch_size=1999": "algorithm.batch_size must be at most what is stored, "
-    "algorithm.buffer_size = 2000 in equal parts of env.count = 3: 1998, got 1999",
-    "run.steps=900 algorithm.learning_starts=800": "algorithm.learning_starts must be below the 768 environment steps that "
-    "run.steps = 900 comes to, or nothing is learned; got 800",
+    "env.count=3 algorithm.train_freq=9 algorithm.batch_size=1999": (
+        "algorithm.batch_size must be at most what is stored, algorithm.buffer_size = 2000 in equal parts of "
+        "env.count = 3: 1998, got 1999"
+    ),
+    "run.steps=900 algorithm.learning_starts=800": (
+        "algorithm.learning_starts must be below the 768 environment steps that run.steps = 900 comes to, or nothing "
+        "is learned; got 800"
+    ),
     "run.steps=1024 algorithm.batch_size=1024": "algorithm.batch_size must be below the 1024 environment steps that",
     "run.steps=1024 algorithm.n_steps=300": "algorithm.n_steps must be at most 256, or run.steps = 1024 is over before",
     "algorithm.n_steps=600": "algorithm.buffer_size must be at least 2 * n_steps * env.count = 2400, got 2000",
@@ -331,6 +337,36 @@ def test_the_shortest_run_that_is_not_refused_learns(needed: str, tmp_path: Path
     assert sum(dqn.iterate(iteration).gradient_steps for iteration in range(dqn.iterations)) == 1
     with pytest.raises(BadInput, match=f"algorithm.{needed} must be .*got {longest + 1}"):
         make(tmp_path, f"algorithm.{needed}={longest + 1}", steps=768)
+
+
+def test_a_replay_leaves_a_margin_of_the_memory_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 of two on one host, of which the other sees a little less that is free."""
+    config, gathered = make(tmp_path).config, []
+
+    class First(Alone):
+        rank, size = 0, 2
+
+        def gather_objects(self, value: Any) -> list[Any]:
+            gathered.append(value)
+            host, free, part = value
+            return [value, (host, free - 1000, part), ("elsewhere", 2**40, part)]
+
+    def needs(free: int) -> int:
+        monkeypatch.setattr("harness.algorithms.off_policy.free_memory", lambda: free)
+        DQN.check_ranks(config, First())
+        return 2 * gathered[-1][2]
+
+    together = needs(2**40)
+    assert together == dqn_bytes(transitions=2000)
+    needs(math.ceil(together / 0.9) + 1000)
+    with pytest.raises(BadInput, match=r"2,000 takes .* of free memory: it may be at most about 1,9\d\d$"):
+        needs(math.floor(together / 0.9) + 900)
+
+
+def dqn_bytes(transitions: int) -> int:
+    """Of two environments: frames of 4 numbers with their margin; action, reward, end and place of a transition."""
+    each = transitions // 2
+    return 2 * ((each + each // 32 + 8) * 16 + each * (8 + 4 + 1 + 8))
 
 
 def test_a_network_of_the_users_own_gives_the_values(tmp_path: Path) -> None:

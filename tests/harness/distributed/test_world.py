@@ -8,9 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from harness.distributed.world import World, available_memory, detect_place, expand_tasks_per_node, prepare_environment
+from harness.distributed.world import (
+    World,
+    available_memory,
+    detect_place,
+    expand_tasks_per_node,
+    free_memory,
+    prepare_environment,
+)
 from harness.errors import BadInput
 from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
 from tests.command import environment, harness
@@ -157,3 +165,12 @@ def test_memory_is_that_of_the_job_where_it_has_a_limit(tmp_path: Path) -> None:
     (mounted / "memory" / "job").mkdir(parents=True)
     (mounted / "memory" / "job" / "memory.limit_in_bytes").write_text("4096\n")
     assert available_memory(groups, mounted) == 4096
+
+
+def test_free_is_what_others_and_the_limit_of_the_job_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = psutil.Process().memory_info().rss
+    machine = psutil.virtual_memory()._replace(total=64 * 2**30, available=16 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: machine)
+    for limit, expected in ((2**40, 16 * 2**30), (8 * 2**30, 8 * 2**30 - taken)):
+        monkeypatch.setattr("harness.distributed.world.available_memory", lambda: limit)
+        assert free_memory() == pytest.approx(expected, abs=2**26)

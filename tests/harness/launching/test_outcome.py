@@ -98,6 +98,14 @@ def test_a_rank_that_raised_is_named_where_the_launchers_notice_got_lost() -> No
     assert read_outcome(f"[1,1]<stderr>:{traceback}{lost}", 134, HOSTS).failed_rank is None
 
 
+def test_a_rank_that_refused_its_input_is_heard_where_the_launchers_notice_got_lost() -> None:
+    refusal = "harness: rank 1 on n2: algorithm.buffer_size is too large"
+    lost = "[n1:19558] [[8344,0],0] ORTE_ERROR_LOG: Out of resource in file show_help.c at line 507\n"
+    outcome = read_outcome(f"[1,1]<stderr>:{refusal}[1,1]<stderr>:\n{lost}", 2, HOSTS)
+    assert (outcome.exit_code, outcome.failed_rank, outcome.last_lines) == (2, 1, (refusal,))
+    assert read_outcome(lost, 2, HOSTS).failed_rank is None
+
+
 def test_pieces_are_put_together_and_ranks_kept_apart() -> None:
     text = (
         "[1,0]<stdout>:step[1,0]<stdout>: 1[1,1]<stdout>:step 1\r\n"
