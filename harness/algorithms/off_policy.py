@@ -57,9 +57,9 @@ class OffPolicySettings(AlgorithmSettings):
     """Environment steps before the first update; at least a minibatch's. Until then actions are random."""
     batch_size: int = Field(64, ge=1)
     """Transitions of a minibatch, over all ranks, taken evenly from all environments."""
-    train_freq: int = Field(4, ge=1)
+    train_freq: int = Field(8, ge=1)
     """Environment steps of a round, over all environments; a multiple of env.count."""
-    gradient_steps: int = Field(1, ge=1)
+    gradient_steps: int = Field(2, ge=1)
     """Updates of a round."""
     gamma: float = Field(0.99, ge=0, le=1)
     """Discount."""

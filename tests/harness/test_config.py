@@ -20,6 +20,12 @@ def test_presets_are_valid_and_say_in_their_first_line_what_they_are(name: str) 
     assert resolve(tomllib.loads(config.to_toml())) == config, "what is written is what was read"
 
 
+@pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "sac", "td3"])
+def test_the_defaults_of_an_algorithm_fit_together(name: str) -> None:
+    config = resolve({"algorithm": {"name": name}, "env": {"id": "CartPole-v1"}, "run": {"steps": 50_000}})
+    assert resolve(config.to_table()) == config, "and repeat the run"
+
+
 def test_overrides_are_toml_values_or_else_words() -> None:
     changed = apply_overrides({"a": {"b": 1}}, ["a.b=2.5", "a.c=[1, 2]", "a.d=adam", "e.f.g=true", "h='x=y'"])
     assert changed == {"a": {"b": 2.5, "c": [1, 2], "d": "adam"}, "e": {"f": {"g": True}}, "h": "x=y"}
