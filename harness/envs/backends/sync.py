@@ -66,7 +66,11 @@ class Sync(InTurn):
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, spaces.Box)
         super().__init__("sync", count, observation_space, action_space)
-        self.final = self.empty()
+        self.final = self.zeros()
+
+    def zeros(self) -> np.ndarray:
+        """Where rows that are not written are cast and normalised beside the others."""
+        return np.zeros((self.count, *self.observation_space.shape), self.observation_space.dtype)
 
     def empty(self) -> np.ndarray:
         return np.empty((self.count, *self.observation_space.shape), self.observation_space.dtype)
@@ -82,7 +86,7 @@ class Sync(InTurn):
         out = Arrays(self.empty(), np.empty(self.count, np.float32), flags[0], flags[1], self.final, flags[2])
         final = lives_lost = None
         if step_in_turn(self.envs, actions, out, self.first):
-            final, self.final = self.final, self.empty()
+            final, self.final = self.final, self.zeros()
             lives_lost = out.lives_lost
         rewards = out.rewards
         return StepResult(out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost)

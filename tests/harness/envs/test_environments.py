@@ -94,6 +94,22 @@ def trace(envs: Environments, part: slice) -> np.ndarray:
     return np.stack(observations)
 
 
+def test_last_observations_hold_nothing_uninitialised_where_no_episode_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 1e38, dtype))
+    settings = EnvSettings(id="CartPole-v1", count=4, backend="sync", normalize_observations=True)
+    envs = make_environments(settings, 0, 1)
+    envs.reset(seed=0)
+    ends = 0
+    for _ in range(100):
+        result = envs.step(np.ones(4, dtype=np.int64))
+        if result.final_observations is not None:
+            done, ends = result.terminated | result.truncated, ends + 1
+            seen = envs.normalize(np.zeros_like(result.observations))
+            assert (result.final_observations[~done] == seen[~done]).all() and not done.all()
+    envs.close()
+    assert ends
+
+
 def test_moments_of_several_batches_are_those_of_all_samples() -> None:
     draw = np.random.default_rng(0)
     batches = [draw.normal(3.0, 2.0, (n, 4)) for n in (10, 1, 250)]
