@@ -167,7 +167,7 @@ class MLPActor(Actor):
     @staticmethod
     def in_numpy(head: ActionHead) -> Choice | Normal | None:
         if type(head) is CategoricalHead:
-            return Choice() if head.single else None
+            return Choice() if head.shape == () else None
         return {GaussianHead: Normal, StateDependentHead: StateDependent}.get(type(head), lambda: None)()
 
     def __init__(self, module: ActorCritic) -> None:

@@ -67,8 +67,8 @@ class CategoricalHead(ActionHead):
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
         super().__init__()
-        self.single = isinstance(space, spaces.Discrete)
-        self.sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]
+        self.shape = space.shape
+        self.sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec.ravel()]
         self.start = np.asarray(space.start)
         self.parameter_count = sum(self.sizes)
         self.noise_shape = (len(self.sizes),)
@@ -97,7 +97,7 @@ class CategoricalHead(ActionHead):
         return torch.stack([-(logs.exp() * logs).sum(-1) for logs in self.log_softmax(parameters)]).sum(0)
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        actions = actions[:, 0] if self.single else actions
+        actions = actions.reshape(-1, *self.shape)
         return actions + self.start if self.start.any() else actions
 
 

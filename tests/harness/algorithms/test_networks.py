@@ -32,6 +32,18 @@ def test_several_choices_are_independent() -> None:
     torch.testing.assert_close(head.entropy(logits), first.entropy() + second.entropy())
 
 
+def test_choices_in_rows_and_columns_are_given_in_them() -> None:
+    sizes, start = np.array([[2, 3], [4, 2], [3, 5]]), np.array([[0, 7], [1, 0], [0, 2]])
+    space = gym.spaces.MultiDiscrete(sizes, start=start)
+    head = CategoricalHead(space)
+    assert head.parameter_count == 19 and head.noise_shape == (6,)
+    preferred = torch.stack([torch.randint(int(n), (8,)) for n in sizes.ravel()], -1)
+    logits = torch.cat([torch.eye(int(n))[preferred[:, at]] for at, n in enumerate(sizes.ravel())], -1)
+    actions = head.for_environment(head.mode(logits).numpy())
+    assert all(space.contains(action) for action in actions)
+    np.testing.assert_array_equal(actions, preferred.numpy().reshape(8, 3, 2) + start)
+
+
 def test_choices_come_with_their_probabilities() -> None:
     head = CategoricalHead(gym.spaces.Discrete(3))
     probabilities = torch.tensor([0.2, 0.5, 0.3])
