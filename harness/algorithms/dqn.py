@@ -141,7 +141,8 @@ class DQN(OffPolicy):
 
     @classmethod
     def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
-        return np.zeros((), np.int64), frames_of(config)
+        assert config.env is not None
+        return np.zeros((), np.int64), frames_of(config.env)
 
     def make_replay(self, context: Context) -> Replay:
         envs, settings = context.environments, self.settings

@@ -67,9 +67,9 @@ class CategoricalHead(ActionHead):
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
         super().__init__()
-        self.shape = space.shape
         self.sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec.ravel()]
         self.start = np.asarray(space.start)
+        self.shape = self.start.shape
         self.parameter_count = sum(self.sizes)
         self.noise_shape = (len(self.sizes),)
 

@@ -24,7 +24,8 @@ from harness.algorithms.memory.replay import Replay, bytes_of
 from harness.algorithms.randomness import generator
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import free_memory
-from harness.envs.making import check_environment
+from harness.envs.making import check_environment, make_environment
+from harness.envs.settings import EnvSettings
 from harness.envs.vectors import observation_dtype, share_of
 from harness.errors import BadInput, Diverged
 from harness.rings import Ring
@@ -331,12 +332,20 @@ class OffPolicy(Algorithm):
         self.envs.close()
 
 
-def frames_of(config: RunConfig) -> int:
-    """How many frames an observation is a stack of, of which each step brings one."""
-    env = config.env
-    if env is None or env.atari is None or not env.atari.preprocess or env.wrappers:  # a wrapper may change anything
+def frames_of(settings: EnvSettings) -> int:
+    """How many frames an observation is a stack of, of which each step brings one: what the environment's metadata have
+    as `frame_stack`."""
+    if settings.wrappers:  # they may change anything
         return 1
-    return env.atari.stack
+    env = make_environment(settings)
+    stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape
+    env.close()
+    if stack != 1 and (not isinstance(stack, int) or stack < 1 or not shape or shape[0] % stack):
+        raise BadInput(
+            f"env.id = {settings.id!r}: metadata['frame_stack'] must be how many frames its observations {shape} have "
+            f"along their first axis, got {stack!r}"
+        )
+    return stack
 
 
 def check_memory(buffer_size: int, needed: int, collectives: Collectives) -> None:

@@ -44,7 +44,8 @@ class Atari(gym.Env):
         """`game`: the ROM's name; `max_episode_steps`: after which a game is cut, by default half an hour of play."""
         self.settings, self.max_episode_steps, self.render_mode = settings, max_episode_steps, render_mode
         self.game, self.mode, self.difficulty = game, mode, difficulty
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND // settings.frame_skip}
+        fps = FRAMES_PER_SECOND // settings.frame_skip
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps, "frame_stack": settings.stack}
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", repeat_action_probability)

@@ -19,7 +19,7 @@ CELLS, PIXELS, STACK = 12, 7, 4
 class Catch(gym.Env):
     """Observations: uint8 (4, 84, 84), the last four screens, the newest last. Actions: 0 left, 1 stay, 2 right."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8, "frame_stack": STACK}
     observation_space = spaces.Box(0, 255, (STACK, CELLS * PIXELS, CELLS * PIXELS), np.uint8)
     action_space = spaces.Discrete(3)
 

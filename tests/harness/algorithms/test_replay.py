@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ import pytest
 
 from harness.algorithms.memory.minibatches import Minibatches
 from harness.algorithms.memory.replay import GOES_ON, Replay, bytes_of
+from harness.algorithms.off_policy import frames_of
+from harness.envs import EnvSettings, make_environments
 from harness.envs.backends.base import StepResult
 from harness.envs.vectors import Share
+from harness.errors import BadInput
+from tests.conftest import need
+from tests.environments import Line
 
 GAMMA = 0.9
 
@@ -179,6 +185,41 @@ def test_its_state_is_all_of_it() -> None:
     for name, values in fetched(replay, env, numbers).items():
         assert (fetched(other, env, numbers)[name] == values).all(), name
     assert replay.ends.max() > GOES_ON
+
+
+@pytest.mark.parametrize("env_id", ["harness.envs.catch:Catch-v0", "PongNoFrameskip-v4"])
+def test_a_game_that_says_how_many_frames_it_stacks_is_kept_frame_by_frame(env_id: str) -> None:
+    need("Pong" not in env_id or find_spec("ale_py"), "the extra 'atari'")
+    settings = EnvSettings(id=env_id, count=2, backend="sync")
+    envs, action, steps = make_environments(settings, 0, 1), np.zeros((), np.int64), 60
+    shape, dtype = envs.observation_space.shape, envs.observation_dtype
+    replay = Replay(steps, 2, shape, dtype, action, stack=frames_of(settings))
+    assert shape == (4, 84, 84) and replay.frames.nbytes < 1.4 * 2 * steps * 84 * 84
+    now, seen = envs.reset(seed=0), []
+    replay.begin(now)
+    for actions in np.random.default_rng(0).integers(3, size=(steps, 2)):
+        result = envs.step(actions)
+        replay.add(actions, result)
+        seen.append((now, result.observations, result.terminated))
+        now = result.observations
+    assert any(terminated.any() for _, _, terminated in seen) or "Pong" in env_id
+    for env in range(2):
+        found = {name: np.zeros((steps, *shape), np.uint8) for name in ("observations", "next_observations")}
+        found |= {"actions": np.zeros(steps, np.int64), "returns": np.zeros(steps), "discounts": np.zeros(steps)}
+        replay.fetch(np.full(steps, env), np.arange(steps), found)
+        for step, (before, after, terminated) in enumerate(seen):
+            np.testing.assert_array_equal(found["observations"][step], before[env])
+            if not terminated[env]:
+                np.testing.assert_array_equal(found["next_observations"][step], after[env])
+
+
+def test_a_stack_that_observations_are_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EnvSettings(id="tests.environments:Line-v0")
+    assert frames_of(settings) == 1
+    monkeypatch.setattr(Line, "metadata", {"render_modes": [], "frame_stack": 3})
+    with pytest.raises(BadInput, match=r"Line-v0': metadata\['frame_stack'\] must be .* observations \(2,\) .* got 3"):
+        frames_of(settings)
+    assert frames_of(settings.model_copy(update={"wrappers": ["tests.environments:Line"]})) == 1
 
 
 @pytest.mark.parametrize("batch_size", [8, 10])
