@@ -1,8 +1,9 @@
-"""Trains presets over seeds and writes RESULTS.md: `python -m tests.learning [--rows A,B] [--seeds N] [--jobs N]`.
+"""Trains presets over seeds and writes RESULTS.md: `python -m tests.learning [--rows A,B] [--seeds N|A,B] [--jobs N]`.
 
-Runs are kept in a folder that git ignores, and one that has finished is not made again while its preset stays as it is.
-A run that was stopped, by a signal or by --minutes, goes on from its checkpoint next time. RESULTS.md is written
-after each run; rows that were not asked for stay as they are.
+A run that has finished, here or wherever the RESULTS.json that stands was made, is not made again while its preset
+stays as it is; another --output and --runs begin anew. Runs are kept in a folder that git ignores. One that was
+stopped, by a signal or by --minutes, goes on from its checkpoint next time. RESULTS.md is written after each run; rows
+that were not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from pathlib import Path
 from harness.distributed.world import available_cores
 from tests.command import ROOT
 from tests.learning.results import Standing, load, quote, save, table, write
-from tests.learning.rows import LEAST_SEEDS, ROWS, SEEDS_FROM
-from tests.learning.runs import Ledger, Record, StopRequest, run_all
+from tests.learning.rows import LEAST_SEEDS, ROWS, SEEDS_FROM, seeds_of
+from tests.learning.runs import Ledger, Record, StopRequest, merged, run_all
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.learning", description=__doc__)
     parser.add_argument("--rows", default="", help="which presets, by comma; all that there are where it is empty")
-    parser.add_argument("--seeds", type=int, default=LEAST_SEEDS, help=f"how many, from {SEEDS_FROM} on")
+    seeds_help = f"how many, from {SEEDS_FROM} on, or which, by comma"
+    parser.add_argument("--seeds", type=seeds_of, default=seeds_of(str(LEAST_SEEDS)), help=seeds_help)
     parser.add_argument("--jobs", type=int, help="runs side by side; default: one a core")
     parser.add_argument("--minutes", type=float, help="stop what runs after so many, to go on next time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
@@ -37,17 +39,16 @@ def main() -> int:
             known = ",".join(row.preset for row in ROWS.values() if row.exists)
             print(f"make learn: there is no row {key}; ROWS may be some of {known}", file=sys.stderr)
             return 2
-    for name in ("seeds", "jobs"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            print(f"make learn: --{name} must be at least 1, got {value}", file=sys.stderr)
-            return 2
+    if args.jobs is not None and args.jobs < 1:
+        print(f"make learn: --jobs must be at least 1, got {args.jobs}", file=sys.stderr)
+        return 2
     rows = [ROWS[key] for key in asked or ROWS if ROWS[key].exists]
     ledger = Ledger(args.runs)
-    seeds = range(SEEDS_FROM, SEEDS_FROM + args.seeds)
-    finished = {row.preset: {record.seed for record in ledger.records(row)} for row in rows}
-    wanted = [(row, seed) for row in rows for seed in seeds if seed not in finished[row.preset]]
-    say(f"{len(wanted)} runs of {len(rows)} rows to make, {sum(map(len, finished.values()))} kept in {args.runs}")
+    standing = load(args.output)
+    kept = {row.preset: merged(row, standing.get(row.preset, []), ledger.records(row)) for row in rows}
+    finished = {preset: {record.seed for record in records} for preset, records in kept.items()}
+    wanted = [(row, seed) for row in rows for seed in args.seeds if seed not in finished[row.preset]]
+    say(f"{len(wanted)} runs of {len(rows)} rows to make, {sum(map(len, finished.values()))} there already")
     for row in rows:
         save(args.output, row, ledger.records(row))
     made = 0

@@ -16,7 +16,7 @@ from harness.files import read_json, write_json, write_text
 from tests.learning.figures import bootstrap, interquartile_mean
 from tests.learning.picture import short, svg
 from tests.learning.rows import FULL_EACH, FULL_MEAN, LEAST_SEEDS, ROWS, Row
-from tests.learning.runs import Record
+from tests.learning.runs import Record, merged
 
 HEAD = f"""# What `make learn` showed
 
@@ -77,21 +77,22 @@ class Standing:
 def load(folder: Path) -> dict[str, list[Record]]:
     """The runs of every row that was run, by preset."""
     kept = read_json(folder / "RESULTS.json") or {}
-    return {key: [Record(**{**record, "curve": []}) for record in records] for key, records in kept.items()}
+    return {key: [Record.of(record) for record in records] for key, records in kept.items()}
 
 
-def save(folder: Path, row: Row, records: Sequence[Record]) -> None:
-    """Writes a row anew, unless more seeds of the same preset stand there already."""
+def save(folder: Path, row: Row, made: Sequence[Record]) -> None:
+    """Writes a row anew: what stands of it together with what was made here, if anything was.
+
+    RESULTS.json keeps no curves. The picture is drawn of the runs that were made here where these are all; otherwise
+    the one that stands has more to show.
+    """
+    if not made:
+        return
     every = load(folder)
-    if not records:
-        return
-    standing = every.get(row.preset, [])
-    if len(standing) > len(records) and standing[0].settings == records[0].settings:
-        return
-    every[row.preset] = list(records)
+    every[row.preset] = merged(row, every.get(row.preset, []), made)
     write(folder, every)
-    curves = [record.curve for record in records if record.curve]
-    if curves:
+    curves = [record.curve for record in made if record.curve]
+    if curves and len(made) == len(every[row.preset]):
         title = f"{row.preset}: training episodes, {len(curves)} seeds and their mean; dashed: published"
         write_text(folder / "curves" / f"{row.preset}.svg", svg(title, curves, row.reference, row.steps))
 

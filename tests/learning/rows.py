@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from dataclasses import dataclass
@@ -15,6 +16,17 @@ LEAST_SEEDS = 5
 """Below so many a row is only told, not judged."""
 FULL_SCORE, FULL_MEAN, FULL_EACH = 500.0, 490.0, 475.0
 """CartPole-v1's most, which its references all reach; then what the mean over seeds and every seed have to be."""
+
+
+def seeds_of(asked: str) -> list[int]:
+    """`5`: so many, from SEEDS_FROM on; `100,104`: these."""
+    try:
+        numbers = [int(number) for number in asked.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"must be how many, at least 1, or which, as in 100,104; got {asked!r}")
+    return numbers if len(numbers) > 1 else list(range(SEEDS_FROM, SEEDS_FROM + numbers[0]))
 
 
 @dataclass(frozen=True)

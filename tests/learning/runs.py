@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,19 @@ class Record:
     versions: dict[str, str]
     curve: list[tuple[int, float]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Record:
+        """As a file keeps it, which another version may have written."""
+        return cls(**{key: value for key, value in kept.items() if key in cls.__dataclass_fields__})
+
+
+def merged(row: Row, standing: Iterable[Record], made: Iterable[Record]) -> list[Record]:
+    """The runs of the row as its preset is now, by seed: those that stand, wherever they were made, and those made
+    here, which count where both have a seed."""
+    current = row.settings()
+    by_seed = {record.seed: record for record in (*standing, *made) if record.settings == current}
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
 
 class Ledger:
     """Lines of JSON, one for each run that ended or was stopped."""
@@ -66,11 +79,7 @@ class Ledger:
 
     def records(self, row: Row) -> list[Record]:
         """Those of the row as its preset is now, by seed; the last one counts."""
-        if not row.exists:
-            return []
-        known = Record.__dataclass_fields__
-        lines = {line["seed"]: line for line in self.lines(row, "done")}
-        return [Record(**{k: v for k, v in lines[seed].items() if k in known}) for seed in sorted(lines)]
+        return merged(row, [], map(Record.of, self.lines(row, "done"))) if row.exists else []
 
     def add(self, record: Record) -> None:
         append_json_line(self.path, {"kind": "done", **asdict(record)})

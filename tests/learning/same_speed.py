@@ -1,4 +1,4 @@
-"""Do two ranks learn as fast as one? `python -m tests.learning.same_speed [--presets A,B] [--seeds N] [--jobs N]`.
+"""Do two ranks learn as fast as one? `python -m tests.learning.same_speed [--presets A,B] [--seeds N|A,B] [--jobs N]`.
 
 Trains each preset over seeds with one rank and with two until an evaluation of 10 episodes reaches 475, and compares
 the environment steps that it took. Resumable as `make learn` is; writes SAME_SPEED.md.
@@ -19,11 +19,14 @@ from harness.files import read_json, write_json, write_text
 from tests.command import ROOT
 from tests.learning.figures import bootstrap
 from tests.learning.results import origin, without_curve
-from tests.learning.rows import FULL_EACH, ROWS, SEEDS_FROM, Row
-from tests.learning.runs import Ledger, Record, StopRequest, run_all
+from tests.learning.rows import FULL_EACH, ROWS, SEEDS_FROM, Row, seeds_of
+from tests.learning.runs import Ledger, Record, StopRequest, merged, run_all
 
 PRESETS = ("ppo-cartpole", "dqn-cartpole")
 SEEDS = 20
+SIDES = "one", "two"
+Runs = tuple[list[Record], ...]
+"""A preset's runs with one rank, and with two."""
 WIDTH = 0.25
 """The interval of the ratio has to be narrower than so much to either side."""
 OVERRIDES = (
@@ -103,23 +106,35 @@ def section(preset: str, each: Compared) -> str:
     return "\n".join([*lines, f"{' and '.join(commands)}, {origin([*each.one, *each.two])}.", "", ""])
 
 
-def save(folder: Path, found: dict[str, Compared]) -> None:
-    """Writes what was compared, beside what stands there of other presets."""
+def load(folder: Path) -> dict[str, Runs]:
     kept = read_json(folder / "SAME_SPEED.json") or {}
-    for preset, each in found.items():
-        kept[preset] = {name: [without_curve(record) for record in getattr(each, name)] for name in ("one", "two")}
+    return {preset: tuple([Record.of(each) for each in pair[side]] for side in SIDES) for preset, pair in kept.items()}
+
+
+def together(folder: Path, preset: str, ledger: Ledger) -> Runs:
+    """What stands of the preset as it is now, and what the ledger has."""
+    standing = load(folder).get(preset, ([], []))
+    return tuple(merged(row, there, ledger.records(row)) for row, there in zip(rows(preset), standing))
+
+
+def save(folder: Path, presets: Sequence[str], ledger: Ledger) -> dict[str, Compared]:
+    """Writes the presets anew, beside what stands of others; what can be compared of them all."""
+    every = load(folder)
+    every |= {preset: runs for preset in presets if any(runs := together(folder, preset, ledger))}
+    kept = {preset: dict(zip(SIDES, ([*map(without_curve, side)] for side in every[preset]))) for preset in every}
     write_json(folder / "SAME_SPEED.json", kept)
-    every = {
-        preset: Compared(*([Record(**record) for record in pair[name]] for name in ("one", "two")))
-        for preset, pair in sorted(kept.items())
-    }
-    write_text(folder / "SAME_SPEED.md", HEAD + table(every) + "".join(map(section, every, every.values())))
+    compared = {preset: Compared.of(*every[preset]) for preset in sorted(every)}
+    compared = {preset: each for preset, each in compared.items() if len(each.one) > 1}
+    sections = "".join(map(section, compared, compared.values()))
+    write_text(folder / "SAME_SPEED.md", HEAD + table(compared) + sections)
+    return compared
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.learning.same_speed", description=__doc__)
     parser.add_argument("--presets", default=",".join(PRESETS), help="which, by comma")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from {SEEDS_FROM} on")
+    seeds_help = f"how many, from {SEEDS_FROM} on, or which, by comma"
+    parser.add_argument("--seeds", type=seeds_of, default=seeds_of(str(SEEDS)), help=seeds_help)
     parser.add_argument("--jobs", type=int, help="runs side by side; default: one for two cores")
     parser.add_argument("--minutes", type=float, help="stop what runs after so many, to go on next time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
@@ -130,23 +145,24 @@ def main() -> int:
     if unknown:
         print(f"same_speed: --presets may be some of {','.join(ROWS)}, got {unknown[0]}", file=sys.stderr)
         return 2
+    finished = {
+        row: {record.seed for record in runs}
+        for preset in presets
+        for row, runs in zip(rows(preset), together(args.output, preset, ledger))
+    }
     wanted = [
         (row, seed)
         for preset in presets
-        for seed in range(SEEDS_FROM, SEEDS_FROM + args.seeds)
+        for seed in args.seeds
         for row in rows(preset)
-        if seed not in {record.seed for record in ledger.records(row)}
+        if seed not in finished[row]
     ]
     made, jobs = 0, args.jobs or max(1, len(available_cores()) // 2)
     with StopRequest(args.minutes) as stop:
         for record in run_all(wanted, ledger, jobs, stop, lambda text: print(text, flush=True)):
             made += 1
             print(f"{record.preset} on {record.ranks}, seed {record.seed}: {record.env_steps:,} steps", flush=True)
-    compared = {preset: Compared.of(*map(ledger.records, rows(preset))) for preset in presets}
-    compared = {preset: each for preset, each in compared.items() if len(each.one) > 1}
-    if compared:
-        save(args.output, compared)
-        print(f"\n{table(compared)}")
+    print(f"\n{table(save(args.output, presets, ledger))}")
     return 0 if made == len(wanted) else 1
 
 
