@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(MPI)-$(TORCH)-$(EXTRAS)
 PEERS := $(VENV)/.peers
+SIMULATORS := $(VENV)/.simulators
 ROWS ?=
 SEEDS ?= 5
 JOBS ?=
@@ -56,7 +57,12 @@ $(PEERS): setup.cfg | $(STAMP)
 bench: install $(PEERS)
 	$(BIN)/python -m tests.benchmarks --rows "$(ROWS)"
 
-learn: install
+# So do the simulators that rows of the table need. Not EnvPool: where it is installed it steps what it has of them.
+$(SIMULATORS): setup.cfg | $(STAMP)
+	$(BIN)/python -m pip install -q -e ".[box2d,mujoco]"
+	@touch $@
+
+learn: install $(SIMULATORS)
 	$(BIN)/python -m tests.learning --rows "$(ROWS)" --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS))
 
 chaos: install
