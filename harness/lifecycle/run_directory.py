@@ -94,6 +94,9 @@ MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_secon
 MOST_TOLD = 3
 """Differing settings that are named."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
+PACKAGES = ("rl-harness", "torch", "horovod", "mpi4py", "gymnasium", "numpy")
+SIMULATORS = ("envpool", "box2d", "box2d-py", "mujoco", "ale-py")
+"""What `auto` backends and returns depend on, where they are installed."""
 
 
 def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
@@ -256,8 +259,9 @@ def take_failures(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
+    """Of Python and of the packages that are installed of those a run may depend on."""
     found = {"python": platform.python_version()}
-    for name in ("rl-harness", "torch", "horovod", "mpi4py", "gymnasium", "numpy"):
+    for name in (*PACKAGES, *SIMULATORS):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -187,7 +187,7 @@ def told(record: Record) -> str:
 
 
 def origin(records: Sequence[Record]) -> str:
-    """Dates, commits, machines and versions of the runs, each once."""
+    """Dates, commits, machines, backends and versions of the runs, each once."""
 
     def each(values: list[str]) -> str:
         return ", ".join(Counter(values))
@@ -196,7 +196,9 @@ def origin(records: Sequence[Record]) -> str:
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     commits = each([shorten(record.commit) for record in records])
     of = each([", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records])
-    return f"{days}, commit {commits}, {each([record.cpu for record in records])}; {of}"
+    backends = each([record.backend for record in records if record.backend])
+    stepped = f", environments by {backends}" if backends else ""
+    return f"{days}, commit {commits}, {each([record.cpu for record in records])}{stepped}; {of}"
 
 
 def shorten(commit: str | None) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class Record:
     cpu: str
     date: str
     versions: dict[str, str]
+    backend: str = ""
+    """What stepped its environments, which may depend on what is installed; empty where that was not kept."""
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
@@ -141,6 +144,7 @@ class Running:
             cpu=f"{len(available_cores())} cores of {cpu_model()}",
             date=self.date,
             versions=versions(),
+            backend=tomllib.loads((self.folder / "config.toml").read_text())["env"]["backend"],
             curve=curve(read_json_lines(self.folder / "metrics.jsonl")[0]),
         )
 

@@ -16,9 +16,9 @@ import pytest
 from tests.command import ROOT, environment
 from tests.learning import same_speed
 from tests.learning.figures import bootstrap, interquartile_mean
-from tests.learning.results import Standing, load, save
+from tests.learning.results import Standing, load, origin, save
 from tests.learning.rows import ROWS, Row, seeds_of
-from tests.learning.runs import Ledger, Record
+from tests.learning.runs import Ledger, Record, Running
 
 CARTPOLE, PENDULUM = ROWS["ppo-cartpole"], ROWS["ppo-pendulum"]
 CURVE = [(1000, 20.0), (2000, 30.0)]
@@ -136,6 +136,18 @@ def test_a_picture_is_drawn_again_where_no_curve_is_missing(tmp_path: Path) -> N
     assert "3 seeds" in picture.read_text(), "the curves of the others are elsewhere"
     save(tmp_path, PENDULUM, records(PENDULUM, -1, -2, -3, -4))
     assert "4 seeds" in picture.read_text()
+
+
+def test_a_run_is_kept_with_the_backend_that_it_took(tmp_path: Path) -> None:
+    short = replace(CARTPOLE, overrides=("run.steps=512", "evaluation.count=1", "evaluation.final_episodes=3"))
+    run = Running.start(short, 100, tmp_path)
+    run.process.wait()
+    made = run.record(1.0, 0)
+    assert made is not None and made.backend == "native" and made.value is not None and made.curve
+    assert made.versions["numpy"] == np.__version__
+    told = origin([made, replace(made, backend="envpool"), replace(made, backend="")])
+    assert ", environments by native, envpool; python" in told
+    assert "environments by" not in origin([record(PENDULUM, 100)]), "what was kept before does not tell"
 
 
 def learn(folder: Path, *arguments: str, module: str = "tests.learning") -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness.lifecycle import checkpoint
-from harness.lifecycle.run_directory import Start, decisions, prepare, saves
+from harness.lifecycle.run_directory import SIMULATORS, Start, decisions, prepare, saves, versions
 from tests import checkpoints
 
 STATE = {"module": {"weight": torch.arange(6.0)}}
@@ -101,3 +102,10 @@ def test_of_a_checkpoint_that_is_named_and_not_whole_the_state_is_taken(run_dir:
     start = prepare(run_dir, str(chosen))
     assert start.checkpoint == chosen and start.state_alone and "all that is taken of it" in start.told[0]
     assert prepare(run_dir, "auto").checkpoint == chosen.with_name("step-000000300"), "a whole one comes first"
+
+
+def test_versions_are_those_of_the_simulators_too_that_are_installed() -> None:
+    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions()}
+    expected = {name: installed[name] for name in SIMULATORS if name in installed}
+    assert {name: version for name, version in versions().items() if name in SIMULATORS} == expected
+    assert "torch" in versions()
