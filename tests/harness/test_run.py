@@ -146,6 +146,16 @@ def test_moments_of_observations_and_rewards_survive_a_checkpoint(tmp_path: Path
     assert moments is not None and moments.count >= 2560 and scaler is None or scaler.moments.count == 2560
 
 
+def test_moments_stand_still_in_evaluations(tmp_path: Path) -> None:
+    """They are those of the steps of training and of the observations that its environments began with."""
+    both = [*QUICK, "env.normalize_observations=true", "env.normalize_rewards=true"]
+    assert package.train("ppo-cartpole", both, output=tmp_path).status == "done"
+    policy = package.load_policy(tmp_path)
+    moments, scaler = policy.environments.moments, policy.environments.scaler
+    assert moments is not None and scaler is not None and policy.config.env is not None
+    assert moments.count == 2560 + policy.config.env.count and scaler.moments.count == 2560
+
+
 @pytest.mark.parametrize("preset", ["ppo-pendulum", "ppo-acrobot"])
 def test_other_presets_run_from_end_to_end(preset: str, tmp_path: Path) -> None:
     few = ["algorithm.rollout_steps=64", "run.steps=2048", "algorithm.epochs=1", *QUICK[1:]]

@@ -111,6 +111,32 @@ class Endless(Probe):
         return self.observe(), 1.0, False, False, {}
 
 
+class Steady(Probe):
+    """A reward of 0 or 1 a step, the same throughout an episode, which only a time limit of `LIMIT` steps ends. Observes
+    it, times `SCALE` plus `SHIFT`.
+
+    Where it is 1 a state is worth 1 / (1 - γ), where it is 0 nothing: no one value of all last observations is right.
+    """
+
+    LIMIT, SCALE, SHIFT = 2, 0.5, -20.0
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    def begin(self) -> None:
+        self.reward = float(self.np_random.integers(2))
+
+    def observe(self) -> np.ndarray:
+        return self.state(self.reward)
+
+    @classmethod
+    def state(cls, reward: float) -> np.ndarray:
+        """float32 (1,)"""
+        return np.array([reward * cls.SCALE + cls.SHIFT], np.float32)
+
+    def step(self, action: Any) -> Stepped:
+        self.steps += 1
+        return self.observe(), self.reward, False, False, {}
+
+
 class Uneven(Probe):
     """Echo with episodes of `LENGTHS[rank]` steps. Observes its number and the rank, 0 or 1."""
 
@@ -136,4 +162,5 @@ class Uneven(Probe):
 gym.register("Echo-v0", Echo)
 gym.register("Delayed-v0", Delayed)
 gym.register("Endless-v0", Endless, max_episode_steps=Endless.LIMIT)
+gym.register("Steady-v0", Steady, max_episode_steps=Steady.LIMIT)
 gym.register("Uneven-v0", Uneven)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from tests.learning.learners import CONTINUOUS, DISCRETE, GAMMA, ON_POLICY, config, learn, values
-from tests.learning.probes import Delayed, Endless
+from tests.learning.probes import Delayed, Endless, Steady
 
 pytestmark = pytest.mark.learning
-ECHO, DELAYED, ENDLESS = (f"tests.learning.probes:{name}-v0" for name in ("Echo", "Delayed", "Endless"))
+ECHO, DELAYED, ENDLESS, STEADY = (
+    f"tests.learning.probes:{name}-v0" for name in ("Echo", "Delayed", "Endless", "Steady")
+)
 EVERY = [(learner, "discrete") for learner in DISCRETE] + [(learner, "continuous") for learner in CONTINUOUS]
 ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages": True}
 
@@ -40,6 +42,17 @@ def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_pa
     assert found == pytest.approx(1 / (1 - GAMMA), abs=0.2)
 
 
+@pytest.mark.parametrize("scaled", [False, True], ids=["true rewards", "scaled rewards"])
+@pytest.mark.parametrize("learner", ON_POLICY)
+def test_what_a_time_limit_cuts_off_is_normalised_too(learner: str, scaled: bool, tmp_path: Path) -> None:
+    """It is far from 0 as it comes; of scaled rewards its value is scaled too."""
+    env = {"id": STEADY, "normalize_observations": True, "normalize_rewards": scaled}
+    _, policy = learn(config(learner, env), tmp_path)
+    scaler = policy.environments.scaler
+    found = values(policy, np.stack([Steady.state(0.0), Steady.state(1.0)]))
+    assert found * (1.0 if scaler is None else scaler.moments.std) == pytest.approx([0.0, 1 / (1 - GAMMA)], abs=0.2)
+
+
 @pytest.mark.parametrize("learner", ON_POLICY)
 def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) -> None:
     env = {"id": ECHO, "kwargs": {"scale": 0.01, "shift": 1000}}
@@ -49,10 +62,11 @@ def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("learner", ON_POLICY)
 def test_rewards_of_any_size_are_scaled(learner: str, tmp_path: Path) -> None:
-    """A value's error of 10^8 beside it would leave the policy nothing of a clipped gradient."""
-    env = {"id": ECHO, "kwargs": {"worth": 1e4}, "normalize_rewards": True}
+    """A value's error of 10^8 beside it would leave the policy nothing of a clipped gradient; and before they are scaled
+    all rewards are beyond what they are clipped to."""
+    env = {"id": ECHO, "kwargs": {"worth": 1e4, "base": 1e4}, "normalize_rewards": True}
     score, _ = learn(config(learner, env, optimizer={"eps": 1e-3}), tmp_path)
-    assert score >= 9.0e4, "a true return"
+    assert score >= 1.9e5, "a true return, of 2 * 10^5 and 1.5 * 10^5 by chance"
 
 
 @pytest.mark.parametrize("learner", ON_POLICY)
