@@ -112,8 +112,8 @@ class Endless(Probe):
 
 
 class Steady(Probe):
-    """A reward of 0 or 1 a step, the same throughout an episode, which only a time limit of `LIMIT` steps ends. Observes
-    it, times `SCALE` plus `SHIFT`.
+    """A reward of 0 or 1 a step, the same throughout an episode, which only a time limit of `LIMIT` steps ends.
+    Observes it, times `SCALE` plus `SHIFT`.
 
     Where it is 1 a state is worth 1 / (1 - γ), where it is 0 nothing: no one value of all last observations is right.
     """
