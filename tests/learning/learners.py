@@ -57,20 +57,31 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "ppo": {},
     "ppo-squash": {"squash": True},
     "ppo-gsde": {"gsde": True, "sde_sample_freq": 4, "log_std_init": -1.0},
+    "ppo-gsde-once-a-rollout": {"gsde": True},
+    "ppo-squash-gsde": {"squash": True, "gsde": True, "sde_sample_freq": 4, "log_std_init": -1.0},
+    "ppo-clipped-value": {"clip_range_value": 0.5},
+    "ppo-target-kl": {"target_kl": 0.03},
     "a2c": {},
+    "a2c-squash": {"squash": True},
+    "a2c-gsde": {"gsde": True, "sde_sample_freq": 4, "log_std_init": -1.0},
     "dqn": {},
     "dqn-double": {"double": True},
     "dqn-dueling": {"dueling": True},
     "dqn-n-step": {"n_steps": 3},
     "dqn-prioritized": {"prioritized": True},
+    "dqn-priority-exponent": {"prioritized": True, "priority_exponent": 1.0},
     "dqn-quantiles": {"quantiles": 8},
     "sac": {"temperature": 1e-3},
     "sac-learned-temperature": {"target_entropy": -4.0},
+    "sac-default-entropy": {},
     "sac-gsde": {"temperature": 1e-3, "gsde": True, "log_std_init": -1.0},
+    "sac-gsde-learned-temperature": {"target_entropy": -4.0, "gsde": True, "log_std_init": -1.0},
+    "sac-target-interval": {"temperature": 1e-3, "target_update_interval": 4},
     "td3": {},
+    "td3-delay": {"policy_delay": 4},
 }
 """What each learner has switched on, by a name that begins with its algorithm."""
-ONLY_CONTINUOUS = [name for name in SWITCHES if name.startswith(("sac", "td3", "ppo-"))]
+ONLY_CONTINUOUS = [name for name in SWITCHES if name.startswith(("sac", "td3", "ppo-", "a2c-"))]
 CONTINUOUS = ["ppo", "a2c", *ONLY_CONTINUOUS]
 DISCRETE = [name for name in SWITCHES if name not in ONLY_CONTINUOUS]
 ON_POLICY = ["ppo", "a2c"]
