@@ -92,11 +92,11 @@ def kind_of(learner: str) -> str:
 
 
 def config(learner: str, env: Mapping[str, Any], **more: Any) -> RunConfig:
-    """The learner on an environment. `env`, and `optimizer` and `network` where they are given, join these sections,
-    and what else is given joins `algorithm`."""
+    """The learner on an environment. `env`, and `run`, `optimizer` and `network` where they are given, join these
+    sections, and what else is given joins `algorithm`."""
     own = KINDS[kind_of(learner)]
     table = {**COMMON, **own, "env": {**COMMON["env"], **env}}
-    for section in ("optimizer", "network"):
+    for section in ("run", "optimizer", "network"):
         table[section] = {**table[section], **more.pop(section, {})}
     named = {"name": kind_of(learner), "gamma": GAMMA}
     return resolve({**table, "algorithm": {**named, **own["algorithm"], **SWITCHES[learner], **more}})

@@ -64,6 +64,21 @@ class Echo(Probe):
         return self.observe(), self.base + self.worth * match, self.steps == 10, False, {}
 
 
+class Pictured(Echo):
+    """Echo with what is to be echoed shown in a picture: which half of it is the brighter, left (0) or right (1)."""
+
+    SIZE = 36
+    observation_space = gym.spaces.Box(0, 255, (1, SIZE, SIZE), np.uint8)
+
+    def observe(self) -> np.ndarray:
+        super().observe()
+        picture = self.np_random.integers(0, 64, self.observation_space.shape, dtype=np.uint8)
+        half = self.SIZE // 2
+        picture[..., half:] += np.uint8(128 * self.cue)
+        picture[..., :half] += np.uint8(128 * (1 - self.cue))
+        return picture
+
+
 class Delayed(Probe):
     """What the first action is worth, 1 or 0 (or between), comes with the last of `LENGTH` steps.
 
@@ -160,6 +175,7 @@ class Uneven(Probe):
 
 
 gym.register("Echo-v0", Echo)
+gym.register("Pictured-v0", Pictured)
 gym.register("Delayed-v0", Delayed)
 gym.register("Endless-v0", Endless, max_episode_steps=Endless.LIMIT)
 gym.register("Steady-v0", Steady, max_episode_steps=Steady.LIMIT)

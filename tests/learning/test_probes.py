@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.learning.learners import CONTINUOUS, DISCRETE, GAMMA, ON_POLICY, config, learn, values
 from tests.learning.probes import Delayed, Endless, Steady
 
 pytestmark = pytest.mark.learning
-ECHO, DELAYED, ENDLESS, STEADY = (
-    f"tests.learning.probes:{name}-v0" for name in ("Echo", "Delayed", "Endless", "Steady")
+ECHO, PICTURED, DELAYED, ENDLESS, STEADY = (
+    f"tests.learning.probes:{name}-v0" for name in ("Echo", "Pictured", "Delayed", "Endless", "Steady")
 )
 EVERY = [(learner, "discrete") for learner in DISCRETE] + [(learner, "continuous") for learner in CONTINUOUS]
 ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages": True}
@@ -21,6 +22,15 @@ ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages
 @pytest.mark.parametrize("learner, kind", EVERY)
 def test_the_action_that_is_observed_is_learned(learner: str, kind: str, tmp_path: Path) -> None:
     score, _ = learn(config(learner, {"id": ECHO, "kwargs": {"kind": kind}}), tmp_path)
+    assert score >= 9.0, "of 10, and 5 by chance"
+
+
+@pytest.mark.parametrize("learner", ["ppo", "a2c", "dqn"])
+def test_what_a_picture_shows_is_learned_by_convolutions(learner: str, tmp_path: Path) -> None:
+    few = {"steps": 3072 if learner in ON_POLICY else 1536}
+    settings = config(learner, {"id": PICTURED}, run=few, optimizer={"lr": 1e-3}, network={"kind": "cnn"})
+    score, policy = learn(settings, tmp_path)
+    assert any(isinstance(layer, torch.nn.Conv2d) for layer in policy.algorithm.module.modules())  # type: ignore
     assert score >= 9.0, "of 10, and 5 by chance"
 
 

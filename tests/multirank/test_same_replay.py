@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=1", "algorithm.batch
 SWITCHES = ["algorithm.double=true", "algorithm.dueling=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
 # with an epsilon of 1e-8 Adam makes whole steps of rounding where there is no gradient, which decide near ties
 SWITCHES += ["algorithm.quantiles=5", "optimizer.eps=1e-5"]
+PONG = ["env.id=ALE/Pong-v5", "env.backend=sync", "env.atari={screen_size=36, stack=3}", "network.hidden=[32]"]
+PONG += ["env.kwargs.max_episode_steps=60"]  # so that episodes end, those of evaluations soon too
 TWINS = [*TINY, "run.steps=512", "env.count=4", "algorithm.learning_starts=200", "algorithm.train_freq=8"]
 TWINS += ["algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidden=[32, 32]", "optimizer.eps=1e-5"]
 GSDE = ["algorithm.gsde=true", "algorithm.sde_sample_freq=1", "algorithm.batch_size=30"]
@@ -27,6 +30,7 @@ CASES = {
     "dqn, minibatches that the environments do not divide": [*DQN, "algorithm.batch_size=30", "compile.mode=off"],
     "dqn with every switch": [*DQN, *SWITCHES, "compile.mode=off"],
     "dqn with every switch, compiled": [*DQN, *SWITCHES, "compile.mode=on"],
+    "dqn on stacked screens": [*DQN, *PONG, "optimizer.eps=1e-5", "compile.mode=off"],
     "sac": ["sac-pendulum", *TWINS, "compile.mode=off"],
     "sac, compiled": ["sac-pendulum", *TWINS, "compile.mode=on"],
     "sac with gsde, uneven minibatches": ["sac-pendulum", *TWINS, *GSDE, "compile.mode=off"],
@@ -45,6 +49,8 @@ def test_updates_on_two_and_three_ranks_are_those_of_one(case: str, tmp_path: Pa
     settings = CASES[case]
     if "compile.mode=on" in settings:
         need(shutil.which("g++"), "a C++ compiler")
+    if "env.id=ALE/Pong-v5" in settings:
+        need(find_spec("ale_py"), "the extra 'atari'")
     (alone,) = train(1, "mpi", tmp_path / "1", settings)
     assert alone["status"] == "done" and alone["compiled"] == ("compile.mode=on" in settings)
     assert alone["gradient_steps"] == (512 - 200) // 8 + 1
