@@ -15,6 +15,7 @@ from harness.distributed.collectives import Alone
 from harness.envs import make_environments
 from harness.errors import BadInput, Diverged
 from harness.reporting import PhaseTimer
+from tests.harness.algorithms.formulas import gaussian_policy_gradient
 
 CONFIG = """
 [run]
@@ -68,6 +69,23 @@ def test_the_gradient_is_the_policy_gradient(normalize: bool, tmp_path: Path) ->
         of_value += 2 * 0.5 * (value - target) * state / 16
     np.testing.assert_allclose(network.policy[0].weight.grad.numpy(), of_policy, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(network.value[0].weight.grad.numpy()[0], of_value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_numbers_is_that_of_a_normal(tmp_path: Path) -> None:
+    """As above for actions that are numbers; the entropy of a normal grows with log σ alone, by 1."""
+    a2c = make(tmp_path, "env.id=Pendulum-v1", "algorithm.entropy_coefficient=0.1", "algorithm.log_std_init=-0.7")
+    a2c.collect(0)
+    rollout, network, head = a2c.rollout, a2c.module.network, a2c.head
+    (rows,), _ = a2c.minibatch_plan(0, 0)
+    a2c.gradient(rows, (0.0, 1.0), 1.0)
+    states, advantages = rollout.observations.reshape(-1, 3), rollout.advantages.reshape(-1)
+    with torch.no_grad():
+        means = network(torch.from_numpy(states))[0].numpy()
+    samples = states, rollout.actions.reshape(-1, 1), means, head.log_std.detach().numpy()
+    weights, biases, log_std = gaussian_policy_gradient(*samples, advantages)
+    np.testing.assert_allclose(network.policy[0].weight.grad.numpy(), weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.policy[0].bias.grad.numpy(), biases, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(head.log_std.grad.numpy(), log_std - 0.1, rtol=1e-4, atol=1e-5)
 
 
 def test_an_iteration_takes_several_short_rollouts(tmp_path: Path) -> None:

@@ -125,24 +125,33 @@ def test_the_loss_is_the_papers(prioritized: bool, quantiles: int, double: bool,
     )
 
 
+@pytest.mark.parametrize("quantiles", [0, 3])
 @pytest.mark.parametrize("prioritized", [False, True])
-def test_the_gradient_follows_the_chosen_value_alone(prioritized: bool, tmp_path: Path) -> None:
+def test_the_gradient_follows_the_chosen_value_alone(prioritized: bool, quantiles: int, tmp_path: Path) -> None:
     """Of linear values W s + b: the slope of Huber's loss at the error, times w, on the row of the action; nothing is
-    of the target."""
-    dqn = make(tmp_path, "network.hidden=[]", f"algorithm.prioritized={str(prioritized).lower()}")
+    of the target. Of quantiles that is the mean over the target's, each times |τ - 1[error < 0]|."""
+    switches = f"algorithm.prioritized={str(prioritized).lower()}", f"algorithm.quantiles={quantiles}"
+    dqn = make(tmp_path, "network.hidden=[]", *switches)
+    count = max(quantiles, 1)
     batch = drawn(dqn)
     dqn.gradient(slice(0, 16))
 
     with torch.no_grad():
-        values = dqn.module(torch.from_numpy(batch["observations"].astype(np.float32)))[..., 0].numpy()
-        after = dqn.target(torch.from_numpy(batch["next_observations"].astype(np.float32)))[..., 0].numpy()
-    weights, biases = np.zeros((2, 4)), np.zeros(2)
+        values = dqn.module(torch.from_numpy(batch["observations"].astype(np.float32))).numpy()
+        after = dqn.target(torch.from_numpy(batch["next_observations"].astype(np.float32))).numpy()
+    weights, biases = np.zeros((2 * count, 4)), np.zeros(2 * count)
     for i, action in enumerate(batch["actions"].astype(int)):
-        error = batch["returns"][i] + batch["discounts"][i] * after[i].max() - values[i, action]
-        slope = -max(-1.0, min(1.0, error)) * (batch["weights"][i] if prioritized else 1.0) / 16
-        weights[action] += slope * batch["observations"][i]
-        biases[action] += slope
-    expected = {(2, 4): weights, (2,): biases}
+        best = max(after[i], key=sum)
+        for at in range(count):
+            slope = 0.0
+            for following in best:
+                error = batch["returns"][i] + batch["discounts"][i] * following - values[i, action, at]
+                share = abs((at + 0.5) / count - (error < 0)) if quantiles else 1.0
+                slope -= share * max(-1.0, min(1.0, error)) / count
+            slope *= (batch["weights"][i] if prioritized else 1.0) / 16
+            weights[action * count + at] += slope * batch["observations"][i]
+            biases[action * count + at] += slope
+    expected = {weights.shape: weights, biases.shape: biases}
     found = dqn.step.arena.gradients.split([parameter.numel() for parameter in dqn.step.arena.members])
     for parameter, gradient in zip(dqn.step.arena.members, found):
         formula = expected.pop(tuple(parameter.shape))

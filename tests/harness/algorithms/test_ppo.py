@@ -15,6 +15,7 @@ from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.envs import make_environments
 from harness.reporting import PhaseTimer
+from tests.harness.algorithms.formulas import gaussian_policy_gradient
 
 CONFIG = """
 [run]
@@ -205,3 +206,31 @@ def test_the_gradient_is_that_of_equation_9(tmp_path: Path) -> None:
         formula = expected.pop(tuple(parameter.shape))
         np.testing.assert_allclose(gradient.view(parameter.shape).numpy(), formula, rtol=1e-3, atol=1e-5)
     assert not expected
+
+
+def test_the_gradient_of_numbers_is_that_of_a_normal(tmp_path: Path) -> None:
+    """Of linear networks: where the ratio is followed that of -r A log π, else 0; an entropy grows with log σ by 1."""
+    more = "network.hidden=[]", "algorithm.entropy_coefficient=0.1", "algorithm.log_std_init=-0.7"
+    ppo = make(tmp_path, *more, env="Pendulum-v1")
+    draw = np.random.default_rng(1)
+    n, clip = 256, 0.2
+    states, actions = draw.normal(size=(n, 3)).astype(np.float32), draw.normal(size=(n, 1)).astype(np.float32)
+    network, log_std = ppo.module.network, ppo.head.log_std.detach().double().numpy()
+    with torch.no_grad():
+        network.policy[0].weight.normal_(generator=torch.Generator().manual_seed(0))
+        means, values = (out.double().numpy() for out in network(torch.from_numpy(states)))
+    density = np.exp(-0.5 * ((actions - means) / np.exp(log_std)) ** 2) / np.exp(log_std) / math.sqrt(2 * math.pi)
+    ratio, advantages = draw.uniform(0.6, 1.6, n), draw.normal(size=n)
+    given = {"log_probs": np.log(density[:, 0] / ratio), "advantages": advantages, "values": values, "returns": values}
+    batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
+    batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
+    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
+    ppo.step.gradient(lambda: ppo.loss(batch), 1.0)
+
+    follows = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)
+    weights, biases, by_log_std = gaussian_policy_gradient(
+        states, actions, means, log_std, ratio * advantages * follows
+    )
+    np.testing.assert_allclose(network.policy[0].weight.grad.numpy(), weights, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(network.policy[0].bias.grad.numpy(), biases, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ppo.head.log_std.grad.numpy(), by_log_std - 0.1, rtol=1e-3, atol=1e-4)

@@ -100,6 +100,31 @@ def test_the_actors_gradient_is_the_deterministic_policy_gradient(tmp_path: Path
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_the_critics_gradient_is_that_of_their_squared_errors(tmp_path: Path) -> None:
+    """Of linear critics w (s, a) + b: 2 (Q - y) (s, a), and nothing is of the target y or the actor."""
+    td3 = make(tmp_path, "network.hidden=[]")
+    batch = drawn(td3)
+    data = {name: values[:16] for name, values in td3.data.items()}
+    critics = [each for critic in td3.module.critics for each in critic.parameters()]
+    actor = list(td3.module.actor.parameters())
+    found = torch.autograd.grad(td3.critic_loss(data)[0], [*critics, *actor], allow_unused=True)
+    assert all(gradient is None for gradient in found[len(critics) :])
+
+    def values(critic: torch.nn.Module, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return layered(critic.layers, np.concatenate([observations, actions], 1))[:, 0]  # type: ignore[arg-type]
+
+    noise = np.clip(0.2 * batch["noise"][:, 0], -0.5, 0.5)
+    following = np.tanh(layered([td3.targets.actor.head], batch["next_observations"])) + noise  # type: ignore
+    after = [values(each, batch["next_observations"], following.clip(-1, 1)) for each in td3.targets.critics]
+    targets = batch["returns"] + batch["discounts"] * np.minimum(*after)
+    pairs = np.concatenate([batch["observations"], batch["actions"]], 1)
+    for number, critic in enumerate(td3.module.critics):
+        errors = values(critic, batch["observations"], batch["actions"]) - targets
+        by_weight, by_bias = found[2 * number : 2 * number + 2]
+        np.testing.assert_allclose(by_weight.numpy(), 2 * errors[None] @ pairs / 16, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(by_bias.numpy(), [2 * errors.mean()], rtol=1e-3, atol=1e-5)
+
+
 def test_actor_and_targets_follow_every_so_many_updates(tmp_path: Path) -> None:
     td3 = make(tmp_path, "algorithm.policy_delay=3", "algorithm.tau=0.1")
     td3.iterate(0)
