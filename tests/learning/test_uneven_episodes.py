@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.files import read_json, read_json_lines
 from harness.policy import load_policy
-from tests.learning.learners import DISCRETE, ON_POLICY, config
+from tests.learning.learners import DISCRETE, KINDS, ON_POLICY, config
 from tests.learning.probes import Uneven
 from tests.multirank.launch import run_ranks
 
@@ -24,11 +25,14 @@ ENVS = 3
 """Two on the rank of the short episodes, one on that of the long ones."""
 
 
-@pytest.mark.parametrize("learner", [name for name in DISCRETE if "-" not in name])
+@pytest.mark.parametrize("learner", KINDS)
 def test_unequal_episodes_over_two_ranks(learner: str, tmp_path: Path) -> None:
     normalized = learner in ON_POLICY
-    env = {"id": "tests.learning.probes:Uneven-v0", "count": ENVS, "normalize_observations": normalized}
-    settings = {"minibatch_size": 24} if learner == "ppo" else {} if normalized else {"train_freq": 6}
+    kind = "discrete" if learner in DISCRETE else "continuous"
+    env = {"id": "tests.learning.probes:Uneven-v0", "kwargs": {"kind": kind}, "count": ENVS}
+    env["normalize_observations"] = normalized
+    settings: dict[str, Any] = {"minibatch_size": 24} if learner == "ppo" else {} if normalized else {"train_freq": 6}
+    settings["run"] = {"steps": 1536} if kind == "continuous" else {}
     (tmp_path / "uneven.toml").write_text(config(learner, env, **settings).to_toml())
     run = tmp_path / "run"
     run_ranks(2, "mpirun", CODE, tmp_path, str(tmp_path / "uneven.toml"), str(run), sync_path="mpi")
