@@ -3,60 +3,52 @@ made.
 
 Each layer of an environment, from its outermost wrapper inward, gives its own part. A layer that offers `get_state()`
 and `set_state(state)` says itself what that is. Of any other it is all that its attributes hold, where that is
-understood to the last of them: numbers, arrays, containers of these, random generators, the emulator of Atari games,
-the physics of MuJoCo. Where it is not (Box2D's worlds, handles of other libraries) there is no state to be had.
+understood to the last of them: numbers, arrays, enumerations, containers of these, random generators, the emulator of
+Atari games, the physics of MuJoCo. What cannot be stored but told apart (functions, classes, spaces) must be what a
+reset leaves. Where it is not understood (Box2D's worlds, handles of other libraries) there is no state to be had.
 """
 
 from __future__ import annotations
 
 import random
-import types
+import sys
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers.utils import RunningMeanStd
 
+from harness.envs.descriptions import DESCRIBED, NotUnderstood, description, spaces_in
+
 Environment = gym.Env | gym.vector.VectorEnv
 PLAIN = (bool, int, float, str, bytes, type(None))
-SAME = (spaces.Space, EnvSpec, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-"""What an attribute may hold that does not change while an environment steps."""
-NOT_OWN = {"env", "_saved_kwargs", "_cached_spec", "_metadata"}
-"""Attributes of wrappers that hold what is inside, or how they were made."""
-DERIVED: tuple[str, ...] = (
-    "x",
-    "q",
-    "cacc",
-    "cam_",
-    "cdof",
-    "cfrc_",
-    "cinert",
-    "crb",
-    "cvel",
-    "geom_x",
-    "site_x",
-    "subtree_",
-    "light_x",
-)
-DERIVED += ("sensordata", "energy", "actuator_force", "actuator_length", "actuator_velocity")
-"""How the names of what MuJoCo derives begin."""
+NOT_OWN = {"env", "_saved_kwargs", "_cached_spec", "_metadata", "_ezpickle_args", "_ezpickle_kwargs"}
+"""Attributes that hold what is inside a wrapper, or how it was made."""
 LARGEST_ITEMS = 100_000
 """Items that containers have together at most; what holds more is no state of an environment but a memory."""
 
 
-class NotUnderstood(Exception):
-    """An attribute holds what cannot be taken out and put back."""
+@dataclass(frozen=True)
+class Around:
+    """What a value is held by, while all that an environment holds is taken out or put back."""
+
+    layers: list[Environment]
+    same: tuple[type, ...] = (EnvSpec,)
+    """Types whose values do not change while the layer steps."""
+    met: dict[int, Any] = field(default_factory=dict)
+    """By id: the lists, sets and dicts met so far."""
 
 
 def state_of(env: Environment) -> list[Any] | None:
     """What each layer goes on from, the outermost first, as plain values, lists, dicts and arrays of its own; None
     where it cannot be had."""
+    each, met = layers(env), dict[int, Any]()
     try:
-        taken = [own_state(layer) for layer in layers(env)]
-    except (NotUnderstood, RecursionError):
+        taken = [own_state(layer, Around(each, constants_of(layer), met)) for layer in each]
+    except (NotUnderstood, RecursionError, ValueError):  # ValueError: a function closes over what is not there yet
         return None
     places = sorted(place_of(array) for array in found(taken) if array.size)
     if any(low < end for (_, end), (low, _) in zip(places, places[1:])):
@@ -81,8 +73,8 @@ def put_back(env: Environment, state: list[Any]) -> bool:
         for layer, own in zip(each, state):
             if own["class"] != type(layer).__qualname__:
                 return False
-            put_own(layer, own)
-    except (NotUnderstood, AttributeError, KeyError, TypeError, ValueError):
+            put_own(layer, own, Around(each, constants_of(layer)))
+    except (NotUnderstood, RecursionError, AttributeError, KeyError, TypeError, ValueError):
         return False
     return True
 
@@ -99,78 +91,104 @@ def speaks_for_itself(layer: Environment) -> bool:
     return all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state"))
 
 
-def own_state(layer: Environment) -> dict[str, Any]:
+def own_state(layer: Environment, around: Around) -> dict[str, Any]:
     own: dict[str, Any] = {"class": type(layer).__qualname__}
-    attributes = attributes_of(layer)
     if speaks_for_itself(layer):
-        own["state"] = encoded(cast(Any, layer).get_state(), ())
-        attributes = {name: value for name, value in attributes.items() if name == "_np_random"}
-    same = constants_of(layer)
-    own["attributes"] = {name: encoded(value, same) for name, value in attributes.items() if not constant(value, same)}
+        own["state"] = encoded(cast(Any, layer).get_state(), around)
+    own["holds"] = {name: encoded(value, around) for name, value in attributes_of(layer).items()}
     return own
 
 
-def put_own(layer: Environment, own: dict[str, Any]) -> None:
-    for name, value in own["attributes"].items():
-        setattr(layer, name, decoded(value, getattr(layer, name, None)))
+def put_own(layer: Environment, own: dict[str, Any], around: Around) -> None:
+    present = attributes_of(layer)
+    for name in present.keys() - own["holds"].keys():
+        delattr(layer, name)
+    for name, value in own["holds"].items():
+        setattr(layer, name, decoded(value, present.get(name), around))
     if "state" in own:
-        cast(Any, layer).set_state(decoded(own["state"], None))
+        cast(Any, layer).set_state(decoded(own["state"], None, around))
 
 
 def attributes_of(layer: Environment) -> dict[str, Any]:
+    """Those that are state, but for what a layer that speaks for itself says of them."""
     try:
-        return {name: value for name, value in vars(layer).items() if name not in NOT_OWN}
+        own = {name: value for name, value in vars(layer).items() if name not in NOT_OWN}
     except TypeError:
         raise NotUnderstood(f"{type(layer).__name__} has no __dict__") from None
+    return {name: own[name] for name in own.keys() & {"_np_random"}} if speaks_for_itself(layer) else own
 
 
 def constants_of(layer: Environment) -> tuple[type, ...]:
     """Types whose values do not change in this layer."""
     if not type(layer).__module__.startswith("gymnasium.envs.mujoco."):  # others may change their model as they go
-        return SAME
+        return (EnvSpec,)
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
     from mujoco import MjModel
 
-    return (*SAME, MujocoRenderer, MjModel)
+    return EnvSpec, MujocoRenderer, MjModel
 
 
-def constant(value: Any, same: tuple[type, ...]) -> bool:
-    if type(value) in (list, tuple):
-        return bool(value) and all(constant(item, same) for item in value)
-    return isinstance(value, same) or hasattr(type(value), "__members__")  # an enumeration's, also of C++
-
-
-def encoded(value: Any, same: tuple[type, ...]) -> Any:
+def encoded(value: Any, around: Around) -> Any:
     """`value` in plain values, lists, dicts and arrays; arrays are those that it holds, not copies."""
-    if isinstance(value, PLAIN) and type(value) in PLAIN:
+    kind = type(value)
+    if kind in PLAIN:
         return value
-    if type(value) is np.ndarray and is_stored(value.dtype):
+    if kind is np.ndarray and is_stored(value.dtype):
         return value
     if isinstance(value, np.generic) and is_stored(value.dtype):
         return {"kind": "scalar", "value": np.array(value)}
-    if type(value) in (list, tuple, set, deque):
+    if kind in (list, dict, set, deque):
+        if id(value) in around.met:
+            raise NotUnderstood(f"two places hold one {kind.__name__}: put back, they would part")
+        around.met[id(value)] = value
+    if kind in (list, tuple, set, deque):
         if len(value) > LARGEST_ITEMS:
-            raise NotUnderstood(f"a {type(value).__name__} of {len(value)} items")
+            raise NotUnderstood(f"a {kind.__name__} of {len(value)} items")
         limit = {"maxlen": value.maxlen} if isinstance(value, deque) else {}
-        return {"kind": type(value).__name__, "items": [encoded(item, same) for item in value], **limit}
-    if type(value) is dict:
-        items = [[encoded(key, same), encoded(item, same)] for key, item in value.items() if not constant(item, same)]
-        return {"kind": "dict", "items": items}
+        return {"kind": kind.__name__, "items": [encoded(item, around) for item in value], **limit}
+    if kind is dict:
+        return {"kind": "dict", "items": [[encoded(key, around), encoded(item, around)] for key, item in value.items()]}
+    if isinstance(value, (*around.same, *DESCRIBED)):
+        drawn_from = [space._np_random for space in spaces_in(value)]
+        generators = [None if each is None else encoded(each, around) for each in drawn_from]
+        return {"kind": "same", "is": identity(value, around), "generators": generators}
+    if hasattr(kind, "__members__"):  # an enumeration's, also of C++
+        place, name = f"{kind.__module__}:{kind.__qualname__}", getattr(value, "name", None)
+        if enumeration(place) is not kind or kind.__members__.get(name) != value:
+            raise NotUnderstood(f"{kind.__qualname__} cannot be found by its name, or {value} in it")
+        return {"kind": "member", "of": place, "name": name}
     if isinstance(value, np.random.Generator):
-        return {"kind": "generator", "state": encoded(value.bit_generator.state, same)}
+        return {"kind": "generator", "state": encoded(value.bit_generator.state, around)}
     if isinstance(value, np.random.RandomState):
-        return {"kind": "random_state", "state": encoded(value.get_state(legacy=False), same)}
-    if type(value) is random.Random:
-        return {"kind": "random", "state": encoded(value.getstate(), same)}
+        return {"kind": "random_state", "state": encoded(value.get_state(legacy=False), around)}
+    if kind is random.Random:
+        return {"kind": "random", "state": encoded(value.getstate(), around)}
     if isinstance(value, RunningMeanStd):
-        return {"kind": "moments", "state": encoded(vars(value), same)}
-    if type(value).__name__ == "ALEInterface":
+        return {"kind": "moments", "state": encoded(vars(value), around)}
+    if kind.__name__ == "ALEInterface":
         from harness.envs.emulator import emulator_state
 
         return {"kind": "emulator", **emulator_state(value)}
-    if type(value).__name__ == "MjData" and same != SAME:
+    if kind.__name__ == "MjData" and len(around.same) > 1:
+        from harness.envs.physics import physics_of
+
         return {"kind": "physics", **physics_of(value)}
-    raise NotUnderstood(f"{type(value).__module__}.{type(value).__qualname__}")
+    raise NotUnderstood(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def identity(value: Any, around: Around) -> str:
+    """What a value that is not stored is compared by."""
+    return type(value).__qualname__ if isinstance(value, around.same) else description(value, around.layers)
+
+
+def enumeration(place: str) -> Any:
+    """The class `module:name`, where it is one of an enumeration and its module is loaded: nothing is imported that a
+    checkpoint names."""
+    module, _, names = place.partition(":")
+    found: Any = sys.modules.get(module)
+    for name in names.split("."):
+        found = getattr(found, name, None)
+    return found if hasattr(found, "__members__") else None
 
 
 def is_stored(dtype: np.dtype) -> bool:
@@ -181,9 +199,9 @@ def is_stored(dtype: np.dtype) -> bool:
 CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set}
 
 
-def decoded(value: Any, present: Any) -> Any:
+def decoded(value: Any, present: Any, around: Around) -> Any:
     """The value again. `present`: what stands in its place, which generators, emulators and physics are put back
-    into, since others may hold them too."""
+    into, since others may hold them too, and which what could not be stored must be."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if not isinstance(value, dict):
@@ -191,63 +209,42 @@ def decoded(value: Any, present: Any) -> Any:
     kind = value["kind"]
     if kind == "scalar":
         return np.asarray(value["value"])[()]
-    if kind in CONTAINERS:
-        return CONTAINERS[kind](decoded(item, None) for item in value["items"])
-    if kind == "deque":
-        return deque((decoded(item, None) for item in value["items"]), value["maxlen"])
+    if kind in CONTAINERS or kind == "deque":
+        there = list(present) if isinstance(present, (list, tuple, deque)) else []
+        there += [None] * (len(value["items"]) - len(there))
+        items = (decoded(item, place, around) for item, place in zip(value["items"], there))
+        return deque(items, value["maxlen"]) if kind == "deque" else CONTAINERS[kind](items)
     if kind == "dict":
-        kept = dict(present) if isinstance(present, dict) else {}  # constants in it are not saved
-        pairs = [(decoded(key, None), item) for key, item in value["items"]]
-        return {**kept, **{key: decoded(item, kept.get(key)) for key, item in pairs}}
+        found = present if isinstance(present, dict) else {}
+        pairs = [(decoded(key, None, around), item) for key, item in value["items"]]
+        return {key: decoded(item, found.get(key), around) for key, item in pairs}
+    if kind == "member":
+        return enumeration(value["of"]).__members__[value["name"]]
     if present is None:
         raise NotUnderstood(f"nothing to put a {kind} back into")
-    if kind == "emulator":
+    if kind == "same":
+        if value["is"] != identity(present, around):
+            raise NotUnderstood("a reset leaves another one")
+        for space, generator in zip(spaces_in(present), value["generators"]):
+            if generator is not None:
+                decoded(generator, space.np_random, around)
+    elif kind == "emulator":
         from harness.envs.emulator import load_emulator
 
         load_emulator(present, value)
     elif kind == "physics":
+        from harness.envs.physics import put_physics
+
         put_physics(present, value)
     elif kind == "generator":
-        present.bit_generator.state = decoded(value["state"], None)
+        present.bit_generator.state = decoded(value["state"], None, around)
     elif kind == "random_state":
-        present.set_state(decoded(value["state"], None))
+        present.set_state(decoded(value["state"], None, around))
     elif kind == "random":
-        present.setstate(decoded(value["state"], None))
+        present.setstate(decoded(value["state"], None, around))
     else:
-        vars(present).update(decoded(value["state"], None))
+        vars(present).update(decoded(value["state"], None, around))
     return present
-
-
-def physics_of(data: Any) -> dict[str, Any]:
-    """All arrays of MuJoCo's `MjData` whose size does not depend on what touches what.
-
-    What the physics goes on from is less (mjSTATE_INTEGRATION); but rewards and observations are made of what the last
-    step derived from it, which lags behind by one.
-    """
-    import mujoco
-
-    model, kind = data.model, mujoco.mjtState.mjSTATE_INTEGRATION
-    integrated = np.empty(mujoco.mj_stateSize(model, kind))
-    mujoco.mj_getState(model, data, integrated, kind)
-    return {"integrated": integrated, "derived": {name: getattr(data, name).copy() for name in derived_of(data)}}
-
-
-def put_physics(data: Any, value: dict[str, Any]) -> None:
-    import mujoco
-
-    mujoco.mj_setState(data.model, data, value["integrated"], mujoco.mjtState.mjSTATE_INTEGRATION)
-    for name, array in value["derived"].items():
-        getattr(data, name)[...] = array
-
-
-def derived_of(data: Any) -> list[str]:
-    """Names of the arrays of `MjData` that have a row for each body, joint, actuator or sensor."""
-    names = []
-    for name in dir(data):
-        value = getattr(data, name, None) if name.startswith(DERIVED) else None
-        if isinstance(value, np.ndarray) and value.size and value.dtype == np.float64:
-            names.append(name)
-    return names
 
 
 def found(value: Any) -> list[np.ndarray]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -137,6 +140,216 @@ class Remembers(gym.Env):
 
 def test_a_users_environment_of_plain_attributes_goes_on() -> None:
     assert_goes_on(Remembers(), Remembers(), 30, 50)
+
+
+class Phase(enum.Enum):
+    ONE = 1.0
+    TWO = 2.0
+
+
+class Sign(enum.Flag):
+    PLUS = 1
+    MINUS = 2
+
+
+class Plain:
+    scale = 1.0
+
+
+class Steep:
+    scale = 3.0
+
+
+def once(value: float) -> float:
+    return value
+
+
+def twice(value: float) -> float:
+    return 2 * value
+
+
+def times(factor: float) -> Callable[[float], float]:
+    return lambda value: factor * value
+
+
+class Changing(Remembers):
+    """What it holds changes in the midst of each episode, and what its steps answer is made of it."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        found = super().reset(seed=seed)
+        self.begin()
+        return found
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, _, terminated, truncated, info = super().step(action)
+        if len(self.past) == 6:
+            self.change()
+        return observation, self.value() + self.past[-1], terminated, truncated, info
+
+    def begin(self) -> None: ...
+
+    def change(self) -> None: ...
+
+    def value(self) -> float:
+        return 0.0
+
+
+class Member(Changing):
+    def begin(self) -> None:
+        self.phase, self.phases = Phase.ONE, [Phase.ONE]
+
+    def change(self) -> None:
+        self.phase, self.phases = Phase.TWO, [Phase.ONE, Phase.TWO, Phase.TWO]
+
+    def value(self) -> float:
+        return self.phase.value + 10 * sum(phase.value for phase in self.phases)
+
+
+class Mixed(Changing):
+    def begin(self) -> None:
+        self.sign = Sign.PLUS
+
+    def change(self) -> None:
+        self.sign = Sign.PLUS | Sign.MINUS
+
+    def value(self) -> float:
+        return float(self.sign.value)
+
+
+class Function(Changing):
+    def begin(self) -> None:
+        self.reward: Callable[[float], float] = once
+
+    def change(self) -> None:
+        self.reward = twice
+
+    def value(self) -> float:
+        return self.reward(len(self.past))
+
+
+class Closure(Function):
+    def begin(self) -> None:
+        self.reward = times(2.0)
+
+    def change(self) -> None:
+        self.reward = times(3.0)
+
+
+class Class(Changing):
+    def begin(self) -> None:
+        self.kind: Any = Plain
+
+    def change(self) -> None:
+        self.kind = Steep
+
+    def value(self) -> float:
+        return self.kind.scale
+
+
+class Limits(Changing):
+    def begin(self) -> None:
+        self.limits = gym.spaces.Box(-1.0, 1.0, (2,))
+
+    def change(self) -> None:
+        self.limits = gym.spaces.Box(-1.0, 2.0, (2,))
+
+    def value(self) -> float:
+        return float(self.limits.high[0])
+
+
+class Draws(Changing):
+    """Another player moves as a space draws, from a generator of its own."""
+
+    def begin(self) -> None:
+        self.moves = gym.spaces.Dict({"by": gym.spaces.Box(0.0, 1.0), "to": gym.spaces.Discrete(9)})
+        self.moves.seed(int(self.np_random.integers(2**31)))
+
+    def value(self) -> float:
+        move = self.moves.sample()
+        return float(move["by"][0]) + move["to"]
+
+
+class LosesAKey(Changing):
+    def begin(self) -> None:
+        self.left = {"red": 1.0, "green": 2.0, "blue": 4.0}
+
+    def change(self) -> None:
+        del self.left["green"]
+
+    def value(self) -> float:
+        return sum(self.left.values()) + 100 * list(self.left).index("blue")
+
+
+class LosesAnAttribute(Changing):
+    def begin(self) -> None:
+        self.shield = 5.0
+
+    def change(self) -> None:
+        del self.shield
+
+    def value(self) -> float:
+        return getattr(self, "shield", 0.0)
+
+
+class SharesAList(Changing):
+    def begin(self) -> None:
+        self.one: Any = []
+        self.other: Any = self.one
+
+    def value(self) -> float:
+        self.one.append(1.0)
+        return float(len(self.other))
+
+
+class SharesADeque(SharesAList):
+    def begin(self) -> None:
+        self.one = self.other = deque(maxlen=12)
+
+
+class SharesAPart(SharesAList):
+    """What a dict holds is what an attribute holds."""
+
+    def begin(self) -> None:
+        self.parts: dict[str, list[float]] = {"one": []}
+        self.one = self.other = None
+
+    def value(self) -> float:
+        if self.one is None:
+            self.one, self.other = self.parts["one"], [self.parts["one"]]
+        self.one.append(1.0)
+        return float(len(self.other[0]) + len(self.parts["one"]))
+
+
+KEPT = [Member, Draws, LosesAKey, LosesAnAttribute]
+TOLD = [Mixed, Function, Closure, Class, Limits, SharesAList, SharesADeque, SharesAPart]
+
+
+@pytest.mark.parametrize("kind", [*KEPT, *TOLD])
+def test_what_changes_in_an_episode_goes_on_or_there_is_no_state(kind: type[Changing]) -> None:
+    """Never a third thing: that something is put back, and the steps are others."""
+    for before in (3, 9, 30):
+        one, other = kind(), kind()
+        one.reset(seed=1), other.reset(seed=2)
+        played(one, [0] * before)
+        state = state_of(one)
+        expected = played(one, [0] * 40)
+        goes_on = state is not None and put_back(other, stored(state))
+        if goes_on:
+            for ours, theirs in zip(played(other, [0] * 40), expected, strict=True):
+                assert np.array_equal(ours[0], theirs[0]) and ours[1:] == theirs[1:], before
+        assert goes_on or kind in TOLD
+        assert not goes_on or kind in KEPT or before == 3, "not yet changed, so what a reset leaves is the same"
+
+
+def test_functions_that_wrappers_hold_are_no_hindrance() -> None:
+    """Lambdas, which close over numbers, arrays, and the environment within."""
+
+    def make() -> gym.Env:
+        env = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
+        clipped = gym.wrappers.ClipReward(gym.wrappers.FlattenObservation(env), -5.0, 0.0)
+        return gym.wrappers.TransformObservation(clipped, lambda seen: seen[..., :2], None)
+
+    assert_goes_on(make(), make(), 150, 220)
 
 
 class Opaque(Remembers):
