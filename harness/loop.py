@@ -255,10 +255,13 @@ class Run:
     def resolved(self) -> RunConfig:
         """The config with all that `auto` came to be, so that a repeat takes the same."""
         config = self.config
-        compiled = "on" if self.algorithm.compiled is not None else "off"
+        compiled, products = self.algorithm.compiled, config.compile.products
+        if compiled is not None and products == "auto":
+            products = compiled.products
+        mode = "off" if compiled is None else "on"
         changes: dict[str, object] = {
             "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
-            "compile": config.compile.model_copy(update={"mode": compiled}),
+            "compile": config.compile.model_copy(update={"mode": mode, "products": products}),
         }
         if self.collectives.size > 1:
             changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})

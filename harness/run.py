@@ -151,7 +151,7 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
     def try_on(world: World, membership: Membership) -> Result:
         nonlocal tried, before
         known: Result | None = None
-        how = resume
+        how, decided = resume, config
         if world.place.rank == 0:  # it was there before, if any was
             how = "auto" if saves(run_dir) - before else resume
             failures = take_failures(run_dir) if tried else []
@@ -161,11 +161,13 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
                 known.write(run_dir)
             else:
                 known = finished(run_dir, config, how)
-        known, how, before = world.collectives.broadcast_object((known, how, before))
+                if how != "never":  # other ranks are no reason to decide otherwise
+                    decided = with_decisions(config, run_dir, world, how)
+        known, how, before, decided = world.collectives.broadcast_object((known, how, before, decided))
         if known is not None:
             return known
         tried = True
-        return attempt(config, run_dir, how, world, requests, membership)
+        return attempt(decided, run_dir, how, world, requests, membership)
 
     with StopRequests() as requests:
         check(config, 1)

@@ -252,7 +252,11 @@ class OffPolicy(Algorithm):
         if max(self.collectives.gather_objects(len(sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
-        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), self.collectives)
+        compiled, problem = compile_in_turn(
+            lambda products: CompiledGradient(*parts, products=products),
+            self.collectives,
+            self.config.compile.products,
+        )
         if compiled is not None:
             step.reduce_at_once()
         return compiled, problem or reason

@@ -160,7 +160,11 @@ class OnPolicy(Algorithm):
         if max(context.collectives.gather_objects(len(self.sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (self.module, self.step.arena, self.loss, self.precision, self.data, self.NUMBERS, self.sizes)
-        compiled, problem = compile_in_turn(lambda: CompiledGradient(*parts), context.collectives)
+        compiled, problem = compile_in_turn(
+            lambda products: CompiledGradient(*parts, products=products),
+            context.collectives,
+            context.config.compile.products,
+        )
         if compiled is not None:
             self.step.reduce_at_once()
         return compiled, problem or reason

@@ -83,10 +83,11 @@ def read_result(run_dir: Path) -> Result | None:
     return Result(**{key: value for key, value in found.items() if key in Result.__dataclass_fields__})
 
 
-DECIDED = ("run.threads", "env.backend", "env.double_buffer", "sync.path", "compile.mode")
-"""Settings that a run decides itself where they are `auto` or unset, and keeps."""
-KEPT_DECISIONS = ("env.backend", "sync.path", "compile.mode")
-"""Those of them on which the last bits of what a run learns may depend."""
+KEPT_DECISIONS = ("env.backend", "env.double_buffer", "sync.path", "compile.mode", "compile.products")
+"""Settings that a run decides itself where they are `auto`, and on which the last bits of what it learns may depend: by
+halves, the policy's products have other sizes."""
+DECIDED = ("run.threads", *KEPT_DECISIONS)
+"""All that it decides itself. Its threads follow the cores that it goes on with."""
 BUDGET = ("run.steps", "evaluation.")
 """How far a run goes, and how it is looked at: a finished run may be given more."""
 MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.", *BUDGET)

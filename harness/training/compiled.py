@@ -42,6 +42,9 @@ class CompileSettings(Settings):
     """Whether loss and gradient are compiled. `auto`: where a run is long enough to earn the compile time back, a
     compiler is there (for C++; on a GPU Triton), and no large gradient is reduced between hosts while it is made.
     Eager gives the same results, slower. What was compiled is kept on disk, for other ranks and later runs."""
+    products: Literal["auto", "onednn", "torch"] = "auto"
+    """By what a CPU multiplies the large matrices of a compiled gradient: `onednn`, or `torch`'s own choice, which is
+    MKL. `auto` times both at the start, and takes oneDNN where it is clearly quicker. They differ by rounding."""
     capture: bool = True
     """On a GPU, launch gradient and update as CUDA graphs, compiled or not. Off: kernel by kernel, slower, with the
     same results."""
@@ -89,21 +92,23 @@ class CompiledGradient:
         numbers: Sequence[str],
         sizes: Sequence[int],
         per_sample: str | None = None,
+        products: str = "torch",
     ) -> None:
         """`data`: the tensors that minibatches are rows of, which stay where they are; `numbers`: the names of what is
         given with each minibatch beside them; `sizes`: how many rows this rank's minibatches have; `per_sample`: the
-        tensor of `data` whose rows take the loss's number for each sample.
+        tensor of `data` whose rows take the loss's number for each sample; `products`: as `choose_products` gives them.
         """
         self.arena, self.precision, self.device = arena, precision, arena.wire.device
         self.data = data
         self.names, self.per_sample = tuple(numbers), per_sample
         self.with_loss = _WithLoss(module, loss)
+        self.products = products if self.device.type == "cpu" else "auto"  # on a GPU they are what they are
         self.layout = self._layout(module)
         self.functions: dict[int, Callable[..., None]] = {}
         # every call has the same tensors, and rows of this size: there is nothing to guard against
         options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
         if self.device.type == "cpu":
-            options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": products_pass()}
+            options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": products_pass(products)}
             options["cpp.use_decompose_tanh"] = True  # 2 sigmoid(2x) - 1: half the time, to 1e-7
         for size in sorted(set(sizes)):
             own = self._function_of_its_own()
@@ -167,25 +172,25 @@ def place(entry: tuple[str, torch.Size, int, int]) -> int:
 
 
 def compile_in_turn(
-    make: Callable[[], CompiledGradient], collectives: Collectives
+    make: Callable[[str], CompiledGradient], collectives: Collectives, products: str
 ) -> tuple[CompiledGradient | None, str]:
     """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
-    where any of them could not.
+    where any of them could not. `make` takes what `compile.products` came to be; the text is a remark of that.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    choose_products(collectives)
+    chosen, remark = choose_products(collectives, products)
     gradient, problem = None, ""
     for turn in (True, False):
         if (collectives.rank == 0) == turn:
             try:
-                gradient = make()
+                gradient = make(chosen)
                 gradient.compile()
             except Exception as error:  # whatever a compiler may raise: eager is always right
                 problem = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
         problems = [text for text in collectives.gather_objects(problem) if text]
         if problems:
             return None, f"compiling failed: {problems[0]}"
-    return gradient, ""
+    return gradient, remark
 
 
 def sizes_of(plan: Sequence[Sequence[Any]]) -> list[int]:

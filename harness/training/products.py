@@ -31,13 +31,16 @@ QUICKER = 1.25
 aten = torch.ops.aten
 
 
+def has_onednn() -> bool:
+    """Whether this torch can have a compiled function multiply by oneDNN."""
+    there = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    return there and onednn_linear() is not None and products_pass("onednn") is not None
+
+
 @functools.cache
 def onednn_is_quicker() -> bool:
     """Whether this CPU multiplies large float32 matrices faster by oneDNN than by torch's own choice; timed once."""
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if linear is None or not torch.backends.mkldnn.is_available():
-        return False
-    one = torch.ones(256, 256)
+    linear, one = torch.ops.mkldnn._linear_pointwise, torch.ones(256, 256)
 
     def seconds(run: Any) -> float:
         times = []
@@ -51,16 +54,19 @@ def onednn_is_quicker() -> bool:
         return seconds(lambda: one @ one.t()) > QUICKER * seconds(lambda: linear(one, one, None, "none", [], ""))
 
 
-def choose_products(collectives: Collectives) -> None:
-    """Rank 0's timing decides for all ranks, so that they compile the same code.
+def choose_products(collectives: Collectives, asked: str) -> tuple[str, str]:
+    """What all ranks multiply by, `onednn` or `torch`, and a remark where it is not what was asked for.
 
-    Collective, also where this process knows the answer already: a rank that joins an elastic run does not.
+    Rank 0's `asked`, or else its timing, decides, so that they compile the same code. Collective, also where this
+    process knows the answer already: a rank that joins an elastic run does not.
     """
-    global takes_onednn
-    takes_onednn = collectives.broadcast_object(onednn_is_quicker() if collectives.rank == 0 else None)
-
-
-takes_onednn: bool | None = None
+    everywhere = bool(collectives.agree({"onednn": float(has_onednn())}, "min")["onednn"])
+    if asked == "auto" and collectives.rank == 0:
+        asked = "onednn" if everywhere and onednn_is_quicker() else "torch"
+    asked = collectives.broadcast_object(asked)
+    if asked == "onednn" and not everywhere:
+        return "torch", "compile.products = 'onednn' cannot be had of this torch: results differ by rounding"
+    return asked, ""
 
 
 @functools.cache
@@ -161,19 +167,18 @@ def replace(old: fx.Node, new: fx.Node) -> None:
 
 
 @functools.cache
-def products_pass() -> Any:
+def products_pass(products: str) -> Any:
     """For inductor's option `post_grad_custom_post_pass`, or None where this torch has no such thing."""
     try:
         from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
     except ImportError:
         return None
-    onednn = bool(onednn_is_quicker() if takes_onednn is None else takes_onednn) and onednn_linear() is not None
 
     class Products(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
-            rewrite(graph, onednn)
+            rewrite(graph, onednn=products == "onednn")
 
         def uuid(self) -> Any:
-            return get_hash_for_files((__file__,), extra=str(onednn))
+            return get_hash_for_files((__file__,), extra=products)
 
     return Products()

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness import run as of_runs
+from harness.config import RunConfig, load_run_config
+from harness.distributed.collectives import Alone
 from harness.files import read_json
+from harness.lifecycle.elastic import RanksChange
 from harness.lifecycle.heartbeat import read_beats
+from harness.lifecycle.run_directory import Result
+from tests import checkpoints
 from tests.command import harness
 from tests.conftest import wait_for
 from tests.multirank.test_failures import RUN, left_of
@@ -45,6 +54,35 @@ def test_training_goes_on_with_one_rank_returns_to_two_and_learns(tmp_path: Path
     assert [line["env_steps"] for line in lines] == [256 * line["update"] for line in lines]
     assert result["env_steps"] == lines[-1]["env_steps"] and result["ranks"] == 2
     assert not left_of("elastic-")
+
+
+def test_what_the_first_ranks_decided_is_kept_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a measurement on other ranks would say, the next attempt is not asked."""
+    place = SimpleNamespace(rank=0, size=1, launcher="gloo")
+    world: Any = SimpleNamespace(place=place, collectives=Alone(), device=SimpleNamespace(type="cpu"))
+    found: list[RunConfig] = []
+
+    def attempt(config: RunConfig, run_dir: Path, *_: Any) -> Result:
+        found.append(config)
+        if len(found) > 1:
+            return Result("done")
+        assert config.env is not None
+        env = config.env.model_copy(update={"backend": "workers", "double_buffer": "on"})
+        compiled = config.compile.model_copy(update={"mode": "on", "products": "onednn"})
+        (run_dir / "config.toml").write_text(config.model_copy(update={"env": env, "compile": compiled}).to_toml())
+        checkpoints.save(run_dir / "checkpoints", 1, {}, {})
+        raise RanksChange
+
+    def keep_going(try_on: Callable[[Any, Any], Result]) -> Result:
+        with pytest.raises(RanksChange):
+            try_on(world, None)
+        return try_on(world, None)
+
+    monkeypatch.setattr(of_runs, "attempt", attempt)
+    monkeypatch.setattr(of_runs, "keep_going", keep_going)
+    of_runs.train_elastic(load_run_config("sac-pendulum", []), tmp_path, "never")
+    decided = [[each.env.backend, each.env.double_buffer, *vars(each.compile).values()] for each in found if each.env]
+    assert decided == [["auto", "auto", "auto", "auto", True], ["workers", "on", "on", "onednn", True]]
 
 
 def test_an_error_that_would_come_again_ends_the_run_with_its_reason(tmp_path: Path) -> None:

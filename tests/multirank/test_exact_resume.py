@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.lifecycle import checkpoint
 from harness.lifecycle.parts import joined
 from harness.lifecycle.tensors import as_arrays, as_tensors
 from harness.run import train
+from harness.training import products
 from tests.conftest import need
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.stopped_run import KILL, STOP, go
@@ -41,6 +43,7 @@ SWITCHES = ["algorithm.double=true", "algorithm.n_steps=3", "algorithm.prioritiz
 RAINBOW = [*DQN, *SWITCHES, "algorithm.dueling=true"]
 SAC = ["sac-pendulum", *SHORT, "run.steps=1000", "algorithm.buffer_size=300", "algorithm.learning_starts=100"]
 SAC += ["network.hidden=[32]", "env.backend=sync"]
+COMPILED = "compile.mode=on"
 HOPPER = [*PENDULUM, "env.id=Hopper-v5"]
 
 
@@ -238,6 +241,23 @@ def test_what_auto_came_to_be_is_kept(tmp_path: Path) -> None:
     assert not go(str(tmp_path), open_ended)["compiled"]
     ended = go(str(tmp_path), [*open_ended, "run.steps=512000"], stop_after=12)
     assert ended["status"] == "stopped" and not ended["compiled"]
+
+
+def test_what_compiled_code_is_made_of_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products large enough for oneDNN, which a timing found quicker when the run began, and not when it went on."""
+    need(shutil.which("g++"), "a C++ compiler")
+    need(products.has_onednn(), "a torch with oneDNN")
+    large = [*SAC, COMPILED, "network.hidden=[256, 256]", "algorithm.batch_size=256", "run.steps=500"]
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    whole = go(str(tmp_path / "whole"), large)
+    go(str(tmp_path / "resumed"), large, stop_after=1)
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: False)
+    resumed = go(str(tmp_path / "resumed"), large)
+    assert whole["compiled"] and resumed["compiled"]
+    assert_same_end(whole, resumed, tmp_path, 2)
+    kept = checkpoint.read_manifest(tmp_path / "resumed" / "checkpoints" / "latest")
+    config = tomllib.loads((tmp_path / "resumed" / "config.toml").read_text())
+    assert kept is not None and kept["config"]["compile"]["products"] == config["compile"]["products"] == "onednn"
 
 
 def test_where_a_part_is_missing_all_begin_new_episodes_and_learn_on(

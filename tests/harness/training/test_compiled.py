@@ -96,10 +96,10 @@ def test_two_compiled_losses_of_different_sizes_do_not_disturb_each_other(tmp_pa
 
 
 def test_what_cannot_be_compiled_is_eager_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks() -> None:
+    def breaks(products: str) -> None:
         raise RuntimeError("no such instruction\nmore of it")
 
-    failed = compile_in_turn(breaks, Alone())  # type: ignore[arg-type]
+    failed = compile_in_turn(breaks, Alone(), "auto")  # type: ignore[arg-type]
     assert failed == (None, "compiling failed: RuntimeError: no such instruction")
     monkeypatch.setenv("CXX", "no-such-compiler")
     ppo = make(tmp_path, "compile.mode=on")

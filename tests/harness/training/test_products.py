@@ -10,7 +10,9 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from harness.training.products import onednn_linear, rewrite
+from harness.distributed.collectives import Alone
+from harness.training import products as of_products
+from harness.training.products import choose_products, onednn_linear, rewrite
 from tests.conftest import need
 
 
@@ -80,3 +82,25 @@ def test_other_kinds_of_numbers_are_left_alone() -> None:
     seen, found = compiled(gradient, *given)
     assert seen.count == 0
     torch.testing.assert_close(found, gradient(*given))
+
+
+@pytest.mark.parametrize(
+    ("asked", "quicker", "there", "chosen"),
+    [
+        ("auto", True, True, "onednn"),
+        ("auto", False, True, "torch"),
+        ("auto", True, False, "torch"),
+        ("torch", True, True, "torch"),
+        ("onednn", False, True, "onednn"),
+        ("onednn", False, False, "torch"),
+    ],
+)
+def test_a_timing_decides_where_nothing_was_decided_before(
+    asked: str, quicker: bool, there: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_products, "onednn_is_quicker", lambda: quicker)
+    monkeypatch.setattr(of_products, "has_onednn", lambda: there)
+    found, remark = choose_products(Alone(), asked)
+    assert found == chosen
+    lost = "compile.products = 'onednn' cannot be had of this torch: results differ by rounding"
+    assert remark == (lost if asked == "onednn" and not there else "")
