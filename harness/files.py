@@ -37,6 +37,15 @@ def write_text(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def sync_directory(directory: Path) -> None:
+    """Waits until the names in it are on the disk: a file that is synced may be without one until then."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 

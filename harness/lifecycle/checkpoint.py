@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness.files import plain, read_json, write_json
+from harness.files import plain, read_json, sync_directory, write_json
 from harness.lifecycle import segments
 from harness.lifecycle.parts import Part
 from harness.lifecycle.segments import Segment
@@ -113,14 +113,6 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.pop(SUM, None) != sum_of(manifest):
         return None
     return manifest
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def point(link: Path, target: str) -> None:

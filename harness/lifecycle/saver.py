@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.distributed.collectives import Collectives
-from harness.files import read_json, write_json, write_text
+from harness.files import read_json, sync_directory, write_json, write_text
 from harness.lifecycle import checkpoint
 from harness.lifecycle.checkpoint import RankPart
 from harness.lifecycle.generators import generators_state
@@ -94,6 +94,7 @@ class Saver:
         if self.rank == 0:
             try:
                 write_text(probe, "")
+                sync_directory(self.directory.parent)  # it may be new
                 checkpoint.mark_best(self.directory)  # an attempt may have died before it could
             except OSError:
                 wrote = False

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.files import sync_directory
 from harness.lifecycle.sums import CheckSum, matches, write_tensors
 from harness.rings import Ring
 
@@ -84,9 +85,13 @@ class Segments:
         if any(high > low for ranges in piece.ranges.values() for low, high in ranges):
             file = f"{FOLDER}/rank-{self.rank}/{self.token}-{number:06d}.pt"
             path = self.directory / file
+            first = not path.parent.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 written = write_tensors(path, piece.data)
+                sync_directory(path.parent)
+                if first:
+                    sync_directory(path.parent.parent)
             except OSError:
                 path.unlink(missing_ok=True)
                 raise

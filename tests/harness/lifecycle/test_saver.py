@@ -71,6 +71,30 @@ def test_the_newest_and_the_best_are_kept_with_their_segments(tmp_path: Path) ->
     assert written == {f"{step:06d}.pt" for step in range(1, 7)}, "1 and 2 for the best, 2 … 6 for the newest"
 
 
+def test_all_that_a_manifest_names_is_on_the_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, and the folders that hold their names; and the checkpoint's own name after it."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path.resolve())
+        synced.append("/".join("aside" if part.startswith(".step-") else part for part in path.parts))
+
+    saver, array = Saver(tmp_path, Alone(), (0, 2, 2)), np.ones((2, 4))
+    monkeypatch.setattr(os, "fsync", recorded)
+    for step in (1, 2):
+        synced.clear()
+        end = np.full(2, step)
+        saver.save(snapshot(step, torch.ones(1), rings={"rewards": Ring(array, end - 4, end)}))
+        assert saver.settle() is None
+        manifest = next(at for at, name in enumerate(synced) if "manifest" in name)
+        folders = ["replay/rank-0", "replay"] if step == 1 else ["replay/rank-0"]
+        assert synced[0] == f"replay/rank-0/{saver.token}-{step:06d}.pt" and synced[1 : 1 + len(folders)] == folders
+        assert {"aside/state.pt", "aside/rank-0.pt"} < set(synced[:manifest])
+        assert synced[manifest + 1 :] == ["aside", ""]
+
+
 def test_a_run_in_a_relative_directory_goes_on_with_the_segments_that_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
