@@ -98,6 +98,8 @@ class Run:
         self.requests, self.membership = requests, membership
         self.rank = world.place.rank
         self.reporter = Reporter.from_environment(collectives)
+        self.told: list[str] = []
+        """Lines for the user that are older than the run itself."""
         self.counters = Counters()
         self.phases = PhaseTimer()
         self.return_mean: float | None = None
@@ -231,7 +233,7 @@ class Run:
             self.progress.say(self.first_line())
             if self.environments is not None and self.environments.vector.told is not None:
                 self.progress.say(self.environments.vector.told)
-            for remark in (*self.algorithm.remarks(), *start.told):
+            for remark in (*self.algorithm.remarks(), *self.told, *start.told):
                 self.progress.say(remark)
         self.keeping = Keeping(
             self.resolved(),

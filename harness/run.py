@@ -127,6 +127,7 @@ def attempt(
         place = world.place
         with Heartbeat(run_dir, place.rank, place.host, requests.look_for_launcher) as heartbeat:
             run = Run(config, run_dir, world, world.collectives, requests, membership)
+            run.told += [lock.remark] if lock.remark is not None else []
             heartbeat.watch(run.phases)
             result = run.go(resume)
             world.collectives.barrier()  # nobody leaves before rank 0 has written all

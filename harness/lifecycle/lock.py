@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from harness.errors import BadInput
 
 NAME = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""How a file system says that it has none: Lustre mounted without `-o flock`, NFS without its lock daemon."""
 
 
 class DirectoryLock:
@@ -17,6 +20,8 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
         self.descriptor: int | None = None
+        self.remark: str | None = None
+        """What the user should know of it."""
 
     def take(self) -> None:
         """BadInput where another process holds it, on this host or, where the file system tells, on another."""
@@ -29,6 +34,12 @@ class DirectoryLock:
             raise BadInput(
                 f"{self.path.parent} is in use by a run that goes on: wait for it, stop it, or choose another --output"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            what = f"{self.path.parent} lies in a file system without locks ({error.strerror})"
+            self.remark = f"{what}: nothing keeps a second run out of it"
         self.descriptor = descriptor
 
     def release(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from harness.lifecycle import checkpoint
+from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import SIMULATORS, Start, decisions, prepare, saves, versions
 from tests import checkpoints
+from tests.multirank.stopped_run import go
 
 STATE = {"module": {"weight": torch.arange(6.0)}}
 
@@ -109,3 +114,22 @@ def test_versions_are_those_of_the_simulators_too_that_are_installed() -> None:
     expected = {name: installed[name] for name in SIMULATORS if name in installed}
     assert {name: version for name, version in versions().items() if name in SIMULATORS} == expected
     assert "torch" in versions()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_without_locks_a_run_goes_on_and_says_so(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(code, "no such luck")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if code == errno.EIO:
+        with pytest.raises(OSError):
+            DirectoryLock(tmp_path).take()
+        return
+    settings = ["ppo-cartpole", "run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
+    assert go(str(tmp_path), [*settings, "evaluation.final_episodes=1"])["status"] == "done"
+    check_free(tmp_path)
+    told = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
+    assert capsys.readouterr().out.count(told) == 1
