@@ -76,8 +76,7 @@ class Keeping:
         own = self.algorithm.own_state()
         state, rings = self.algorithm.state(), self.algorithm.rings()
         problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings))
-        if problem is not None:
-            self.say(problem)
+        self._tell(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
             self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
@@ -88,8 +87,14 @@ class Keeping:
         problem = self.saver.settle()
         if problem is not None:
             self.iteration = -1  # that boundary may be saved again
-            self.say(problem)
+        self._tell(problem)
         return problem
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None:
+            self.say(problem)
+        while self.saver.remarks:
+            self.say(self.saver.remarks.pop(0))
 
     def close(self) -> None:
         self.saver.close()

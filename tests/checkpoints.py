@@ -16,7 +16,9 @@ def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[
     aside = checkpoint.aside_of(directory, env_steps, str(os.getpid()))
     aside.mkdir(parents=True)
     written = {checkpoint.STATE: write_tensors(aside / checkpoint.STATE, state)}
-    return checkpoint.put_in_place(directory, env_steps, aside, written, {"progress": progress, **more})
+    final = checkpoint.put_in_place(directory, env_steps, aside, written, {"progress": progress, **more})
+    checkpoint.mark_latest(directory)
+    return final
 
 
 def load_newest(directory: Path) -> tuple[Checkpoint | None, list[Path]]:

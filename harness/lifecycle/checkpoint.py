@@ -86,7 +86,7 @@ def name_of(env_steps: int) -> str:
 def put_in_place(
     directory: Path, env_steps: int, aside: Path, written: dict[str, CheckSum], manifest: dict[str, Any]
 ) -> Path:
-    """Writes the manifest, and renames what was written aside to where it counts; `latest` points at it then."""
+    """Writes the manifest, and renames what was written aside to where it counts."""
     files = {name: summed.as_json() for name, summed in written.items()}
     manifest = {**manifest, "files": files}
     write_json(aside / MANIFEST, {**manifest, SUM: sum_of(manifest)})
@@ -97,7 +97,6 @@ def put_in_place(
         final.rename(replaced)
     aside.rename(final)
     sync_directory(directory)
-    point(directory / "latest", final.name)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
 
@@ -121,6 +120,13 @@ def point(link: Path, target: str) -> None:
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
     aside.replace(link)
+
+
+def mark_latest(directory: Path) -> None:
+    """Points `latest` at the newest."""
+    steps = saved_steps(directory)
+    if steps:
+        point(directory / "latest", steps[-1].name)
 
 
 def mark_best(directory: Path) -> None:

@@ -87,6 +87,8 @@ class Saver:
         self.given_up = threading.Event()
         self.trouble: str | None = None
         """Why this rank could not write the last save."""
+        self.remarks: list[str] = []
+        """On rank 0: what went wrong beside saves that came about, for the user."""
 
     def _ranks_that_see_the_directory(self) -> list[int]:
         """Those whose parts can be kept: of ranks on hosts that do not share the file system they cannot."""
@@ -95,7 +97,8 @@ class Saver:
             try:
                 write_text(probe, "")
                 sync_directory(self.directory.parent)  # it may be new
-                checkpoint.mark_best(self.directory)  # an attempt may have died before it could
+                checkpoint.mark_latest(self.directory)  # an attempt may have died before it could
+                checkpoint.mark_best(self.directory)
             except OSError:
                 wrote = False
         if not self.collectives.broadcast_object(wrote):  # told when a checkpoint cannot be written
@@ -168,7 +171,7 @@ class Saver:
             if self.rank == 0:
                 self._write_rest(copy, aside)
         except Exception as error:  # the thread is not the run: what went wrong is told, and the run goes on
-            self.trouble = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            self.trouble = words_of(error)
             if self.rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -195,6 +198,18 @@ class Saver:
         self.settle_files()
         manifest = {**copy.manifest, "parts": parts}
         checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)
-        checkpoint.mark_best(self.directory)
-        checkpoint.keep_newest(self.directory, self.keep)
-        delete_unnamed(self.directory, checkpoint.named_segments(self.directory), self.token, copy.number)
+        for tidy in (
+            lambda: checkpoint.mark_latest(self.directory),
+            lambda: checkpoint.mark_best(self.directory),
+            lambda: checkpoint.keep_newest(self.directory, self.keep),
+            lambda: delete_unnamed(self.directory, checkpoint.named_segments(self.directory), self.token, copy.number),
+        ):
+            try:
+                tidy()
+            except OSError as error:
+                kept = f"the checkpoint of {copy.env_steps:,} steps is kept"
+                self.remarks.append(f"{kept}, but not all around it is in order: {words_of(error)}; the next save tries")
+
+
+def words_of(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -114,14 +116,15 @@ def test_a_run_in_a_relative_directory_goes_on_with_the_segments_that_it_has(
     assert ranges == [[[0, 3]] * 2, [[2, 3]] * 2], "but for the last number, nothing is written twice"
 
 
-def test_the_best_is_marked_by_the_next_attempt_where_the_process_died_before_it_could(tmp_path: Path) -> None:
+def test_latest_and_best_are_marked_by_the_next_attempt_where_the_process_died_before_it_could(tmp_path: Path) -> None:
     saver = Saver(tmp_path, Alone(), (0, 2, 2))
     for step in (1, 2):
         saver.save(snapshot(step, torch.ones(1), last=float(step)))
         assert saver.settle() is None
-    checkpoint.point(tmp_path / "best", "step-000000001")
+    for link in ("latest", "best"):
+        checkpoint.point(tmp_path / link, "step-000000001")
     Saver(tmp_path, Alone(), (0, 2, 2))
-    assert (tmp_path / "best").resolve().name == "step-000000002"
+    assert {(tmp_path / link).resolve().name for link in ("latest", "best")} == {"step-000000002"}
 
 
 @pytest.mark.parametrize("file", ["rank-0.pt", "replay"])
@@ -138,6 +141,40 @@ def test_a_damaged_part_or_segment_makes_it_a_damaged_checkpoint(file: str, tmp_
     path.write_bytes(data)
     assert checkpoint.newest(tmp_path) == (tmp_path / "step-000000001", [newest])
     assert checkpoint.load(newest, state_alone=True) is not None or file == "replay", "the policy is still there"
+
+
+@pytest.mark.parametrize("fails", ["latest", "best", "rmtree"])
+def test_a_save_that_came_about_is_none_the_less_kept_where_only_the_tidying_fails(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is no room for a link, or NFS keeps a file that somebody reads; the next save puts it in order."""
+    point, rmtree = checkpoint.point, shutil.rmtree
+
+    def no_room(link: Path, target: str) -> None:
+        if link.name == fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        point(link, target)
+
+    def not_empty(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        rmtree(path, ignore_errors)
+
+    saver = Saver(tmp_path, Alone(), (0, 2, 2), keep=1)
+    saver.save(snapshot(1, torch.ones(1), last=1.0))
+    assert saver.settle() is None
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", not_empty) if fails == "rmtree" else broken.setattr(checkpoint, "point", no_room)
+        saver.save(snapshot(2, torch.ones(1), last=2.0))
+        assert saver.settle() is None
+    (remark,) = saver.remarks
+    why = os.strerror(errno.ENOTEMPTY if fails == "rmtree" else errno.ENOSPC)
+    assert remark.startswith("the checkpoint of 2 steps is kept") and why in remark
+    assert checkpoint.load(tmp_path / "step-000000002") is not None
+    saver.save(snapshot(3, torch.ones(1), last=3.0))
+    assert saver.settle() is None and len(saver.remarks) == 1
+    assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000003"]
+    assert {(tmp_path / link).resolve().name for link in ("latest", "best")} == {"step-000000003"}
 
 
 def test_a_run_saves_by_the_clock_between_evaluations(tmp_path: Path) -> None:
