@@ -202,13 +202,13 @@ class Saver:
             lambda: checkpoint.mark_latest(self.directory),
             lambda: checkpoint.mark_best(self.directory),
             lambda: checkpoint.keep_newest(self.directory, self.keep),
-            lambda: delete_unnamed(self.directory, checkpoint.named_segments(self.directory), self.token, copy.number),
+            lambda: delete_unnamed(self.directory, checkpoint.named_segments(self.directory)),
         ):
             try:
                 tidy()
             except OSError as error:
-                kept = f"the checkpoint of {copy.env_steps:,} steps is kept"
-                self.remarks.append(f"{kept}, but not all around it is in order: {words_of(error)}; the next save tries")
+                kept = f"the checkpoint of {copy.env_steps:,} steps is kept, but not all around it is in order"
+                self.remarks.append(f"{kept} before the next: {words_of(error)}")
 
 
 def words_of(error: Exception) -> str:

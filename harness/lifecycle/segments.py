@@ -153,10 +153,9 @@ def whole(directory: Path, segments: Iterable[Segment]) -> bool:
     return all(matches(directory / segment.file, segment.sum) for segment in segments)
 
 
-def delete_unnamed(directory: Path, named: set[str], token: str, number: int) -> None:
-    """Deletes the segments that no checkpoint names, but those that this attempt writes for saves after `number`."""
+def delete_unnamed(directory: Path, named: set[str]) -> None:
+    """Deletes the segments that no checkpoint names. Meanwhile no rank writes any: none begins the next save before all
+    have settled this one."""
     for path in (directory / FOLDER).glob("rank-*/*"):
-        own, _, save = path.stem.rpartition("-")
-        ahead = own == token and save.isdigit() and int(save) > number
-        if f"{FOLDER}/{path.parent.name}/{path.name}" not in named and not ahead:
+        if f"{FOLDER}/{path.parent.name}/{path.name}" not in named:
             path.unlink(missing_ok=True)

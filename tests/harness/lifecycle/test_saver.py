@@ -164,7 +164,7 @@ def test_a_save_that_came_about_is_none_the_less_kept_where_only_the_tidying_fai
     saver.save(snapshot(1, torch.ones(1), last=1.0))
     assert saver.settle() is None
     with monkeypatch.context() as broken:
-        broken.setattr(shutil, "rmtree", not_empty) if fails == "rmtree" else broken.setattr(checkpoint, "point", no_room)
+        broken.setattr(*((shutil, "rmtree", not_empty) if fails == "rmtree" else (checkpoint, "point", no_room)))
         saver.save(snapshot(2, torch.ones(1), last=2.0))
         assert saver.settle() is None
     (remark,) = saver.remarks

@@ -55,7 +55,7 @@ def test_what_rings_hold_comes_back_however_often_they_went_round(tmp_path: Path
         for env in range(3):
             for name, expected in log.kept(env).items():
                 assert np.array_equal(again.kept(env)[name], expected), (number, env, name)
-        delete_unnamed(tmp_path, {segment.file for segment in segments}, "token", number)
+        delete_unnamed(tmp_path, {segment.file for segment in segments})
         assert len(list((tmp_path / FOLDER).glob("*/*"))) == len(segments) < 25, "nothing is kept that is not needed"
 
 
@@ -153,15 +153,3 @@ def test_damage_is_seen(damage: str, tmp_path: Path) -> None:
     if damage == "gone":
         path.unlink()
     assert not whole(tmp_path, [segment])
-
-
-def test_what_is_written_for_a_later_save_is_not_deleted(tmp_path: Path) -> None:
-    """A rank may be ahead: rank 0 deletes while it writes for the save that follows."""
-    log, saver = Log(1), Segments(tmp_path, 1, 0, "token")
-    for number in (1, 2):
-        log.put(0, 4)
-        saver.write(saver.cut(log.rings()), number)
-    stale = tmp_path / FOLDER / "rank-1" / "dead-000009.pt"
-    stale.write_bytes(b"of an attempt that died")
-    delete_unnamed(tmp_path, set(), "token", 1)
-    assert [path.name for path in (tmp_path / FOLDER).glob("*/*")] == ["token-000002.pt"]
