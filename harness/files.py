@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def read_json(path: Path) -> Any | None:
         return json.loads(Path(path).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no JSON, or no text
         return None
+
+
+def names_in(directory: Path) -> list[str]:
+    """What is in it now, as other hosts have made it too. NFS remembers a name that was not there, and a listing, for
+    up to half a minute, unless this host itself changes the directory."""
+    probe = directory / f".{os.getpid()}.look"
+    with suppress(OSError):  # of a full disk: then it is as NFS remembers it
+        probe.touch()
+        probe.unlink()
+    return os.listdir(directory)
 
 
 def append_json_line(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.distributed.collectives import Collectives
-from harness.files import read_json, sync_directory, write_json, write_text
+from harness.files import names_in, read_json, sync_directory, write_json, write_text
 from harness.lifecycle import checkpoint
 from harness.lifecycle.checkpoint import RankPart
 from harness.lifecycle.generators import generators_state
@@ -186,7 +186,8 @@ class Saver:
         parts = []
         deadline = time.monotonic() + PATIENCE
         for rank in self.writers:
-            while not isinstance(found := read_json(aside / f"rank-{rank}.json"), dict):
+            told = f"rank-{rank}.json"
+            while told not in names_in(aside) or not isinstance(found := read_json(aside / told), dict):
                 if self.given_up.wait(POLL_SECONDS):
                     raise OSError(0, "another rank could not write its part")
                 if time.monotonic() > deadline:
@@ -194,7 +195,7 @@ class Saver:
             part = RankPart.from_json(found)
             parts.append(part.as_json())
             written[part.file] = CheckSum.from_json(found)
-            (aside / f"rank-{rank}.json").unlink()
+            (aside / told).unlink()
         self.settle_files()
         manifest = {**copy.manifest, "parts": parts}
         checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)

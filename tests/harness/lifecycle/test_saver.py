@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import torch
 
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
+from harness.files import read_json, write_json
 from harness.lifecycle import checkpoint
+from harness.lifecycle.checkpoint import RankPart
 from harness.lifecycle.saver import Saver, Snapshot
+from harness.lifecycle.sums import write_tensors
 from harness.rings import Ring
 from harness.run import train
-from tests.conftest import need
+from tests.conftest import need, wait_for
 from tests.multirank.stopped_run import go
 
 
@@ -48,6 +52,37 @@ def test_what_changes_after_the_copy_is_not_in_it(tmp_path: Path) -> None:
     part, own = found.part(found.parts[0])
     assert (part.own["observations"] == 7).all() and "generators" in own
     assert found.progress == {"env_steps": 7, "last": None} and found.config == {"seed": 3} and found.ranks == 1
+
+
+class First(Alone):
+    """Rank 0 of two, of which the other does as it does."""
+
+    size = 2
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, value]
+
+
+def test_a_part_that_is_awaited_is_not_asked_for_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS would remember that it was not there, and go on saying so when it is."""
+    asked: list[Path] = []
+
+    def read(path: Path) -> Any:
+        asked.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr("harness.lifecycle.saver.read_json", read)
+    saver = Saver(tmp_path, First(), (0, 1, 2))
+    saver.save(snapshot(1, torch.ones(1)))
+    wait_for(lambda: asked, 10, "look at rank 0's own part")
+    time.sleep(0.2)
+    (aside,) = tmp_path.glob(".step-*")
+    other, written = RankPart(1, 1, 1, 2), write_tensors(aside / "rank-1.pt", {})
+    write_json(aside / "rank-1.json", {**other.as_json(), **written.as_json()})
+    assert saver.settle() is None and [path.name for path in asked] == ["rank-0.json", "rank-1.json"]
+    found = checkpoint.load(tmp_path / "latest")
+    assert found is not None and [part.rank for part in found.parts] == [0, 1]
+    assert {path.name for path in found.directory.iterdir()} == {"state.pt", "rank-0.pt", "rank-1.pt", "manifest.json"}
 
 
 def test_a_directory_that_cannot_be_made_costs_the_checkpoints_alone(tmp_path: Path) -> None:
