@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,12 +21,13 @@ import numpy as np
 import torch
 
 from harness.config import load_run_config
+from harness.lifecycle import checkpoint
 from harness.lifecycle.run_directory import Result
 from harness.lifecycle.tensors import as_tensors
 from harness.loop import Run
 from harness.run import train
 
-STOP, KILL = "SIGTERM", "SIGKILL"
+STOP, KILL, KILL_IN_SAVE = "SIGTERM", "SIGKILL", "SIGKILL, in the save that follows"
 
 
 class Careless(gym.Env):
@@ -52,10 +54,11 @@ gym.register("Careless-v0", Careless)
 
 def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, sync_path: str = "auto") -> Any:
     """Trains by a preset and overrides; after `stop_after` iterations (0: never) the process sends itself the signal
-    `how`. Returns how the run ended, and everything that it would go on from."""
+    `how`; or KILL while it writes the checkpoint that follows, all but its manifest. Returns how the run ended, and
+    everything that it would go on from."""
     preset, *overrides = settings
     runs: list[Run] = []
-    begin, iterate = Run.go, Run.iterate
+    begin, iterate, in_place = Run.go, Run.iterate, checkpoint.put_in_place
 
     def remembered(self: Run, resume: str) -> Result:
         runs.append(self)
@@ -63,13 +66,21 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
 
     def stopped(self: Run) -> dict[str, float]:
         metrics = iterate(self)
-        if stop_after and self.counters.iteration == stop_after:
+        if stop_after and self.counters.iteration == stop_after and how != KILL_IN_SAVE:
             if self.keeping is not None and how == KILL:
                 self.keeping.close()  # so that it is known which checkpoint the run goes on from
             os.kill(os.getpid(), signal.Signals[how])
         return metrics
 
-    with patch.object(Run, "go", remembered), patch.object(Run, "iterate", stopped):
+    def put_in_place(*arguments: Any) -> Path:
+        if how == KILL_IN_SAVE and runs[0].counters.iteration >= stop_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return in_place(*arguments)
+
+    patches = (Run, "go", remembered), (Run, "iterate", stopped), (checkpoint, "put_in_place", put_in_place)
+    with ExitStack() as patched:
+        for each in patches:
+            patched.enter_context(patch.object(*each))
         result = train(load_run_config(preset, [f"sync.path={sync_path}", *overrides]), Path(run_dir))
     ended: dict[str, Any] = {"status": result.status, "reason": result.reason, "value": result.value}
     if runs:

@@ -26,7 +26,7 @@ from harness.run import train
 from harness.training import products
 from tests.conftest import need
 from tests.multirank.launch import WAYS, run_ranks
-from tests.multirank.stopped_run import KILL, STOP, go
+from tests.multirank.stopped_run import KILL, KILL_IN_SAVE, STOP, go
 
 SCRIPT = Path(__file__).with_name("stopped_run.py")
 SHORT = ["evaluation.count=4", "evaluation.episodes=2", "evaluation.final_episodes=2", "compile.mode=off"]
@@ -96,6 +96,8 @@ CASES = {
     "dqn": (DQN, 10),
     "dqn with every switch": (RAINBOW, 10),
     "sac": (SAC, 4),
+    "ppo, compiled": ([*PPO, COMPILED], 10),
+    "dqn, compiled": ([*DQN, COMPILED], 10),
     "sac with gsde": ([*SAC, "algorithm.gsde=true", "network.hidden=[32, 32]"], 4),
     "td3": (["td3-pendulum", *SAC[1:]], 4),
     "ppo on mujoco": (HOPPER, 10),
@@ -108,10 +110,13 @@ def test_a_run_that_stopped_and_went_on_ends_as_one_that_did_not(case: str, tmp_
     settings, iterations = CASES[case]
     if "mujoco" in case:
         need(exists("mujoco"), "the extra mujoco")
+    if COMPILED in settings:
+        need(shutil.which("g++"), "a C++ compiler")
     whole = go(str(tmp_path / "whole"), settings)
     stopped = go(str(tmp_path / "resumed"), settings, stop_after=iterations // 2)
     assert stopped["status"] == "stopped" and stopped["iterations"] == iterations // 2
     resumed = go(str(tmp_path / "resumed"), settings)
+    assert whole["compiled"] == resumed["compiled"] == (COMPILED in settings)
     assert_same_end(whole, resumed, tmp_path, iterations)
 
 
@@ -138,10 +143,15 @@ RANKS = {
     "ppo, horovod over mpi": ("horovod-mpi", PPO, 10, STOP),
     "dqn, gloo, killed": ("horovod-gloo", RAINBOW, 10, KILL),
     "ppo on pendulum, mpi, killed": ("mpi", PENDULUM, 10, KILL),
-    "dqn, compiled, mpi": ("mpi", [*DQN, "compile.mode=on"], 10, STOP),
-    "ppo, compiled, gloo": ("horovod-gloo", [*PPO, "compile.mode=on"], 10, STOP),
-    "sac, compiled, mpi": ("mpi", [*SAC, "compile.mode=on"], 4, STOP),
+    "dqn, compiled, mpi": ("mpi", [*DQN, COMPILED], 10, STOP),
+    "ppo, compiled, gloo": ("horovod-gloo", [*PPO, COMPILED], 10, STOP),
+    "sac, compiled, mpi": ("mpi", [*SAC, COMPILED], 4, STOP),
     "sac, gloo": ("horovod-gloo", SAC, 4, STOP),
+    "sac, mpi, killed": ("mpi", [*SAC, "evaluation.count=2"], 4, KILL),
+    "sac, compiled, gloo": ("horovod-gloo", [*SAC, COMPILED], 4, STOP),
+    "dqn, mpi, killed in the midst of a save": ("mpi", DQN, 10, KILL_IN_SAVE),
+    "dqn, compiled, gloo, killed": ("horovod-gloo", [*DQN, COMPILED], 10, KILL),
+    "ppo, compiled, mpi": ("mpi", [*PPO, COMPILED], 10, STOP),
 }
 
 
@@ -149,34 +159,66 @@ RANKS = {
 def test_two_ranks_too_also_where_all_were_killed(case: str, tmp_path: Path) -> None:
     """A killed run goes on from the checkpoint of its last evaluation, of several hundred steps before."""
     way, settings, iterations, how = RANKS[case]
-    if "compile.mode=on" in settings:
+    if COMPILED in settings:
         need(shutil.which("g++"), "a C++ compiler")
     half = {"run_dir": str(tmp_path / "resumed"), "settings": settings, "stop_after": iterations // 2 + 2, "how": how}
     given = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "whole"), "settings": settings}])
-    on_ranks(2, way, tmp_path, [half], fails=how == KILL)
+    on_ranks(2, way, tmp_path, [half], fails=how != STOP)
     kept = {path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")}
+    assert how != KILL_IN_SAVE or list((tmp_path / "resumed" / "checkpoints").glob(".step-*")), "half a checkpoint"
     resumed = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "resumed"), "settings": settings}])
-    if how == KILL:
+    if how != STOP:
         steps = given[0]["iterations"] and metrics_of(tmp_path / "whole")[iterations // 2 + 1]["env_steps"]
         assert steps - max(int(name[5:]) for name in kept) >= 250, "several hundred steps are made again"
     for whole, again in zip(given, resumed):
-        assert whole["compiled"] == ("compile.mode=on" in settings)
+        assert whole["compiled"] == (COMPILED in settings)
         assert_same_end(whole, again, tmp_path, iterations)
+
+
+CONSTANT = {
+    "ppo": [*PPO, "optimizer.schedule=constant", "algorithm.clip_schedule=constant"],
+    "dqn": [*DQN, "optimizer.schedule=constant", "algorithm.exploration_initial_eps=0.1"],
+    "sac": [*SAC, "optimizer.schedule=constant"],
+}
+CONSTANT["dqn"] += ["algorithm.exploration_final_eps=0.1"]
+
+
+def assert_same_but_for_evaluations(whole: Any, resumed: Any, folder: Path) -> None:
+    """These are where the budgets have them; of the final one, and all else, nothing differs."""
+    assert (whole["status"], whole["value"]) == (resumed["status"], resumed["value"])
+    for part in ("state", "own", "rings"):
+        assert_same(whole[part], resumed[part], part)
+    evaluations = "eval_return_mean", "eval_return_std"
+    assert metrics_of(folder / "whole", *evaluations) == metrics_of(folder / "resumed", *evaluations)
 
 
 def test_a_larger_budget_on_resume_ends_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
     """With schedules that do not depend on the budget. The evaluations are then at other times; the rest is equal."""
-    constant = [*PPO, "optimizer.schedule=constant", "algorithm.clip_schedule=constant"]
+    constant = CONSTANT["ppo"]
     whole = go(str(tmp_path / "whole"), constant)
     assert go(str(tmp_path / "resumed"), [*constant, "run.steps=1280"])["status"] == "done"
     resumed = go(str(tmp_path / "resumed"), constant)
-    assert (whole["status"], whole["value"]) == (resumed["status"], resumed["value"])
-    assert_same(whole["state"], resumed["state"])
-    assert_same(whole["own"], resumed["own"])
+    assert_same_but_for_evaluations(whole, resumed, tmp_path)
     looked = [line["update"] for line in metrics_of(tmp_path / "resumed") if "eval_return_mean" in line]
     assert looked[-2:] == [8, 10], "from there on where the larger budget has them"
-    evaluations = "eval_return_mean", "eval_return_std"
-    assert metrics_of(tmp_path / "whole", *evaluations) == metrics_of(tmp_path / "resumed", *evaluations)
+
+
+@pytest.mark.parametrize("case", CONSTANT)
+def test_a_run_that_stopped_may_be_given_a_larger_budget_too(case: str, tmp_path: Path) -> None:
+    settings = CONSTANT[case]
+    whole = go(str(tmp_path / "whole"), settings)
+    less = "run.steps=750" if case == "sac" else "run.steps=2048"
+    stopped = go(str(tmp_path / "resumed"), [*settings, less], stop_after=2)
+    assert stopped["status"] == "stopped" and stopped["iterations"] == 2
+    assert_same_but_for_evaluations(whole, go(str(tmp_path / "resumed"), settings), tmp_path)
+
+
+def test_two_ranks_that_stopped_may_be_given_a_larger_budget_too(tmp_path: Path) -> None:
+    whole, run = ({"run_dir": str(tmp_path / name), "settings": CONSTANT["dqn"]} for name in ("whole", "resumed"))
+    given = on_ranks(2, "mpi", tmp_path, [whole])
+    on_ranks(2, "mpi", tmp_path, [{**run, "settings": [*CONSTANT["dqn"], "run.steps=2048"], "stop_after": 5}])
+    for ours, theirs in zip(given, on_ranks(2, "mpi", tmp_path, [run])):
+        assert_same_but_for_evaluations(ours, theirs, tmp_path)
 
 
 def together(ranks: tuple[Any, ...], *path: str) -> Any:
