@@ -25,7 +25,7 @@ from harness.distributed.world import World, set_threads
 from harness.envs import make_environments, play_episodes
 from harness.envs.choosing import agree_on_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
-from harness.errors import Diverged, RanksDisagree
+from harness.errors import BadInput, Diverged, RanksDisagree
 from harness.files import write_text
 from harness.keeping import Keeping
 from harness.lifecycle.elastic import Membership, RanksChange
@@ -152,19 +152,10 @@ class Run:
 
     def go(self, resume: str) -> Result:
         self._open(resume)
-        counters, algorithm = self.counters, self.algorithm
-        resumed_seconds = counters.seconds
-        reason = GO_ON
         try:
-            while reason == GO_ON and self._goes_on():
-                if counters.pending is None:
-                    counters.pending = self.iterate()
-                counters.seconds = resumed_seconds + time.monotonic() - self.began
-                reason = self.account(self._evaluate_where_due(counters.pending))
-            check_equal(self.collectives, self._parameters())
-            result = self._conclude(reason)
-        except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
-            result = self._conclude(stop.reason)
+            result = self._train()
+        except BadInput as error:  # it was good when the run began
+            raise RuntimeError(str(error)) from error
         except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
             if self.keeping is not None:
@@ -175,9 +166,25 @@ class Run:
                 self.keeping.close()
             self.metrics.close()
             self.progress.close()
-            algorithm.close()
+            self.algorithm.close()
         self.write(result)
         return result
+
+    def _train(self) -> Result:
+        """Iterations until the budget is used up, or the ranks agree to end before; then what is done at the end."""
+        counters = self.counters
+        resumed_seconds = counters.seconds
+        reason = GO_ON
+        try:
+            while reason == GO_ON and self._goes_on():
+                if counters.pending is None:
+                    counters.pending = self.iterate()
+                counters.seconds = resumed_seconds + time.monotonic() - self.began
+                reason = self.account(self._evaluate_where_due(counters.pending))
+            check_equal(self.collectives, self._parameters())
+            return self._conclude(reason)
+        except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
+            return self._conclude(stop.reason)
 
     def iterate(self) -> dict[str, float]:
         """The next iteration, counted; its metrics."""

@@ -73,7 +73,7 @@ def train_on_ranks(
     try:
         return start_and_watch(config, run_dir, settings, ranks, starter, hosts, resume)
     except BadInput:
-        if fresh:  # what the ranks refused leaves nothing behind
+        if fresh:  # what the ranks refused, before there was anything to keep, leaves nothing behind
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
     finally:
@@ -111,7 +111,8 @@ def start_and_watch(
             running = starter.start(job)
             least = starter.least if isinstance(starter, ElasticHorovodrun) else ranks
             outcome, asked = watch(running, ranks, least, config, run_dir, requests)
-        result = conclude(run_dir, outcome, asked, config, ranks)
+        begun = restarts > 0 or bool(saves(run_dir) - before) or read_progress(run_dir)[0] is not None
+        result = conclude(run_dir, outcome, asked, config, ranks, begun)
         if result.status != "failed" or result.divergence or asked:
             break
         if saves(run_dir) - before:
@@ -217,13 +218,16 @@ class RunDisplay:
             self.progress = Progress()
 
 
-def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConfig, ranks: int) -> Result:
-    """The result that rank 0 wrote, or else one that says who died and how."""
+def conclude(
+    run_dir: Path, outcome: Outcome, asked: str | None, config: RunConfig, ranks: int, begun: bool
+) -> Result:
+    """The result that rank 0 wrote, or else one that says who died and how; BadInput for what the ranks refused, which
+    they do not once training has `begun`."""
     failures = take_failures(run_dir)
     written = read_result(run_dir)
     if written is not None:
         return written
-    if outcome.exit_code == 2:
+    if outcome.exit_code == 2 and not begun and not failures:
         said = [line for line in outcome.last_lines if line.startswith("harness: ")]
         raise BadInput(said[-1].removeprefix("harness: ") if said else "the ranks refused this input")
     # the rank that raised knows best; an abort hides it from its launcher

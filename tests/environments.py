@@ -58,6 +58,21 @@ class Broken(Line):
         return observation, reward, terminated, truncated, info
 
 
+class Scarce(Line):
+    """As Line, of which a process of rank `rank` can make so many; at the next one it does what `how` says."""
+
+    made = 0
+
+    def __init__(self, how: str = "refuse", rank: int = 1, most: int = 20) -> None:
+        from harness.distributed.world import detect_place
+
+        Scarce.made += 1
+        if detect_place(os.environ).rank == rank and Scarce.made > most:
+            if how == "exit":
+                os._exit(2)
+            raise TypeError("no licence is left")
+
+
 class BrokenPush(Broken):
     """As Broken, with a number for an action."""
 
@@ -201,5 +216,6 @@ gym.register("Constant-v0", Constant, max_episode_steps=4)
 gym.register("Busy-v0", Busy, max_episode_steps=50)
 gym.register("Line-v0", Line, max_episode_steps=50)
 gym.register("Broken-v0", Broken, max_episode_steps=50)
+gym.register("Scarce-v0", Scarce, max_episode_steps=50)
 gym.register("BrokenPush-v0", BrokenPush, max_episode_steps=50)
 gym.register("Unbounded-v0", Unbounded, max_episode_steps=50)

@@ -81,6 +81,26 @@ def test_a_number_that_is_not_finite_on_one_rank_is_divergence_on_all(how: str, 
     assert result["divergence"] and "non-finite" in result["reason"]
 
 
+SCARCE = RUN.replace("Broken", "Scarce") + """
+[evaluation]
+count = 100
+episodes = 4
+"""
+
+
+@pytest.mark.parametrize("how", ["refuse", "exit"])
+def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: str, tmp_path: Path) -> None:
+    """Its next environment cannot be made, or some code in it ends with what is the code of bad input."""
+    result = broken(how, tmp_path, settings=SCARCE)
+    assert result["failed_rank"] == 1 and ("no licence is left" if how == "refuse" else "exit code 2") in result["reason"]
+    assert (tmp_path / "run" / "checkpoints" / "latest" / "manifest.json").exists()
+
+
+def test_one_rank_alone_that_cannot_go_on_has_failed_and_not_refused_its_input(tmp_path: Path) -> None:
+    result = broken("refuse", tmp_path, rank=0, ranks=1, settings=SCARCE)
+    assert "no licence is left" in result["reason"]
+
+
 def test_one_rank_alone_fails_with_its_reason_too(tmp_path: Path) -> None:
     result = broken("raise", tmp_path, rank=0, ranks=1)
     assert "RuntimeError: the environment broke on purpose" in result["reason"]
