@@ -15,6 +15,11 @@ class Diverged(Exception):
 class RanksDisagree(Exception):
     """Something that must be equal on all ranks is not (parameters, a decision): the run cannot be trusted further."""
 
+    def __init__(self, message: str, rank: int) -> None:
+        """`rank`: the first of those that differ from most."""
+        super().__init__(message)
+        self.rank = rank
+
 
 class EnvironmentFailed(Exception):
     """An environment broke in a worker process, or the process died; says how, in one line."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ class Run:
         self.began = time.monotonic()
         self.keeping: Keeping | None = None
         """None where nothing is kept."""
-        self.hosts = sorted(set(collectives.gather_objects(world.place.host)))
+        self.host_of: list[str] = collectives.gather_objects(world.place.host)
+        """By rank."""
+        self.hosts = sorted(set(self.host_of))
         set_threads(config.run.threads or 1)
         keep_freed_memory()
         self.algorithm = self._build()
@@ -161,6 +163,8 @@ class Run:
             if self.keeping is not None:
                 self.keeping.settle()
             result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
+            if isinstance(error, RanksDisagree):
+                result = replace(result, failed_rank=error.rank, failed_host=self.host_of[error.rank])
         finally:
             if self.keeping is not None:
                 self.keeping.close()
@@ -311,8 +315,10 @@ class Run:
         return metrics
 
     def _save(self) -> None:
+        """A checkpoint, unless the ranks disagree: a later start would trust it."""
         assert self.keeping is not None
         self.phases.start("checkpoint")
+        check_equal(self.collectives, self._parameters())
         self.keeping.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 

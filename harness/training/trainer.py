@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -137,11 +139,13 @@ def clip_factor(norm: float, max_norm: float | None) -> float:
 def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = "parameters") -> None:
     """Raises RanksDisagree, on all ranks, unless `parameters` is the same to the bit everywhere: one small
     collective."""
-    bits = parameters.detach().contiguous().view(torch.int32)
-    weights = torch.arange(1, bits.numel() + 1, device=bits.device, dtype=torch.int64)
-    digest = torch.stack([bits.sum(dtype=torch.int64), (bits.to(torch.int64) * weights).sum()])
-    digests = collectives.gather_objects(digest.tolist())
-    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if collectives.size == 1:
+        return
+    digest = zlib.crc32(parameters.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digests = collectives.gather_objects(digest)
+    usual = digests.index(Counter(digests).most_common(1)[0][0])
+    different = [rank for rank, other in enumerate(digests) if other != digests[usual]]
     if different:
         ranks = ", ".join(map(str, different))
-        raise RanksDisagree(f"{what} of rank {ranks} differ from rank 0's: this run cannot be trusted further")
+        told = f"{what} of rank {ranks} differ from rank {usual}'s: this run cannot be trusted further"
+        raise RanksDisagree(told, different[0])

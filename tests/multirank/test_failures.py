@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness.files import read_json
 from harness.launching import launcher_names
+from harness.lifecycle import checkpoint
 from tests.command import harness
 
 RUN = """
@@ -92,8 +94,41 @@ episodes = 4
 def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: str, tmp_path: Path) -> None:
     """Its next environment cannot be made, or some code in it ends with what is the code of bad input."""
     result = broken(how, tmp_path, settings=SCARCE)
-    assert result["failed_rank"] == 1 and ("no licence is left" if how == "refuse" else "exit code 2") in result["reason"]
+    assert result["failed_rank"] == 1
+    assert ("no licence is left" if how == "refuse" else "exit code 2") in result["reason"]
     assert (tmp_path / "run" / "checkpoints" / "latest" / "manifest.json").exists()
+
+
+DRIFTS = """
+[run]
+name = "broken"
+steps = 40_000
+[env]
+id = "CartPole-v1"
+count = 4
+[algorithm]
+name = "ppo"
+rollout_steps = 64
+minibatch_size = 128
+epochs = 1
+[network]
+class = "tests.networks:Drifting"
+kwargs = {{rank = {rank}, after = 5_000}}
+[compile]
+mode = "off"
+[evaluation]
+count = 20
+episodes = 2
+"""
+
+
+def test_ranks_whose_parameters_differ_leave_no_checkpoint_of_that(tmp_path: Path) -> None:
+    result = broken("drift", tmp_path, settings=DRIFTS)
+    assert "parameters of rank 1 differ" in result["reason"]
+    assert (result["failed_rank"], result["failed_host"]) == (1, os.uname().nodename)
+    assert result["env_steps"] < 30_000, "not at the end alone"
+    steps = [path.name for path in checkpoint.saved_steps(tmp_path / "run" / "checkpoints")]
+    assert steps and max(steps) < checkpoint.name_of(result["env_steps"])
 
 
 def test_one_rank_alone_that_cannot_go_on_has_failed_and_not_refused_its_input(tmp_path: Path) -> None:
