@@ -28,6 +28,9 @@ class RunSettings(Settings):
     the algorithm has a budget of its own (supervised: `algorithm.epochs`)."""
     max_minutes: float | None = Field(None, gt=0)
     """Minutes after which the run stops with a checkpoint, by itself."""
+    stop_seconds: float = Field(60.0, gt=0)
+    """Seconds that the ranks have, once the parent of `--ranks` was asked to stop, to reach a boundary and write a
+    checkpoint; it ends them then. A cluster's warning should come some 20 s earlier than that before its end."""
     max_restarts: int = Field(0, ge=0)
     """How often the parent of `--ranks` starts the run again from its last checkpoint when a rank died."""
     hang_seconds: float = Field(600.0, ge=10.0)

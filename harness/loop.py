@@ -92,8 +92,10 @@ class Run:
         world: World,
         collectives: Collectives,
         requests: StopRequests,
+        spent: float = 0.0,
         membership: Membership | None = None,
     ) -> None:
+        """`spent`: seconds of `run.max_minutes` that are over already, in attempts since the user's start."""
         self.config, self.run_dir, self.world, self.collectives = config, run_dir, world, collectives
         self.requests, self.membership = requests, membership
         self.rank = world.place.rank
@@ -105,6 +107,7 @@ class Run:
         self.return_mean: float | None = None
         self.eval: Evaluation | None = None
         self.began = time.monotonic()
+        self.spent = spent
         self.keeping: Keeping | None = None
         """None where nothing is kept."""
         self.host_of: list[str] = collectives.gather_objects(world.place.host)
@@ -346,7 +349,7 @@ class Run:
         if self.membership is not None and self.membership.changed:
             mine = max(mine, RANKS_CHANGE)
         limit = self.config.run.max_minutes
-        if self.rank == 0 and limit is not None and time.monotonic() - self.began > 60 * limit:
+        if self.rank == 0 and limit is not None and time.monotonic() - self.began + self.spent > 60 * limit:
             mine = max(mine, TIME_IS_UP)
         verdict = self.reporter.poll()
         if verdict is not None:

@@ -33,12 +33,11 @@ from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_en
 from harness.lifecycle.run_directory import Result, failed_result, read_result, saves, take_failures
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
+from harness.run import SECONDS_SPENT
 
 POLL_SECONDS = 0.1
 REQUEST_SECONDS = 1.0
 """Between stop requests while not all ranks listen yet; inside a Slurm allocation each of them is a job step."""
-STOP_GRACE = 60.0
-"""Seconds that the ranks have, after a stop request, to reach a boundary and write a checkpoint."""
 
 
 def train_on_ranks(
@@ -92,14 +91,15 @@ def start_and_watch(
 ) -> Result:
     """Starts the ranks on `settings`, as often again as the config allows: from this run's last checkpoint
     where it has one, else as at first."""
-    before = saves(run_dir)
+    before, began = saves(run_dir), time.monotonic()
     for restarts in range(config.run.max_restarts + 1):
+        spent = time.monotonic() - began if restarts else 0.0
         command = ("harness", "train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
         job = Job(
             command=(sys.executable, "-m", *command),
             ranks=ranks,
             hosts=hosts,
-            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1"},
+            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", SECONDS_SPENT: str(spent)},
             run_id=f"{config.run.name}-{uuid.uuid4().hex[:12]}",
             output=run_dir / "output.log",
             cwd=Path.cwd(),
@@ -131,7 +131,7 @@ def watch(
     `least`: so many ranks are always there. A rank that hangs, and a second Ctrl-C, end it. Nothing that carries
     the run's id is left afterwards, on any host.
     """
-    deadline, reached, next_request = 0.0, 0, 0.0
+    grace, deadline, reached, next_request = config.run.stop_seconds, 0.0, 0, 0.0
     vigil = Watch(run_dir, config.run.hang_seconds, state_in(running), running.rank_hosts()[:least])
     hang: Hang | None = None
     try:
@@ -143,14 +143,14 @@ def watch(
                     display.say(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run")
                     running.end(grace=0.0)  # mpirun would let a stopped rank continue
                 if requests.received and not deadline:
-                    deadline = now + STOP_GRACE
+                    deadline = now + grace
                     display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
                 if deadline:
                     if reached < ranks and now >= next_request:  # a rank that is still importing does not listen yet
                         reached += running.request_stop()
                         next_request = now + REQUEST_SECONDS
                     if now > deadline:
-                        display.say(f"the ranks did not stop within {STOP_GRACE:.0f} s: ending them")
+                        display.say(f"the ranks did not stop within {grace:g} s (run.stop_seconds): ending them")
                         running.end()
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:  # the second one

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +36,9 @@ from harness.lifecycle.run_directory import (
 )
 from harness.lifecycle.signals import StopRequests
 from harness.loop import Run
+
+SECONDS_SPENT = "HARNESS_SECONDS_SPENT"
+"""The variable by which a parent that starts ranks again tells them how much of `run.max_minutes` is spent."""
 
 
 def default_run_dir(config: RunConfig) -> Path:
@@ -95,7 +99,8 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     known: Result | None = None
     if world.place.rank == 0:
         known = finished(run_dir, config, resume)
-        tell_end(run_dir)  # here, while the other ranks still wait for this one
+        if known is None:
+            tell_end(run_dir)  # here, while the other ranks still wait for this one
     if resume != "never":
         config = with_decisions(config, run_dir, world, resume)
     collectives = world.start(config.sync.path)
@@ -104,7 +109,7 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
         world.stop()
         return known
     with StopRequests() as requests:
-        result = attempt(config, run_dir, resume, world, requests)
+        result = attempt(config, run_dir, resume, world, requests, seconds_spent())
     world.stop()
     return result
 
@@ -115,6 +120,7 @@ def attempt(
     resume: str,
     world: World,
     requests: StopRequests,
+    spent: float,
     membership: Membership | None = None,
 ) -> Result:
     """The run on the ranks that there are. A rank that cannot go on ends here, and leaves the others its reason."""
@@ -126,7 +132,7 @@ def attempt(
             lock.take()
         place = world.place
         with Heartbeat(run_dir, place.rank, place.host, requests.look_for_launcher) as heartbeat:
-            run = Run(config, run_dir, world, world.collectives, requests, membership)
+            run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
             run.told += [lock.remark] if lock.remark is not None else []
             heartbeat.watch(run.phases)
             result = run.go(resume)
@@ -147,10 +153,10 @@ def is_about_ranks(error: BaseException) -> bool:
 
 def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
     """As `train`, on ranks whose number changes: after each change on from the last checkpoint, once there is one."""
-    tried, before = False, saves(run_dir)
+    tried, before, began = False, saves(run_dir), time.monotonic() - seconds_spent()
 
     def try_on(world: World, membership: Membership) -> Result:
-        nonlocal tried, before
+        nonlocal tried, before, began
         known: Result | None = None
         how, decided = resume, config
         if world.place.rank == 0:  # it was there before, if any was
@@ -164,15 +170,22 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
                 known = finished(run_dir, config, how)
                 if how != "never":  # other ranks are no reason to decide otherwise
                     decided = with_decisions(config, run_dir, world, how)
-        known, how, before, decided = world.collectives.broadcast_object((known, how, before, decided))
+        spent = time.monotonic() - began
+        found = known, how, before, decided, spent
+        known, how, before, decided, spent = world.collectives.broadcast_object(found)
+        began = time.monotonic() - spent  # rank 0's, whoever that is the next time
         if known is not None:
             return known
         tried = True
-        return attempt(decided, run_dir, how, world, requests, membership)
+        return attempt(decided, run_dir, how, world, requests, spent, membership)
 
     with StopRequests() as requests:
         check(config, 1)
         return keep_going(try_on)
+
+
+def seconds_spent() -> float:
+    return float(os.environ.get(SECONDS_SPENT, "0"))
 
 
 def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseException) -> None:

@@ -70,7 +70,7 @@ class Scarce(Line):
         if detect_place(os.environ).rank == rank and Scarce.made > most:
             if how == "exit":
                 os._exit(2)
-            raise TypeError("no licence is left")
+            raise RuntimeError("no licence server") if how == "crash" else TypeError("no licence is left")
 
 
 class BrokenPush(Broken):

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Protocol
 
 from harness.files import append_json_line, read_json
+from harness.lifecycle.run_directory import take_failures
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0
@@ -240,7 +241,8 @@ def end_without_result(run_dir: Path) -> str | None:
 
 
 def tell_end(run_dir: Path) -> None:
-    """Tells it, and keeps it in `attempts.jsonl`; before this attempt writes anything."""
+    """Tells it, and keeps it in `attempts.jsonl`; before this attempt writes anything. What it is told from is taken
+    away: it is told once, and is no later attempt's."""
     ended = end_without_result(run_dir)
     if ended is not None:
         print(f"the attempt before ended without a result: {ended}", file=sys.stderr, flush=True)
@@ -248,3 +250,5 @@ def tell_end(run_dir: Path) -> None:
             append_json_line(
                 run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")}
             )
+    take_failures(run_dir)
+    forget_beats(run_dir)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import os
 import platform
 import shutil
 import subprocess
@@ -90,7 +89,8 @@ DECIDED = ("run.threads", *KEPT_DECISIONS)
 """All that it decides itself. Its threads follow the cores that it goes on with."""
 BUDGET = ("run.steps", "evaluation.")
 """How far a run goes, and how it is looked at: a finished run may be given more."""
-MAY_CHANGE = ("run.name", "run.max_minutes", "run.max_restarts", "run.hang_seconds", "checkpoint.", "logging.", *BUDGET)
+OF_ATTEMPTS = ("run.name", "run.max_minutes", "run.stop_seconds", "run.max_restarts", "run.hang_seconds")
+MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", *BUDGET)
 """Settings, or sections of them, that change nothing in what a run learns from the same steps."""
 MOST_TOLD = 3
 """Differing settings that are named."""
@@ -234,13 +234,11 @@ def set_aside(run_dir: Path, paths: Sequence[Path]) -> Path:
     return folder
 
 
-def saves(run_dir: Path) -> set[tuple[str, int]]:
-    """The checkpoints in the directory; only a save adds to them, also one of a step that was there before."""
-    try:
-        found = list(os.scandir(run_dir / "checkpoints"))
-    except OSError:
-        return set()
-    return {(entry.name, entry.inode()) for entry in found if checkpoint.NAME.fullmatch(entry.name)}
+def saves(run_dir: Path) -> set[str]:
+    """The checkpoints in the directory, by the sums of their manifests; only a save adds to them, also one of a step
+    that was there before: it has taken another time."""
+    manifests = (read_json(path / checkpoint.MANIFEST) for path in checkpoint.saved_steps(run_dir / "checkpoints"))
+    return {str(manifest.get(checkpoint.SUM)) for manifest in manifests if isinstance(manifest, dict)}
 
 
 def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:

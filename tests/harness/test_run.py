@@ -103,6 +103,12 @@ def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on(tmp_path: Path) -
     assert lines == list(range(1, done[-1] // 256 + 1)), "each update once"
 
 
+def test_time_that_earlier_attempts_of_a_start_took_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_SECONDS_SPENT", "599.9")
+    result = package.train("ppo-cartpole", [*LONG, "run.max_minutes=10"], output=tmp_path)
+    assert result.status == "stopped" and "run.max_minutes" in (result.reason or "")
+
+
 def test_a_run_begun_with_a_setting_is_another_than_one_without_it(ran: Path, tmp_path: Path) -> None:
     package.train("ppo-cartpole", [*QUICK, "algorithm.target_kl=0.01"], output=tmp_path)
     with pytest.raises(BadInput, match="algorithm.target_kl is 0.01 there and None here"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import read_json
+from harness.files import read_json, write_json
 from harness.launching import launcher_names
 from harness.lifecycle import checkpoint
 from tests.command import harness
@@ -97,6 +97,15 @@ def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: st
     assert result["failed_rank"] == 1
     assert ("no licence is left" if how == "refuse" else "exit code 2") in result["reason"]
     assert (tmp_path / "run" / "checkpoints" / "latest" / "manifest.json").exists()
+
+
+def test_what_the_attempt_before_left_is_told_once_and_is_no_reason_of_this_one(tmp_path: Path) -> None:
+    left = {"rank": 0, "host": "far", "reason": "it was long ago", "lines": []}
+    write_json(tmp_path / "run" / "failure.rank-0.json", left)
+    result = broken("crash", tmp_path, settings=SCARCE.replace("kwargs = {{", "kwargs = {{most = 0, "))
+    assert result["failed_rank"] == 1 and "no licence server" in result["reason"]
+    (told,) = (tmp_path / "run" / "attempts.jsonl").read_text().splitlines()
+    assert "it was long ago" in told
 
 
 DRIFTS = """

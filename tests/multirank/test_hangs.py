@@ -53,6 +53,20 @@ def test_a_run_that_may_start_again_completes(number: signal.Signals, tmp_path: 
     assert len(lines) == 39_936 // 256, "each update appears once"
 
 
+def test_a_run_that_starts_again_by_itself_has_no_more_time_than_at_first(tmp_path: Path) -> None:
+    settings = ["run.steps=5000000", "run.max_restarts=1", "run.max_minutes=0.5"]
+    running = start(tmp_path, *SHORT, *settings, *RANKS, "--launcher", "mpirun")
+    wait_for(lambda: steps_done(tmp_path) > 0, 60, "update")
+    first = [beat.pid for beat in read_beats(tmp_path / "run").values()]
+    time.sleep(22)
+    strike(tmp_path, signal.SIGKILL)
+    wait_for(lambda: [b for b in read_beats(tmp_path / "run").values() if b.pid not in first], 60, "second attempt")
+    began = time.monotonic()
+    out, _ = running.communicate(timeout=120)
+    assert running.returncode == 75 and "starting again" in out and "run.max_minutes is over" in out, out
+    assert time.monotonic() - began < 25, "it had half a minute of its own"
+
+
 def test_an_environment_that_hangs_is_told_with_where_it_does(tmp_path: Path) -> None:
     result = broken("hang", tmp_path, settings=RUN.replace("[env]", "hang_seconds = 10\n[env]"))
     assert result["failed_rank"] == 1

@@ -129,6 +129,20 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert "ended after SIGINT" in out and not left_of("impatient-")
 
 
+def test_ranks_that_do_not_stop_have_the_seconds_that_the_settings_give_them(tmp_path: Path) -> None:
+    (tmp_path / "hang.toml").write_text(HANGS)
+    command = [sys.executable, "-m", "harness", "train", "hang.toml", "run.stop_seconds=3", "--ranks", "2"]
+    running = subprocess.Popen(
+        [*command, "--output", "run"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "run" / "config.toml").exists(), 60, "start")
+    struck = time.monotonic()
+    os.kill(running.pid, TERM)
+    out, _ = running.communicate(timeout=60)
+    assert time.monotonic() - struck < 30 and running.returncode == 1
+    assert "did not stop within 3 s" in out and "ended after SIGTERM" in out and not left_of("impatient-")
+
+
 HANGS = """
 [run]
 name = "impatient"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import importlib.metadata
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 def save(run_dir: Path, step: int) -> Path:
     config = {"sync": {"path": "mpi"}}
-    return checkpoints.save(run_dir / "checkpoints", step, STATE, {"env_steps": step}, config=config)
+    progress = {"env_steps": step, "seconds": time.monotonic()}
+    return checkpoints.save(run_dir / "checkpoints", step, STATE, progress, config=config)
 
 
 def names(run_dir: Path) -> list[str]:
@@ -90,6 +93,13 @@ def test_only_a_save_is_one(run_dir: Path) -> None:
     assert len(before) == 3 and not saves(run_dir) - before, "setting aside is none"
     save(run_dir, 300)
     assert len(saves(run_dir) - before) == 1, "the same step again is one"
+
+
+def test_a_save_is_one_wherever_the_file_system_puts_it(run_dir: Path, tmp_path: Path) -> None:
+    """Numbers of deleted files and folders are given out again."""
+    old, before = run_dir / "checkpoints" / "step-000000300", saves(run_dir)
+    shutil.copytree(save(tmp_path / "other", 300), old, dirs_exist_ok=True)
+    assert len(saves(run_dir) - before) == 1
 
 
 def test_from_a_checkpoint_its_own_decisions_are_taken(run_dir: Path) -> None:
