@@ -141,7 +141,7 @@ def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = 
     collective."""
     if collectives.size == 1:
         return
-    digest = zlib.crc32(parameters.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest = zlib.crc32(parameters.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     digests = collectives.gather_objects(digest)
     usual = digests.index(Counter(digests).most_common(1)[0][0])
     different = [rank for rank, other in enumerate(digests) if other != digests[usual]]
