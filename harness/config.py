@@ -27,8 +27,8 @@ class RunSettings(Settings):
     """The budget, in environment steps of all ranks together; whole rollouts that fit into it are made. Absent where
     the algorithm has a budget of its own (supervised: `algorithm.epochs`)."""
     max_minutes: float | None = Field(None, gt=0)
-    """Minutes after which the run stops with a checkpoint, by itself; counted from the user's start, also where a parent
-    starts the ranks again or their number changes."""
+    """Minutes after which the run stops with a checkpoint, by itself: of one start by the user, whatever starts the
+    ranks again in between."""
     stop_seconds: float = Field(60.0, gt=0)
     """Seconds that the ranks have, once the parent of `--ranks` was asked to stop, to reach a boundary and write a
     checkpoint; it ends them then. A cluster's warning should come some 20 s earlier than that before its end."""
