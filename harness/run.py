@@ -7,8 +7,10 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from harness.envs.choosing import check_backend
 from harness.errors import BadInput
 from harness.lifecycle import checkpoint
 from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
-from harness.lifecycle.heartbeat import Heartbeat, forget_beats, tell_end
+from harness.lifecycle.heartbeat import Hang, Heartbeat, RanksWatch, forget_beats, tell_end
 from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
     Result,
@@ -131,7 +133,11 @@ def attempt(
         if world.place.rank == 0:
             lock.take()
         place = world.place
-        with Heartbeat(run_dir, place.rank, place.host, requests.look_for_launcher) as heartbeat:
+        look_around = [requests.look_for_launcher]
+        if place.rank < 2 <= place.size and membership is None and not is_watched(os.environ):
+            own = place.rank, place.size, place.host, config.run.hang_seconds
+            look_around.append(RanksWatch(run_dir, *own, partial(end_for, run_dir)).look)
+        with Heartbeat(run_dir, place.rank, place.host, *look_around) as heartbeat:
             run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
             run.told += [lock.remark] if lock.remark is not None else []
             heartbeat.watch(run.phases)
@@ -144,6 +150,20 @@ def attempt(
         raise  # a rank that is alone tells it itself
     finally:
         lock.release()
+
+
+def is_watched(env: Mapping[str, str]) -> bool:
+    """Whether a parent or a search's driver watches the ranks."""
+    return "HARNESS_HAS_PARENT" in env or "HARNESS_TRIAL_DIR" in env
+
+
+def end_for(run_dir: Path, hang: Hang) -> None:
+    """Another rank hangs, or this one's training does: that is recorded, and the launcher ends the others for want of
+    this one. The training thread may be inside MPI, which cannot be asked for an abort beside it."""
+    print(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        record_failure(run_dir, hang.rank, hang.host, hang.cause, [])
+    os._exit(1)
 
 
 def is_about_ranks(error: BaseException) -> bool:

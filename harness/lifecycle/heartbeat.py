@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import psutil
+
 from harness.files import append_json_line, read_json
 from harness.lifecycle.run_directory import take_failures
 
@@ -27,6 +29,8 @@ SILENT_SECONDS = 10.0
 """Without a sign of life a rank is looked for on its host; where it is stopped, gone or out of reach, the run ends."""
 START_SECONDS = 600.0
 """What ranks have at least until all of them give one: to import on a slow file system takes minutes."""
+SILENT_AMONG_RANKS = 30.0
+"""The same where ranks look after each other: they cannot ask another host."""
 LONGEST_LOOK = 2.0
 """Seconds that one look counts for at most: the time that the watcher itself was stopped is nobody's silence."""
 BYTES = 1024
@@ -60,11 +64,11 @@ class Counts(Protocol):
 class Heartbeat:
     """While it is open, this process writes `heartbeats/rank-N.json` once a second; a good end takes the file away.
 
-    Progress is what the thread that made it counts, in the `starts` of what it gives to `watch`. `each_time` is called
-    as often; it must not raise.
+    Progress is what the thread that made it counts, in the `starts` of what it gives to `watch`. Each of `each_time` is
+    called as often; they must not raise.
     """
 
-    def __init__(self, run_dir: Path, rank: int, host: str, each_time: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, run_dir: Path, rank: int, host: str, *each_time: Callable[[], None]) -> None:
         self.path = run_dir / "heartbeats" / f"rank-{rank}.json"
         self.rank, self.host, self.each_time = rank, host, each_time
         self.counts: Counts | None = None
@@ -98,7 +102,8 @@ class Heartbeat:
                 write_over(self.path, json.dumps(asdict(beat)))
             except OSError:
                 pass  # a directory that cannot be written to: the watcher tries that itself, and then does not judge
-            self.each_time()
+            for call in self.each_time:
+                call()
             if self.ended.wait(BEAT_SECONDS):
                 return
 
@@ -154,14 +159,21 @@ class Hang:
 class Watch:
     """Looks at the ranks' signs of life; `look` may be called as often as one likes.
 
-    `state_of(beat)` finds a rank's process on its host: `running`, `stopped`, `gone`, or in other words why its host
-    does not say. `hosts`: by rank, where those run of which signs of life are awaited. A rank whose host does not share
-    the directory never gives one, which is no harm while another goes on.
+    `state_of(beat)` finds a rank's process on its host: `running`, `stopped`, `gone`, `unknown`, or in other words why
+    its host does not say. `hosts`: by rank, where those run of which signs of life are awaited. A rank whose host does
+    not share the directory never gives one, which is no harm while another goes on. `name`: of the one who looks.
     """
 
     def __init__(
-        self, run_dir: Path, hang_seconds: float, state_of: Callable[[Beat], str], hosts: Sequence[str] = ()
+        self,
+        run_dir: Path,
+        hang_seconds: float,
+        state_of: Callable[[Beat], str],
+        hosts: Sequence[str] = (),
+        silent_seconds: float = SILENT_SECONDS,
+        name: str = "parent",
     ) -> None:
+        self.silent_seconds, self.name = silent_seconds, name
         self.run_dir, self.hang_seconds, self.state_of, self.hosts = run_dir, hang_seconds, state_of, hosts
         self.beats: dict[int, Beat] = {}
         self.unseen = 0.0
@@ -191,17 +203,19 @@ class Watch:
     def _can_write(self) -> bool:
         try:
             (self.run_dir / "heartbeats").mkdir(exist_ok=True)
-            write_over(self.run_dir / "heartbeats" / "parent.json", "{}")
+            write_over(self.run_dir / "heartbeats" / f"{self.name}.json", "{}")
             return True
         except OSError:
             return False
 
     def _silent_one(self) -> Hang | None:
-        silence = f"no sign of life for {SILENT_SECONDS:.0f} s"
+        silence = f"no sign of life for {self.silent_seconds:g} s"
         for rank, beat in sorted(self.beats.items()):
-            if self.silent[rank] < SILENT_SECONDS:
+            if self.silent[rank] < self.silent_seconds:
                 continue
             state = self.state_of(beat)
+            if state == "unknown":  # it is given up only where nobody makes progress
+                continue
             if state == "running":  # inside something that keeps all of Python waiting
                 self.silent[rank] = 0.0
                 continue
@@ -219,8 +233,39 @@ class Watch:
         if missing and not busy:
             cause = f"hangs: no sign of life, and no progress of the others for {limit:g} s"
             return Hang(missing[0], self.hosts[missing[0]], cause)
-        first = min(busy or list(self.beats.values()), key=lambda beat: (beat.progress, beat.rank))
+        silent = [beat for beat in self.beats.values() if self.silent[beat.rank] >= limit]
+        first = min(silent or busy or list(self.beats.values()), key=lambda beat: (beat.progress, beat.rank))
         return Hang(first.rank, first.host, f"hangs: no progress for {limit:g} s, in {first.where}")
+
+
+class RanksWatch:
+    """Where no parent watches: rank 0 looks after the others, and rank 1 after rank 0.
+
+    Nobody is judged before all have given signs of life: ranks whose hosts do not share the directory are not watched.
+    `look` must be called as a heartbeat's `each_time`; `give_up` is then called once, and does not return.
+    """
+
+    def __init__(
+        self, run_dir: Path, rank: int, size: int, host: str, hang_seconds: float, give_up: Callable[[Hang], None]
+    ) -> None:
+        self.rank, self.size, self.host, self.give_up = rank, size, host, give_up
+        silent = min(SILENT_AMONG_RANKS, hang_seconds)
+        self.watch = Watch(run_dir, hang_seconds, self._state_of, (), silent, f"watch-{rank}")
+
+    def look(self) -> None:
+        with suppress(OSError):
+            hang = self.watch.look()
+            if hang is not None and len(self.watch.beats) == self.size and (self.rank == 0 or hang.rank == 0):
+                self.give_up(hang)
+
+    def _state_of(self, beat: Beat) -> str:
+        if beat.host != self.host:
+            return "unknown"
+        try:
+            status = psutil.Process(beat.pid).status()
+        except psutil.Error:
+            return "gone"
+        return {psutil.STATUS_STOPPED: "stopped", psutil.STATUS_ZOMBIE: "gone"}.get(status, "running")
 
 
 def end_without_result(run_dir: Path) -> str | None:

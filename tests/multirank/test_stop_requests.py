@@ -16,6 +16,7 @@ import pytest
 
 from harness.files import read_json, write_json
 from harness.launching import launcher_names
+from harness.lifecycle.heartbeat import read_beats
 from tests.checkpoints import load_newest
 from tests.command import environment, harness
 from tests.conftest import need, wait_for
@@ -48,6 +49,17 @@ def end_of(folder: Path, run_id: str, struck: float) -> None:
         assert found.progress["env_steps"] == read_json(folder / "run" / "result.json")["env_steps"]
 
 
+def bare(launcher: str, run_id: str, folder: Path, *settings: str) -> subprocess.Popen[bytes]:
+    """Two ranks below a launcher that no parent of ours has started; they print into `log`."""
+    need((BIN / "mpirun").exists(), "Open MPI is the system's: make install MPI=pypi")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OPAL_PREFIX": sys.prefix}
+    env = environment({**as_root, "HARNESS_RUN_ID": run_id, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"})
+    train = [sys.executable, "-m", "harness", "train", *LONG, "compile.mode=off", *settings, "--output", "run"]
+    with (folder / "log").open("w") as log:
+        command = [*BARE[launcher], *train]
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+
+
 @pytest.mark.parametrize(
     ("launcher", "number", "to_group", "statuses"),
     [
@@ -68,14 +80,8 @@ def end_of(folder: Path, run_id: str, struck: float) -> None:
 def test_a_bare_launcher(
     launcher: str, number: signal.Signals, to_group: bool, statuses: tuple[str | None, ...], tmp_path: Path
 ) -> None:
-    need((BIN / "mpirun").exists(), "Open MPI is the system's: make install MPI=pypi")
     run_id = f"bare-{launcher}-{number.name}-{os.getpid()}"
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OPAL_PREFIX": sys.prefix}
-    env = environment({**as_root, "HARNESS_RUN_ID": run_id, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"})
-    train = [sys.executable, "-m", "harness", "train", *LONG, "compile.mode=off", "--output", "run"]
-    with (tmp_path / "log").open("w") as log:
-        command = [*BARE[launcher], *train]
-        running = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    running = bare(launcher, run_id, tmp_path)
     try:
         wait_for(lambda: steps_done(tmp_path) > 40, 90, "update", (tmp_path / "log").read_text)
         struck = time.monotonic()
@@ -86,6 +92,27 @@ def test_a_bare_launcher(
     finally:
         for pid in left_of(run_id):
             os.kill(int(pid), KILL)
+
+
+@pytest.mark.parametrize(("launcher", "rank"), [("mpirun", 1), ("mpirun", 0), ("horovodrun-gloo", 1)])
+def test_a_rank_that_is_stopped_ends_the_run_under_a_bare_launcher_and_the_next_start_tells_it(
+    launcher: str, rank: int, tmp_path: Path
+) -> None:
+    run_id = f"bare-stopped-{os.getpid()}"
+    running = bare(launcher, run_id, tmp_path, "run.hang_seconds=10")
+    try:
+        wait_for(lambda: steps_done(tmp_path) > 40 and len(read_beats(tmp_path / "run")) == 2, 90, "update")
+        time.sleep(2)  # each has seen the other
+        struck = time.monotonic()
+        os.kill(read_beats(tmp_path / "run")[rank].pid, signal.SIGSTOP)
+        assert running.wait(40) != 0, "it went on"
+        end_of(tmp_path, run_id, struck + 25)
+    finally:
+        for pid in left_of(run_id):
+            os.kill(int(pid), KILL)
+    again = harness("train", *LONG, "run.max_minutes=0.01", "--output", "run", cwd=tmp_path)
+    told = f"rank {rank} on {os.uname().nodename} failed: was stopped by SIGSTOP: no sign of life for 10 s"
+    assert again.code == 75 and told in again.err
 
 
 def test_the_next_start_tells_how_ranks_ended_that_could_not(tmp_path: Path) -> None:

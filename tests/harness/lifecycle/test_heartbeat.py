@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.lifecycle import heartbeat
-from harness.lifecycle.heartbeat import Beat, Heartbeat, Watch, read_beats, write_over
+from harness.lifecycle.heartbeat import Beat, Hang, Heartbeat, RanksWatch, Watch, read_beats, write_over
 
 FIRST = Beat(
     rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0
@@ -126,6 +127,33 @@ def test_nobody_is_judged_by_a_directory_that_cannot_be_written_to(tmp_path, mon
     (tmp_path / "heartbeats" / "parent.json").unlink()
     (tmp_path / "heartbeats" / "parent.json").mkdir()
     assert ranks.passes(60, silent=(0, 1)) is None
+
+
+def test_a_silent_rank_that_nobody_can_ask_for_is_to_blame_once_all_wait(tmp_path, monkeypatch) -> None:
+    ranks = Ranks(tmp_path, monkeypatch, "unknown")
+    ranks.beats[1] = replace(SECOND, waits=True)
+    assert ranks.passes(5) is None and ranks.passes(55, silent=(1,)) is None
+    assert ranks.passes(70, silent=(1,), stuck=(0,)).rank == 1
+
+
+@pytest.mark.parametrize("looks, blamed, given_up", [(0, 1, [1]), (1, 0, [0]), (1, 1, [])])
+def test_ranks_look_after_each_other(looks: int, blamed: int, given_up: list[int], tmp_path, monkeypatch) -> None:
+    """Rank 0 after the others, rank 1 after rank 0."""
+    ranks, found = Ranks(tmp_path, monkeypatch, ""), list[Hang]()
+    among = RanksWatch(tmp_path, looks, 2, "ab"[blamed], 600.0, found.append)
+    monkeypatch.setattr(ranks.watch, "look", among.look)
+    monkeypatch.setattr(heartbeat.psutil.Process, "status", lambda self: "stopped")
+    ranks.beats = [replace(beat, pid=os.getpid()) for beat in ranks.beats]
+    assert ranks.passes(5) is None and ranks.passes(29, silent=(blamed,)) is None and not found
+    ranks.passes(2, silent=(blamed,))
+    assert [hang.rank for hang in found[:1]] == given_up
+
+
+def test_ranks_that_do_not_see_all_the_others_do_not_judge(tmp_path, monkeypatch) -> None:
+    ranks, found = Ranks(tmp_path, monkeypatch, ""), list[Hang]()
+    monkeypatch.setattr(ranks.watch, "look", RanksWatch(tmp_path, 0, 2, "a", 60.0, found.append).look)
+    ranks.passes(2000, stuck=(0,), missing=(1,))
+    assert not found
 
 
 def test_a_rank_beats_while_its_training_thread_does_not_and_tells_where_that_is(tmp_path) -> None:
