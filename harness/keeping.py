@@ -40,6 +40,8 @@ class Keeping:
         share = environments.share if environments is not None else Share(0, 0, 0)
         places = share.first, share.count, share.total
         self.saver = Saver(directory, collectives, places, config.checkpoint.keep, settle_files)
+        if blind := ", ".join(str(rank) for rank in range(collectives.size) if rank not in self.saver.writers):
+            say(f"rank {blind} does not see {directory}: checkpoints lack its part, and no run goes on from them there")
         self.table = config.to_table()
         self.due = self.best = self.busy = False
         """Whether a save is due, whether it is of the best policy so far, and whether any rank still writes the one

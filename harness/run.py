@@ -103,10 +103,10 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
         known = finished(run_dir, config, resume)
         if known is None:
             tell_end(run_dir)  # here, while the other ranks still wait for this one
-    if resume != "never":
-        config = with_decisions(config, run_dir, world, resume)
+        if resume != "never":
+            config = with_decisions(config, run_dir, world, resume)
     collectives = world.start(config.sync.path)
-    known = collectives.broadcast_object(known)
+    known, config = collectives.broadcast_object((known, config))  # other hosts may not see the directory
     if known is not None:
         world.stop()
         return known

@@ -196,11 +196,16 @@ class World:
         return device
 
     def start(self, path: str = "auto") -> Collectives:
-        """Starts what carries the reduces: `horovod`, `mpi`, or with `auto` the quicker of the two, by measurement."""
+        """Starts what carries the reduces: `horovod`, `mpi`, or with `auto` the quicker of the two, by measurement.
+        Under mpirun it is rank 0's `path` that counts."""
         if self.place.size == 1:
             self.collectives = Alone()
             return self.collectives
         prepare_environment()
+        if self.place.launcher == "mpi":  # MPI is there before Horovod in any case, see _start_horovod
+            from mpi4py import MPI
+
+            path = MPI.COMM_WORLD.bcast(path)
         self.reason = f"sync.path = {path}"
         if path == "auto":
             self.collectives = self._start_quicker()
