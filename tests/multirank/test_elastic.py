@@ -34,11 +34,15 @@ def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
+def ranks_of(folder: Path) -> list[int]:
+    """Their numbers in turn."""
+    return [key for key, _ in groupby(line["ranks"] for line in lines_of(folder))]
+
+
 def learned(folder: Path) -> bool:
     """Whether an evaluation reached CartPole's threshold after the killed rank's place was filled again."""
-    ranks = [key for key, _ in groupby(line["ranks"] for line in lines_of(folder))]
     last = [line for line in lines_of(folder)[-200:] if line["ranks"] == 2]
-    return ranks[-3:] == [2, 1, 2] and any(line.get("eval_return_mean", 0) >= 475 for line in last)
+    return ranks_of(folder)[-3:] == [2, 1, 2] and any(line.get("eval_return_mean", 0) >= 475 for line in last)
 
 
 def test_training_goes_on_with_one_rank_returns_to_two_and_learns(tmp_path: Path) -> None:
@@ -83,6 +87,21 @@ def test_what_the_first_ranks_decided_is_kept_by_others(tmp_path: Path, monkeypa
     of_runs.train_elastic(load_run_config("sac-pendulum", []), tmp_path, "never")
     decided = [[each.env.backend, each.env.double_buffer, *vars(each.compile).values()] for each in found if each.env]
     assert decided == [["auto", "auto", "auto", "auto", True], ["workers", "on", "on", "onednn", True]]
+
+
+def test_rank_0_too_is_done_without_and_its_place_is_filled_again(tmp_path: Path) -> None:
+    """It holds the directory's lock, its metrics and the manifest of a save in flight."""
+    running = start(tmp_path, *FAST, "--elastic", "1:2")
+    wait_for(lambda: steps_done(tmp_path) > 20, 60, "update")
+    os.kill(read_beats(tmp_path / "run")[0].pid, signal.SIGKILL)
+    wait_for(lambda: ranks_of(tmp_path)[-3:] == [2, 1, 2], 90, "return", lambda: str(lines_of(tmp_path)[-3:]))
+    os.kill(running.pid, signal.SIGTERM)
+    out, _ = running.communicate(timeout=60)
+    lines = lines_of(tmp_path)
+    assert running.returncode == 75, out
+    assert [line["update"] for line in lines] == list(range(1, len(lines) + 1)), "each update appears once"
+    assert read_json(tmp_path / "run" / "result.json")["env_steps"] == lines[-1]["env_steps"]
+    assert not left_of("elastic-")
 
 
 def test_an_error_that_would_come_again_ends_the_run_with_its_reason(tmp_path: Path) -> None:

@@ -66,14 +66,20 @@ def bare(launcher: str, run_id: str, folder: Path, *settings: str) -> subprocess
         ("mpirun", TERM, False, EITHER),
         ("mpirun", INT, True, EITHER),
         ("mpirun", USR2, False, STOPPED),
+        ("mpirun", TERM, True, EITHER),
+        ("mpirun", USR2, True, STOPPED),
         ("mpirun", KILL, False, ENDED),
         ("horovodrun", TERM, False, STOPPED),
         ("horovodrun", INT, True, EITHER),
         ("horovodrun", USR2, False, STOPPED),
+        ("horovodrun", TERM, True, EITHER),
+        ("horovodrun", USR2, True, STOPPED),
         ("horovodrun", KILL, False, STOPPED),
         ("horovodrun-gloo", TERM, False, EITHER),
         ("horovodrun-gloo", INT, True, EITHER),
         ("horovodrun-gloo", USR2, False, EITHER),
+        ("horovodrun-gloo", TERM, True, EITHER),
+        ("horovodrun-gloo", USR2, True, EITHER),
         ("horovodrun-gloo", KILL, False, ENDED),
     ],
 )
@@ -127,12 +133,16 @@ def test_the_next_start_tells_how_ranks_ended_that_could_not(tmp_path: Path) -> 
     assert again.code == 0 and "without a result" not in again.err
 
 
-@pytest.mark.parametrize("launcher", launcher_names())
-def test_the_parent_passes_on_what_its_whole_group_is_sent_within_5_s(launcher: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "number", "to_group"), [*((name, TERM, True) for name in launcher_names()), ("mpirun", USR2, False)]
+)
+def test_the_parent_passes_on_what_it_or_its_group_is_sent_within_5_s(
+    launcher: str, number: signal.Signals, to_group: bool, tmp_path: Path
+) -> None:
     running = start(tmp_path, "run.name=asked", "--ranks", "2", "--launcher", launcher, session=True)
     wait_for(lambda: steps_done(tmp_path) > 20, 60, "update")
     struck = time.monotonic()
-    os.killpg(running.pid, TERM)
+    (os.killpg if to_group else os.kill)(running.pid, number)
     out, _ = running.communicate(timeout=60)
     crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the ends of Python and MPI take their time there
     assert time.monotonic() - struck < 5 * crowd, out
