@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """`main` as a process, which ends without taking Python apart: a compiler's modules take seconds for that, more than
-    a launcher or a cluster may give to a run that it stops. Whatever asked to be called at the end is called."""
+    """`main` as a process, which ends without taking Python apart: a compiler's modules take seconds for that, more
+    than a launcher or a cluster may give to a run that it stops. Whatever asked to be called at the end is called."""
     code = main()
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does before it ends
     atexit._run_exitfuncs()
