@@ -144,8 +144,7 @@ def test_the_parent_passes_on_what_it_or_its_group_is_sent_within_5_s(
     struck = time.monotonic()
     (os.killpg if to_group else os.kill)(running.pid, number)
     out, _ = running.communicate(timeout=60)
-    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the ends of Python and MPI take their time there
-    assert time.monotonic() - struck < 5 * crowd, out
+    assert time.monotonic() - struck < 5, out
     assert running.returncode == 75 and status(tmp_path) == "stopped", out
     end_of(tmp_path, "asked-", struck)
 
