@@ -186,8 +186,9 @@ class Scene:
     def learned(self) -> dict[str, torch.Tensor]:
         """The parameters of the newest checkpoint."""
         newest = self.newest()
-        assert newest is not None
-        return load(newest, verified=False).state["algorithm"]["module"]
+        found = load(newest, state_alone=True) if newest is not None else None
+        assert found is not None
+        return found.state["module"]
 
     def resumed_from(self) -> str | None:
         """The checkpoint that this attempt says it went on from."""
