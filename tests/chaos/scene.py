@@ -26,6 +26,7 @@ steps = {steps}
 [env]
 id = "{env}"
 count = {envs}
+backend = "{backend}"
 [algorithm]
 {algorithm}
 [optimizer]
@@ -66,10 +67,12 @@ learning_starts = 200
 batch_size = 64
 train_freq = 64
 gradient_steps = 8"""
+CARTPOLE, PENDULUM = {"env": "CartPole-v1", "backend": "native"}, {"env": "Pendulum-v1", "backend": "sync"}
+"""By backends whose environments go on exactly, as EnvPool's do not."""
 RUNS = {
-    "PPO on CartPole": {"env": "CartPole-v1", "envs": 8, "steps": UPDATES * 1024, "algorithm": PPO},
-    "DQN on CartPole": {"env": "CartPole-v1", "envs": 4, "steps": UPDATES * 256, "algorithm": DQN},
-    "SAC on Pendulum": {"env": "Pendulum-v1", "envs": 4, "steps": UPDATES * 256, "algorithm": SAC},
+    "PPO on CartPole": {**CARTPOLE, "envs": 8, "steps": UPDATES * 1024, "algorithm": PPO},
+    "DQN on CartPole": {**CARTPOLE, "envs": 4, "steps": UPDATES * 256, "algorithm": DQN},
+    "SAC on Pendulum": {**PENDULUM, "envs": 4, "steps": UPDATES * 256, "algorithm": SAC},
 }
 """What may be run, by what it is called in the table."""
 RANKS = 2
