@@ -92,7 +92,7 @@ LONG += ["compile.mode=off"]  # compiling takes seconds of a run's time
 
 def test_a_run_out_of_time_stops_with_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     done = []
-    for minutes in (0.08, 0.08, 0.09):  # each attempt has its own time, and may be given more
+    for minutes in (0.15, 0.15, 0.16):  # each attempt has its own time, and may be given more
         stopped = harness("train", "ppo-cartpole", *LONG, f"run.max_minutes={minutes}", "--output", "run", cwd=tmp_path)
         assert stopped.code == 75 and "run.max_minutes" in stopped.out, stopped.err
         result = read_json(tmp_path / "run" / "result.json")
