@@ -127,13 +127,17 @@ class Scene:
             log.seek(self.said_from)
             return log.read()
 
-    def wait_until(self, updates: int, seconds: float) -> None:
-        """Until its metrics hold so many updates and then for some seconds; or its end, or a limit."""
-        while self.running() and self.updates() < updates and time.monotonic() < self.began + LONGEST:
+    def wait_until(self, updates: int, seconds: float) -> str:
+        """Until its metrics hold so many updates and then for some seconds; or its end, or a limit. "", or where it
+        reached the limit, what its processes are."""
+        while self.running() and self.updates() < updates:
+            if time.monotonic() > self.began + LONGEST:
+                return f"no update {updates} within {LONGEST:.0f} s: {'; '.join(self.processes())}"
             time.sleep(0.005)
         until = time.monotonic() + seconds
         while self.running() and time.monotonic() < until:
             time.sleep(0.005)
+        return ""
 
     def wait(self) -> int | None:
         """The exit code of this attempt; None where it did not end, and was killed here."""
@@ -163,6 +167,13 @@ class Scene:
                 if str(child.pid) in left_of(f"{self.name}-"):
                     return child.pid
         return None
+
+    def processes(self) -> list[str]:
+        """Each of them: its pid, state, age and command."""
+        pids = ",".join(left_of(f"{self.name}-")) or "0"
+        shown = ["ps", "-o", "pid=,stat=,etimes=,wchan=,args=", "-p", pids]
+        lines = subprocess.run(shown, capture_output=True, text=True).stdout.splitlines()
+        return [" ".join(line.split())[:160] for line in lines]
 
     def kill_all(self) -> None:
         """Everything of the run, the parent first, as a host's end would."""

@@ -164,14 +164,14 @@ def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.rando
     done = scene.updates()
     scene.start()
     if early:  # while the ranks start
-        scene.wait_until(0, 4 * seconds)
+        hung = scene.wait_until(0, 4 * seconds)
     else:
-        scene.wait_until(done + 1 + int(share * 0.5 * (UPDATES - done)), 0.4 * seconds)
+        hung = scene.wait_until(done + 1 + int(share * 0.5 * (UPDATES - done)), 0.4 * seconds)
     updates = scene.updates()
     what = fault.strike(scene, random) if scene.running() else ""
     code = scene.wait()
     healed = fault.heal(scene, random) if what else ""
-    troubles = []
+    troubles = [hung] if hung else []
     if code is None:
         troubles.append("it did not end")
     elif what and code not in (0, *fault.codes):
@@ -179,7 +179,7 @@ def attempt(scene: Scene, seed: int, number: int, fault: Fault, random: np.rando
     if re.search(r"^Traceback", scene.said(), re.M) and code != -signal.SIGINT:  # not one that it tells of a rank
         troubles.append("its parent ended in a traceback")
     if left := scene.left_after(LONGEST_ALONE if code == -9 and fault.name == "kill -9 of the parent" else GONE_WITHIN):
-        troubles.append(f"processes {left} were left")
+        troubles.append(f"processes {left} were left: {'; '.join(scene.processes())}")
         scene.kill_all()
     if not what:
         return None
