@@ -109,7 +109,7 @@ def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
         theirs = tomllib.loads((run_dir / "config.toml").read_text())
     except FileNotFoundError:
         foreign = [name for name in OURS if (run_dir / name).exists()]
-        if foreign:
+        if foreign and not (foreign == ["result.json"] and began_nothing(run_dir)):
             raise BadInput(
                 f"{run_dir} holds {', '.join(foreign)} but no config.toml, so it is no run of ours: choose another "
                 "directory by --output"
@@ -122,6 +122,12 @@ def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
     differing = differing_keys(ours, theirs)
     if differing:
         raise BadInput(f"{run_dir} holds another run: {differing}; choose another directory by --output")
+
+
+def began_nothing(run_dir: Path) -> bool:
+    """Whether the result is that of a start whose ranks died before the run wrote anything of its own."""
+    result = read_result(run_dir)
+    return result is not None and result.status == "failed" and not result.env_steps
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

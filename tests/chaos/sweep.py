@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.chaos.faults import FAULTS, Fault, mount
+from tests.chaos.faults import FAULTS, DiskFull, Fault, mount
 from tests.chaos.scene import PATHS, RUNS, UPDATES, Scene
 
 FAULTS_A_RUN = 4
@@ -58,19 +58,28 @@ class Calm:
     """What a run that no fault strikes ends with."""
 
     result: dict
+    last: str
+    """The name of its last checkpoint."""
     learned: dict[str, torch.Tensor]
 
-    def same(self, scene: Scene) -> bool:
-        ours, learned = scene.result(), scene.learned()
-        same = ours.get("eval_return_mean") == self.result["eval_return_mean"] and scene.updates() == UPDATES
-        return same and all(torch.equal(learned[name], value) for name, value in self.learned.items())
+    def same(self, scene: Scene, disk_was_full: bool) -> bool:
+        newest = scene.newest()
+        same = scene.result().get("eval_return_mean") == self.result["eval_return_mean"]
+        if not same or scene.updates() != UPDATES or newest is None:
+            return False
+        if newest.name != self.last:  # a disk that stayed full costs the last checkpoints
+            return disk_was_full
+        learned = scene.learned()
+        return all(torch.equal(learned[name], value) for name, value in self.learned.items())
 
 
 def undisturbed(folder: Path, kind: str) -> Calm:
     scene = Scene(folder, "calm", "mpirun", kind)
     scene.start()
     assert scene.wait() == 0, scene.said()
-    return Calm(scene.result(), scene.learned())
+    newest = scene.newest()
+    assert newest is not None
+    return Calm(scene.result(), newest.name, scene.learned())
 
 
 def drawn(seed: int, possible: list[Fault]) -> Iterator[Fault]:
@@ -145,7 +154,7 @@ def endure(
                 tell(f"run {number}: {told}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
         result = last_attempts(scene, found)
         done = result.get("status") == "done"
-        equal = done and calm.same(scene)
+        equal = done and calm.same(scene, any(struck.fault == DiskFull.name for struck in found))
         for struck in found:
             struck.lost, struck.equal = not done, equal
         tell(f"run {number}: {result.get('status')}, {result.get('eval_return_mean')}, {scene.updates()} updates")

@@ -7,15 +7,28 @@ import fcntl
 import importlib.metadata
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.errors import BadInput
+from harness.files import write_json
 from harness.lifecycle import checkpoint
 from harness.lifecycle.lock import DirectoryLock, check_free
-from harness.lifecycle.run_directory import SIMULATORS, Start, decisions, prepare, saves, versions
+from harness.lifecycle.run_directory import (
+    SIMULATORS,
+    Result,
+    Start,
+    check_same_run,
+    decisions,
+    failed_result,
+    prepare,
+    saves,
+    versions,
+)
 from tests import checkpoints
 from tests.multirank.stopped_run import go
 
@@ -143,3 +156,11 @@ def test_without_locks_a_run_goes_on_and_says_so(
     check_free(tmp_path)
     told = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
     assert capsys.readouterr().out.count(told) == 1
+
+
+def test_a_start_whose_ranks_died_before_it_wrote_its_settings_may_be_made_again(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", asdict(failed_result("the launcher was killed", None, None, [], ranks=2, seed=1)))
+    check_same_run(tmp_path, {"seed": 1})
+    write_json(tmp_path / "result.json", asdict(Result("done", env_steps=100)))
+    with pytest.raises(BadInput, match="holds result.json but no config.toml"):
+        check_same_run(tmp_path, {"seed": 1})
