@@ -159,7 +159,8 @@ def test_without_locks_a_run_goes_on_and_says_so(
 
 
 def test_a_start_whose_ranks_died_before_it_wrote_its_settings_may_be_made_again(tmp_path: Path) -> None:
-    write_json(tmp_path / "result.json", asdict(failed_result("the launcher was killed", None, None, [], ranks=2, seed=1)))
+    died = failed_result("the launcher was killed", None, None, [], ranks=2, seed=1)
+    write_json(tmp_path / "result.json", asdict(died))
     check_same_run(tmp_path, {"seed": 1})
     write_json(tmp_path / "result.json", asdict(Result("done", env_steps=100)))
     with pytest.raises(BadInput, match="holds result.json but no config.toml"):
