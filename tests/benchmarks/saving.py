@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -65,7 +64,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where the checkpoints are written; default: a temporary one")
     parser.add_argument("--json", help="where the figures go")
     arguments = parser.parse_args()
-    command = shlex.join(["python", "-m", "tests.benchmarks.saving", *sys.argv[1:]])
+    given = ("--seconds", arguments.seconds, "--repeats", arguments.repeats, "--width", arguments.width)
+    command = shlex.join(["python", "-m", "tests.benchmarks.saving", *map(str, given)])
     overrides = [*SETTINGS, f"network.hidden=[{arguments.width}, {arguments.width}]"]
     config = load_run_config("ppo-cartpole", overrides)
     world = World()
