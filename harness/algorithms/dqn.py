@@ -27,6 +27,7 @@ from harness.algorithms.q_networks import Greedy, make_q_network
 from harness.algorithms.randomness import generator
 from harness.distributed.arena import Arena
 from harness.settings import named_object
+from harness.training.blocks import InBlocks
 from harness.training.optimizers import LearningRate, make_optimizer
 from harness.training.precision import Precision
 from harness.training.trainer import Step
@@ -112,6 +113,7 @@ class DQN(OffPolicy):
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
         self.target = copy.deepcopy(self.module)
         self.target_parameters = Arena(self.target).parameters
+        self.target.requires_grad_(False)
         self.greedy = Greedy(self.module, device)
 
         replay = self.make_replay(context)
@@ -125,7 +127,16 @@ class DQN(OffPolicy):
         """What a minibatch has of each of its samples; its errors come from the loss."""
         self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
         self.others = torch.zeros(collectives.size, device=device)
-        self.compiled, self.compile_reason = self.compile_gradient(self.step, self.loss, self.data, "errors")
+        self.ahead: InBlocks | None = None
+        """Makes the target network's values of minibatches that are drawn together."""
+        if at_once > 1:
+            following = self.data["next_observations"]
+            values = torch.zeros(len(following), self.actions, self.quantiles, device=device)
+            self.data["target_values"] = values
+            self.ahead = InBlocks(self.target, following, values, self.precision)
+        beside = [self.ahead] if self.ahead is not None and device.type == "cpu" else []
+        compiled = self.compile_gradient(self.step, self.loss, self.data, "errors", beside)
+        self.compiled, self.compile_reason = compiled
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
@@ -207,11 +218,19 @@ class DQN(OffPolicy):
         applied, at_once = 0, self.at_once
         for first in range(0, len(draws), at_once):
             phases.start("sample")
-            minibatches.draw(self.updates + first, draws[first : first + at_once], beta)
+            self.draw(self.updates + first, draws[first : first + at_once], beta)
             for number in range(len(minibatches.edges) - 1):
                 applied += self.update(minibatches.part(number))
         phases.start("rest")
         return applied
+
+    def draw(self, first: int, draws: np.ndarray, beta: float) -> None:
+        """The minibatches from number `first` on, and the target network's values of what follows: it stays as it is
+        until the next round's steps. `draws`, `beta`: as for `Minibatches.draw`."""
+        self.minibatches.draw(first, draws, beta)
+        if self.ahead is not None:
+            self.context.phases.start("targets")
+            self.ahead(self.minibatches.edges[-1])
 
     def update(self, part: slice) -> bool:
         """One step by the minibatch in the rows `part`; False where it was skipped."""
@@ -262,7 +281,7 @@ class DQN(OffPolicy):
         values = self.module(batch["observations"]).float()
         chosen = values[samples, batch["actions"]]  # (n, quantiles)
         with torch.no_grad():
-            target_values = self.target(batch["next_observations"]).float()
+            target_values = self.target_values(batch)
             guide = self.module(batch["next_observations"]).float() if self.settings.double else target_values
             best = guide.mean(-1).argmax(-1)
             following = target_values[samples, best]
@@ -280,6 +299,11 @@ class DQN(OffPolicy):
             distance = (targets.mean(-1) - chosen.mean(-1)).abs().mean()
             statistics = torch.cat([torch.stack([loss, chosen.mean(), distance]), self.others])
         return loss, statistics, errors
+
+    def target_values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Of the states that follow (n, actions, quantiles)."""
+        made = batch.get("target_values")
+        return self.target(batch["next_observations"]).float() if made is None else made
 
     def quantile_loss(self, quantiles: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Dabney et al. 2018, equation 10 with κ = 1, summed over the quantiles and averaged over the targets as in

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import socket
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,10 @@ from harness.rings import Ring
 from harness.training.compiled import (
     MOST_SIZES,
     Batch,
+    Beside,
     CompiledGradient,
     Loss,
-    compile_in_turn,
+    compile_step,
     wants_compiling,
 )
 from harness.training.trainer import Step
@@ -240,10 +242,10 @@ class OffPolicy(Algorithm):
         return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
 
     def compile_gradient(
-        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None
+        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()
     ) -> tuple[CompiledGradient | None, str]:
         """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
-        where it stays eager."""
+        where it stays eager. `beside`: what is compiled with it."""
         wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
         wanted, reason = self.collectives.broadcast_object(wanted)
         if not wanted:
@@ -252,13 +254,10 @@ class OffPolicy(Algorithm):
         if max(self.collectives.gather_objects(len(sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
-        compiled, problem = compile_in_turn(
-            lambda products: CompiledGradient(*parts, products=products),
-            self.collectives,
-            self.config.compile.products,
+        products = self.config.compile.products
+        compiled, problem = compile_step(
+            step, lambda products: CompiledGradient(*parts, products=products), products, *beside
         )
-        if compiled is not None:
-            step.reduce_at_once()
         return compiled, problem or reason
 
     def diverged(self) -> Diverged:

@@ -26,7 +26,7 @@ from harness.algorithms.randomness import generator
 from harness.errors import Diverged
 from harness.settings import named_object
 from harness.training.captured import DeviceSteps
-from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_in_turn, sizes_of, wants_compiling
+from harness.training.compiled import MOST_SIZES, CompiledGradient, compile_step, sizes_of, wants_compiling
 from harness.training.optimizers import LearningRate, load_in_place, make_optimizer
 from harness.training.precision import Precision
 from harness.training.trainer import Step
@@ -160,13 +160,9 @@ class OnPolicy(Algorithm):
         if max(context.collectives.gather_objects(len(self.sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (self.module, self.step.arena, self.loss, self.precision, self.data, self.NUMBERS, self.sizes)
-        compiled, problem = compile_in_turn(
-            lambda products: CompiledGradient(*parts, products=products),
-            context.collectives,
-            context.config.compile.products,
+        compiled, problem = compile_step(
+            self.step, lambda products: CompiledGradient(*parts, products=products), context.config.compile.products
         )
-        if compiled is not None:
-            self.step.reduce_at_once()
         return compiled, problem or reason
 
     def make_steps(self, on_device: bool) -> Steps:

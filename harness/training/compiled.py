@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import types
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -22,6 +21,7 @@ from torch.func import functional_call, grad
 from harness.distributed.arena import Arena
 from harness.distributed.collectives import Collectives
 from harness.settings import Settings
+from harness.training.direct import Direct, of_its_own
 from harness.training.precision import Precision
 from harness.training.products import choose_products, products_pass
 from harness.training.trainer import Step
@@ -105,14 +105,18 @@ class CompiledGradient:
         self.products = products if self.device.type == "cpu" else "auto"  # on a GPU they are what they are
         self.layout = self._layout(module)
         self.functions: dict[int, Callable[..., None]] = {}
-        # every call has the same tensors, and rows of this size: there is nothing to guard against
-        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        if self.device.type == "cpu":
-            options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": products_pass(products)}
-            options["cpp.use_decompose_tanh"] = True  # 2 sigmoid(2x) - 1: half the time, to 1e-7
         for size in sorted(set(sizes)):
-            own = self._function_of_its_own()
-            self.functions[size] = torch.compile(own, fullgraph=True, dynamic=False, options=options)
+            if self.device.type == "cpu":
+                # tanh as 2 sigmoid(2x) - 1: half the time, to 1e-7
+                passes = {"post_grad_custom_post_pass": products_pass(products), "cpp.use_decompose_tanh": True}
+                self.functions[size] = Direct(self._write, {"cpp_wrapper": True, **passes})
+            else:  # CUDA graphs are what takes the way into it away
+                unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+                own = of_its_own(self._write)
+                self.functions[size] = torch.compile(own, fullgraph=True, dynamic=False, options=unguarded)
+        self.last: tuple[float, ...] = ()
+        self.given = torch.zeros(0)
+        """`last`, on the device."""
 
     def _layout(self, module: nn.Module) -> list[tuple[str, torch.Size, int, int]]:
         """(name beneath `with_loss`, shape, first, end) of every trainable parameter; a tied one has its names all."""
@@ -123,13 +127,6 @@ class CompiledGradient:
             offset += parameter.numel()
         named = module.named_parameters(remove_duplicate=False)
         return [(f"module.{name}", *places[id(parameter)]) for name, parameter in named if id(parameter) in places]
-
-    def _function_of_its_own(self) -> Callable[..., None]:
-        """`_write` with a code object that no other shares: dynamo keeps what it compiled by code object."""
-        function = type(self)._write
-        code = function.__code__.replace()
-        own = types.FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)
-        return types.MethodType(own, self)
 
     def _write(self, flat: torch.Tensor, wire: torch.Tensor, rows: torch.Tensor, numbers: torch.Tensor, data: Batch):
         batch = {name: values[rows] for name, values in data.items()}
@@ -153,8 +150,10 @@ class CompiledGradient:
 
     def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
         """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""
-        given = torch.tensor([*numbers, weight, self.precision.scale], dtype=torch.float32, device=self.device)
-        self.write(rows, given)
+        numbers = (*numbers, weight, self.precision.scale)
+        if numbers != self.last:
+            self.last, self.given = numbers, torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        self.write(rows, self.given)
 
     def write(self, rows: torch.Tensor, given: torch.Tensor) -> None:
         """`given`: float32 (numbers + 2,), the numbers, the weight and the loss scale, on the device."""
@@ -171,20 +170,40 @@ def place(entry: tuple[str, torch.Size, int, int]) -> int:
     return entry[2]
 
 
+class Beside(Protocol):
+    """What is compiled beside a gradient."""
+
+    def compile(self, products: str) -> None: ...
+
+
+def compile_step(
+    step: Step, make: Callable[[str], CompiledGradient], products: str, *beside: Beside
+) -> tuple[CompiledGradient | None, str]:
+    """As `compile_in_turn`, for what a step is taken by."""
+    gradient, problem = compile_in_turn(make, step.collectives, products, *beside)
+    if gradient is not None:
+        step.reduce_at_once()
+    return gradient, problem
+
+
 def compile_in_turn(
-    make: Callable[[str], CompiledGradient], collectives: Collectives, products: str
+    make: Callable[[str], CompiledGradient], collectives: Collectives, products: str, *beside: Beside
 ) -> tuple[CompiledGradient | None, str]:
     """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
     where any of them could not. `make` takes what `compile.products` came to be; the text is a remark of that.
+    `beside`: what is compiled too, or not at all.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     chosen, remark = choose_products(collectives, products)
-    gradient, problem = None, ""
+    gradient: CompiledGradient | None = None
+    problem = ""
     for turn in (True, False):
         if (collectives.rank == 0) == turn:
             try:
                 gradient = make(chosen)
                 gradient.compile()
+                for each in beside:
+                    each.compile(chosen)
             except Exception as error:  # whatever a compiler may raise: eager is always right
                 problem = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
         problems = [text for text in collectives.gather_objects(problem) if text]

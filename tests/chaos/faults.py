@@ -168,11 +168,15 @@ class ReadOnly(DiskFull):
     name = "a read-only directory"
 
     def strike(self, scene: Scene, random: np.random.Generator) -> str:
-        folder = str(scene.run_dir)
-        for arguments in (("--bind", folder, folder), ("-o", "remount,bind,ro", folder)):
-            failed = mount(*arguments)
+        folder, failed = str(scene.run_dir), "?"
+        for _ in range(50):
+            failed = mount("--bind", folder, folder)
             assert not failed, failed
-        return "read-only"
+            failed = mount("-o", "remount,bind,ro", folder)
+            if not failed:
+                return "read-only"
+            self.heal(scene, random)  # busy: a rank opened a file to write it between the two
+        raise AssertionError(failed)
 
     def heal(self, scene: Scene, random: np.random.Generator) -> str:
         subprocess.run(["umount", "--lazy", str(scene.run_dir)], check=True)

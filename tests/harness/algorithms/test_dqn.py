@@ -74,7 +74,7 @@ def drawn(dqn: DQN) -> dict[str, np.ndarray]:
         dqn.iterate(iteration)
     with torch.no_grad():
         dqn.target_parameters += 0.1 * torch.randn(len(dqn.target_parameters))
-    dqn.minibatches.draw(dqn.updates, np.random.default_rng(0).random((1, 16)), beta=0.5)
+    dqn.draw(dqn.updates, np.random.default_rng(0).random((1, 16)), beta=0.5)
     return {name: array[:16].astype(np.float64) for name, array in dqn.minibatches.arrays.items()}
 
 
