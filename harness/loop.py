@@ -21,7 +21,7 @@ from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
-from harness.distributed.world import World, set_threads
+from harness.distributed.world import World, flush_denormals, set_threads
 from harness.envs import make_environments, play_episodes
 from harness.envs.choosing import agree_on_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
@@ -113,6 +113,7 @@ class Run:
         self.host_of: list[str] = collectives.gather_objects(world.place.host)
         """By rank."""
         self.hosts = sorted(set(self.host_of))
+        flush_denormals()
         set_threads(config.run.threads or 1)
         keep_freed_memory()
         self.algorithm = self._build()
