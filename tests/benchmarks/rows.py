@@ -6,7 +6,7 @@ Sizes are those of one rank; this project's settings are global, so that they ar
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.benchmarks.contest import TUNED, YIELD, Contestant, Joined, Row
 from tests.benchmarks.figures import Claim
@@ -200,24 +200,38 @@ def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tup
     )
 
 
-def from_replay(key: str, title: str, preset: str, *settings: str, of: str = "the settings of {}") -> Row:
+def from_replay(
+    key: str,
+    title: str,
+    preset: str,
+    *settings: str,
+    of: str = "the settings of {}",
+    two_cores: Contestant | None = None,
+) -> Row:
+    """`two_cores`: this project on two, with the arguments it has beside those of all."""
     ours, sb3, floor = "ours", "Stable-Baselines3", "the products alone"
     arguments = (preset, "algorithm.learning_starts=0", *settings, LONG)
+    contestants = [
+        Contestant(ours, "tests.benchmarks.ours", arguments),
+        Contestant(sb3, "tests.benchmarks.sb3_replay", arguments),
+        Contestant(floor, "tests.benchmarks.replay_floor", arguments),
+    ]
+    claims = [Claim(ours, sb3, at_least=3), Claim(floor, sb3), Claim(floor, ours)]
+    if two_cores is not None:
+        sb3_on_two = Contestant(f"{sb3}, 2 threads", "tests.benchmarks.sb3_replay", (*arguments, "--threads", "2"))
+        contestants += [replace(two_cores, arguments=(*arguments, *two_cores.arguments)), sb3_on_two]
+        claims.append(Claim(two_cores.name, sb3_on_two.name))
     return Row(
         key,
-        f"{title}, 1 rank, {of.format(preset)}",
+        f"{title}, {of.format(preset)}",
         "env_steps_per_second",
         SPEED,
-        (
-            Contestant(ours, "tests.benchmarks.ours", arguments),
-            Contestant(sb3, "tests.benchmarks.sb3_replay", arguments),
-            Contestant(floor, "tests.benchmarks.replay_floor", arguments),
-        ),
-        (Claim(ours, sb3, at_least=3), Claim(floor, sb3), Claim(floor, ours)),
-        note="Acting, storing and learning from the first minibatch on; both are given the same settings. The products "
-        "alone: the matrix products that an update cannot do without, by the quickest kernel of this CPU, one after "
-        "the other in float32; nothing else is in it, so that its ratio to Stable-Baselines3 is what no program that "
-        "multiplies these matrices on one core can exceed.",
+        tuple(contestants),
+        tuple(claims),
+        note="One core each, unless the name says otherwise. Acting, storing and learning from the first minibatch on; "
+        "all are given the same settings. The products alone: the matrix products that an update cannot do without, by "
+        "the quickest kernel of this CPU, one after the other in float32; nothing else is in it, so that its ratio to "
+        "Stable-Baselines3 is what no program that multiplies these matrices on one core can exceed.",
     )
 
 
@@ -260,8 +274,14 @@ def rows() -> dict[str, Row | Joined]:
         large_reduce(),
         Joined("6", "tests.benchmarks.slow_cable"),
         Joined("7", "tests.benchmarks.environments"),
-        from_replay("8a", "DQN on CartPole-v1", "dqn-cartpole", "algorithm.exploration_initial_eps=0.04", *plain),
-        from_replay("8b", "SAC on Pendulum-v1", "sac-pendulum"),
+        from_replay(
+            *("8a", "DQN on CartPole-v1", "dqn-cartpole", "algorithm.exploration_initial_eps=0.04", *plain),
+            two_cores=Contestant("ours, 2 threads", "tests.benchmarks.ours", ("run.threads=2",)),
+        ),
+        from_replay(
+            *("8b", "SAC on Pendulum-v1", "sac-pendulum"),
+            two_cores=Contestant("ours, 2 ranks", "tests.benchmarks.ours", (), MPI),
+        ),
         from_replay("8c", "DQN on CartPole-v1", "dqn-cartpole", *plain, *sb3_dqn, of="the defaults of its DQN"),
         from_replay("8d", "SAC on MountainCarContinuous-v0", "sac-mountaincarcontinuous"),
         pong(),

@@ -104,8 +104,10 @@ def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp
 
     row = rows()[key]
     assert isinstance(row, Row)
-    ours_is, peer_is, floor_is = row.contestants
+    ours_is, peer_is, floor_is, *on_two_cores = row.contestants
     assert ours_is.arguments == peer_is.arguments == floor_is.arguments
+    added = {"run.threads=2", "--threads", "2"}
+    assert all(set(each.arguments) - set(ours_is.arguments) <= added for each in on_two_cores)
     small = ["run.steps=1024", "compile.mode=off", "algorithm.gradient_steps=2", "algorithm.batch_size=16"]
     config = load_run_config(peer_is.arguments[0], [*peer_is.arguments[1:], *small])
     run = Run(config, tmp_path, World({}), Alone(), StopRequests())
