@@ -21,7 +21,7 @@ from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
-from harness.distributed.world import World, flush_denormals, set_threads
+from harness.distributed.world import World, flushed_denormals, set_threads
 from harness.envs import make_environments, play_episodes
 from harness.envs.choosing import agree_on_backend
 from harness.envs.playing import AT_ONCE, episode_seeds
@@ -113,7 +113,6 @@ class Run:
         self.host_of: list[str] = collectives.gather_objects(world.place.host)
         """By rank."""
         self.hosts = sorted(set(self.host_of))
-        flush_denormals()
         set_threads(config.run.threads or 1)
         keep_freed_memory()
         self.algorithm = self._build()
@@ -198,7 +197,8 @@ class Run:
         """The next iteration, counted; its metrics."""
         counters = self.counters
         self.phases.start("rest")
-        done = self.algorithm.iterate(counters.iteration)
+        with flushed_denormals():
+            done = self.algorithm.iterate(counters.iteration)
         counters.iteration += 1
         counters.env_steps += done.env_steps
         counters.gradient_steps += done.gradient_steps

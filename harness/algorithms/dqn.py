@@ -117,11 +117,12 @@ class DQN(OffPolicy):
         self.greedy = Greedy(self.module, device)
 
         replay = self.make_replay(context)
-        minibatch = settings.batch_size * 2 * math.prod(replay.observation_shape) * replay.frames.itemsize
-        at_once = 1 if settings.prioritized else min(settings.gradient_steps, max(1, STAGED_BYTES // minibatch))
-        super().__init__(context, replay, at_once)
         assert isinstance(envs.action_space, spaces.Discrete)
         self.actions, self.quantiles = int(envs.action_space.n), max(settings.quantiles, 1)
+        sample = 2 * math.prod(replay.observation_shape) * replay.frames.itemsize + 4 * self.actions * self.quantiles
+        minibatches = max(1, STAGED_BYTES // (settings.batch_size * sample))
+        at_once = 1 if settings.prioritized else min(settings.gradient_steps, minibatches)
+        super().__init__(context, replay, at_once)
         self.start = int(envs.action_space.start)
         self.data = {**self.minibatches.data, "errors": torch.zeros(len(self.minibatches.rows), device=device)}
         """What a minibatch has of each of its samples; its errors come from the loss."""
@@ -133,7 +134,7 @@ class DQN(OffPolicy):
             following = self.data["next_observations"]
             values = torch.zeros(len(following), self.actions, self.quantiles, device=device)
             self.data["target_values"] = values
-            self.ahead = InBlocks(self.target, following, values, self.precision)
+            self.ahead = InBlocks(self.target, following, values, self.precision, math.ceil(len(values) / at_once))
         beside = [self.ahead] if self.ahead is not None and device.type == "cpu" else []
         compiled = self.compile_gradient(self.step, self.loss, self.data, "errors", beside)
         self.compiled, self.compile_reason = compiled

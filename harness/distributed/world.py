@@ -6,8 +6,8 @@ import os
 import socket
 import statistics
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
@@ -21,6 +21,9 @@ from harness.distributed.collectives import Alone, Collectives, HorovodCollectiv
 from harness.errors import BadInput
 from harness.mpi_settings import MPI_SETTINGS, SETTINGS_BETWEEN_HOSTS
 from harness.slots import confine, own_slot
+
+SMALLEST = 5e-324
+"""A denormal number, above 0 unless such numbers are flushed."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,19 @@ def set_threads(count: int) -> None:
     threadpool_limits(count, user_api="blas")
 
 
-def flush_denormals() -> None:
-    """Numbers below 1e-38 count as 0 in this thread, and in those that it starts.
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 count as 0, in this thread alone.
 
     Adam's mean of a gradient that has become 0, as behind a relu that is never open, decays to such numbers and stays
     there, and a step on them takes twice as long.
     """
+    before = not SMALLEST > 0.0
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def prepare_environment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,10 +20,13 @@ class InBlocks:
     """`module` from the rows of `inputs` (most, …) to those of `outputs` (most, …), float32. The module's parameters,
     which have no gradient, and both tensors stay where they are."""
 
-    def __init__(self, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor, precision: Precision) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor, precision: Precision, least: int = 1
+    ) -> None:
+        """`least`: rows of a block at least, those of a minibatch."""
         self.module, self.inputs, self.outputs, self.precision = module, inputs, outputs, precision
-        rows = min(MOST_ROWS, MOST_BYTES // (inputs[0].numel() * inputs.element_size()))
-        self.block = min(max(rows, 1), len(inputs))
+        most = max(min(MOST_ROWS, MOST_BYTES // (inputs[0].numel() * inputs.element_size())), least)
+        self.block = math.ceil(len(inputs) / math.ceil(len(inputs) / most))
         self.function: Callable[[torch.Tensor, torch.Tensor], None] = self._write
 
     def compile(self, products: str) -> None:
@@ -31,6 +35,9 @@ class InBlocks:
         with torch.no_grad():
             compiled(self.inputs[: self.block], self.outputs[: self.block])
         self.function = compiled
+
+    def forget(self) -> None:
+        self.function = self._write
 
     def _write(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         with self.precision.autocast():

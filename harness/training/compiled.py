@@ -110,7 +110,7 @@ class CompiledGradient:
                 # tanh as 2 sigmoid(2x) - 1: half the time, to 1e-7
                 passes = {"post_grad_custom_post_pass": products_pass(products), "cpp.use_decompose_tanh": True}
                 self.functions[size] = Direct(self._write, {"cpp_wrapper": True, **passes})
-            else:  # CUDA graphs are what takes the way into it away
+            else:  # on policy, CUDA graphs take the way into it away
                 unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
                 own = of_its_own(self._write)
                 self.functions[size] = torch.compile(own, fullgraph=True, dynamic=False, options=unguarded)
@@ -171,9 +171,12 @@ def place(entry: tuple[str, torch.Size, int, int]) -> int:
 
 
 class Beside(Protocol):
-    """What is compiled beside a gradient."""
+    """What is compiled beside a gradient, on all ranks or on none."""
 
     def compile(self, products: str) -> None: ...
+
+    def forget(self) -> None:
+        """What was compiled."""
 
 
 def compile_step(
@@ -191,7 +194,7 @@ def compile_in_turn(
 ) -> tuple[CompiledGradient | None, str]:
     """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
     where any of them could not. `make` takes what `compile.products` came to be; the text is a remark of that.
-    `beside`: what is compiled too, or not at all.
+    `beside`: what is compiled too.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     chosen, remark = choose_products(collectives, products)
@@ -208,6 +211,8 @@ def compile_in_turn(
                 problem = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
         problems = [text for text in collectives.gather_objects(problem) if text]
         if problems:
+            for each in beside:
+                each.forget()
             return None, f"compiling failed: {problems[0]}"
     return gradient, remark
 

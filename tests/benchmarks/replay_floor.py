@@ -20,12 +20,27 @@ from harness.files import write_json
 
 Sizes = tuple[int, int, int]
 """Of one product: (m, k) times (k, n)."""
+AT_ONCE = 512
+"""Rows of a product from which more of them cost as much each."""
 LEAST = 2**16
 """Multiplications of a product; what is smaller is left out, so that the floor is one."""
 
 
-def products(config: RunConfig) -> Iterator[Sizes]:
-    """Those of one update."""
+def products(config: RunConfig) -> Iterator[tuple[Sizes, float]]:
+    """Those of one update; and the part of it that is this update's, where one serves several."""
+    settings = config.algorithm
+    assert isinstance(settings, OffPolicySettings)
+    for sizes in own_products(config):
+        yield sizes, 1.0
+    if isinstance(settings, SACSettings):
+        return
+    # the target network stays as it is in a round's updates
+    together = max(1, min(settings.gradient_steps, AT_ONCE // settings.batch_size))
+    for sizes in forward(together * settings.batch_size, widths_of_values(config)):
+        yield sizes, 1.0 / together
+
+
+def own_products(config: RunConfig) -> Iterator[Sizes]:
     settings, env = config.algorithm, config.env
     assert isinstance(settings, OffPolicySettings) and env is not None
     with gym.make(env.id) as made:
@@ -47,12 +62,18 @@ def products(config: RunConfig) -> Iterator[Sizes]:
         yield from to_weights(rows, actor)
         yield from to_inputs(rows, actor[1:])
         return
-    assert isinstance(space, gym.spaces.Discrete)
-    network = [inputs, *hidden, int(space.n)]
-    for _ in range(2):  # of the target network, and of the one that learns
-        yield from forward(rows, network)
+    network = widths_of_values(config)
+    yield from forward(rows, network)
     yield from to_weights(rows, network)
     yield from to_inputs(rows, network[1:])
+
+
+def widths_of_values(config: RunConfig) -> list[int]:
+    """Of DQN's network, from observations to values."""
+    assert config.env is not None
+    with gym.make(config.env.id) as made:
+        assert isinstance(made.action_space, gym.spaces.Discrete)
+        return [int(np.prod(made.observation_space.shape or ())), *config.network.hidden, int(made.action_space.n)]
 
 
 def forward(rows: int, widths: list[int]) -> Iterator[Sizes]:
@@ -90,11 +111,11 @@ def main() -> None:
     config = load_run_config(args.preset, args.overrides)
     settings = config.algorithm
     assert isinstance(settings, OffPolicySettings)
-    large = [sizes for sizes in products(config) if np.prod(sizes) >= LEAST]
-    different = sorted(set(large))
+    large = [(sizes, part) for sizes, part in products(config) if np.prod(sizes) >= LEAST]
+    different = sorted({sizes for sizes, _ in large})
     with torch.no_grad():
         cost = {sizes: seconds_of(sizes, args.seconds / len(different) / 2) for sizes in different}
-    update = sum(cost[sizes] for sizes in large)
+    update = sum(part * cost[sizes] for sizes, part in large)
     write_json(args.json, {"env_steps_per_second": settings.train_freq / settings.gradient_steps / update})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -129,14 +128,22 @@ def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp
 def test_the_products_of_an_update_are_those_of_its_layers() -> None:
     small = ["network.hidden=[32, 16]", "algorithm.batch_size=8"]
 
-    dqn = Counter(replay_floor.products(load_run_config("dqn-cartpole", small)))
-    sac = Counter(replay_floor.products(load_run_config("sac-pendulum", small)))
+    def counted(preset: str, *more: str) -> dict[tuple[int, int, int], float]:
+        found: dict[tuple[int, int, int], float] = {}
+        for sizes, part in replay_floor.products(load_run_config(preset, [*small, *more])):
+            found[sizes] = found.get(sizes, 0.0) + part
+        return found
 
-    # 4 observations, 2 actions: two networks forward, one of them backward, whose observations need no gradient
-    assert dqn == Counter(
-        {(8, 4, 32): 2, (8, 32, 16): 2, (8, 16, 2): 2}
+    dqn = counted("dqn-cartpole", "algorithm.train_freq=8", "algorithm.gradient_steps=4")
+    sac = counted("sac-pendulum")
+
+    # 4 observations, 2 actions: a network forward and back to its weights, whose observations need no gradient; another
+    # forward for the 4 updates of a round
+    assert dqn == (
+        {(8, 4, 32): 1, (8, 32, 16): 1, (8, 16, 2): 1}
         | {(4, 8, 32): 1, (32, 8, 16): 1, (16, 8, 2): 1}
         | {(8, 16, 32): 1, (8, 2, 16): 1}
+        | {(32, 4, 32): 0.25, (32, 32, 16): 0.25, (32, 16, 2): 0.25}
     )
     # two critics for targets, values and actor; the actor twice; back through the critics for both losses
     middle = {(8, 32, 16): 6 + 2, (32, 8, 16): 2 + 1, (8, 16, 32): 4 + 1}

@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).with_name("recorded_updates.py")
 TINY = ["evaluation.count=1", "evaluation.episodes=3", "evaluation.final_episodes=3"]
 DQN = ["dqn-cartpole", *TINY, "run.steps=512", "env.count=4", "algorithm.learning_starts=200"]
 DQN += ["algorithm.train_freq=8", "algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidden=[64, 64]"]
+TOGETHER = ["algorithm.train_freq=16", "algorithm.gradient_steps=2"]  # their targets are made at once
 SWITCHES = ["algorithm.double=true", "algorithm.dueling=true", "algorithm.n_steps=3", "algorithm.prioritized=true"]
 # with an epsilon of 1e-8 Adam makes whole steps of rounding where there is no gradient, which decide near ties
 SWITCHES += ["algorithm.quantiles=5", "optimizer.eps=1e-5"]
@@ -27,6 +28,7 @@ TWINS += ["algorithm.gradient_steps=1", "algorithm.batch_size=32", "network.hidd
 GSDE = ["algorithm.gsde=true", "algorithm.sde_sample_freq=1", "algorithm.batch_size=30"]
 CASES = {
     "dqn": [*DQN, "compile.mode=off"],
+    "dqn, minibatches drawn together": [*DQN, *TOGETHER, "compile.mode=on"],
     "dqn, minibatches that the environments do not divide": [*DQN, "algorithm.batch_size=30", "compile.mode=off"],
     "dqn with every switch": [*DQN, *SWITCHES, "compile.mode=off"],
     "dqn with every switch, compiled": [*DQN, *SWITCHES, "compile.mode=on"],

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from harness.distributed.world import (
     World,
     available_memory,
     detect_place,
     expand_tasks_per_node,
+    flushed_denormals,
     free_memory,
     prepare_environment,
 )
@@ -174,3 +176,16 @@ def test_free_is_what_others_and_the_limit_of_the_job_leave(monkeypatch: pytest.
     for limit, expected in ((2**40, 16 * 2**30), (8 * 2**30, 8 * 2**30 - taken)):
         monkeypatch.setattr("harness.distributed.world.available_memory", lambda: limit)
         assert free_memory() == pytest.approx(expected, abs=2**26)
+
+
+def test_denormal_numbers_count_as_zero_within_and_not_after() -> None:
+    def product() -> float:
+        return float(torch.tensor(1e-30) * torch.tensor(1e-10))
+
+    assert product() > 0
+    with flushed_denormals():
+        assert product() == 0
+        with pytest.raises(ZeroDivisionError), flushed_denormals():
+            1 // 0
+        assert product() == 0, "as it was before"
+    assert product() > 0
