@@ -24,8 +24,8 @@ class Direct:
     def __init__(self, method: Callable[..., None], options: dict[str, Any]) -> None:
         """`options`: inductor's."""
         self.seen: list[Any] = []
-        """Of the first call: what dynamo's code calls, and with what. Dynamo keeps this list for ever: it is emptied, or
-        all that the method reaches would stay too."""
+        """Of the first call: what dynamo's code calls, and with what. Dynamo keeps this list for ever: it is emptied,
+        or all that the method reaches would stay too."""
         # all tensors have the sizes of the first call: there is nothing to guard against
         self.compiled: Callable[..., Any] | None = torch.compile(
             of_its_own(method),
