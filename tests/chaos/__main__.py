@@ -40,8 +40,7 @@ def numbers(found: list[Struck]) -> list[str]:
     return [str(len(found)), str(lost), str(corrupt), f"{sum(struck.equal for struck in found)} of {len(found)}"]
 
 
-def report(found: list[Struck], missing: dict[str, str]) -> str:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+def report(found: list[Struck], missing: dict[str, str], commit: str) -> str:
     runs = len({(struck.seed, struck.run) for struck in found})
     kinds = ", ".join(f"{kind}: {sum(each.kind == kind for each in found)} faults" for kind in RUNS)
     seeds = ", ".join(str(seed) for seed in sorted({struck.seed for struck in found}))
@@ -70,6 +69,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     kept = arguments.output.with_suffix(".jsonl")
+    describe = ["git", "describe", "--always", "--dirty"]  # now: the outcomes that follow are no change of the code
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     if not arguments.add:
         kept.unlink(missing_ok=True)
 
@@ -80,7 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         _, missing = sweep(arguments.folder or Path(folder), arguments.faults, arguments.seed, tell, keep)
     found = [Struck(**struck) for struck in read_json_lines(kept)[0]]
-    arguments.output.write_text(report(found, missing))
+    arguments.output.write_text(report(found, missing, commit))
     print(table(found, missing))
     return 1 if any(struck.lost or struck.corrupt or struck.troubles for struck in found) else 0
 
