@@ -12,7 +12,7 @@ from harness.training.direct import Direct
 from harness.training.precision import Precision
 from harness.training.products import products_pass
 
-MOST_ROWS, MOST_BYTES = 512, 2**20
+MOST_ROWS, MOST_BYTES = 2048, 2**20
 """Of a block's inputs: what is made of them stays in a cache."""
 
 

@@ -20,7 +20,7 @@ from harness.files import write_json
 
 Sizes = tuple[int, int, int]
 """Of one product: (m, k) times (k, n)."""
-AT_ONCE = 512
+AT_ONCE = 2048
 """Rows of a product from which more of them cost as much each."""
 LEAST = 2**16
 """Multiplications of a product; what is smaller is left out, so that the floor is one."""
