@@ -110,7 +110,7 @@ class Step:
         """
         gradients, precision = self.arena.gradients, self.precision
         scale = precision.scale
-        norm = self._norm() / scale  # not finite exactly where an element is not
+        norm = float(torch.linalg.vector_norm(gradients)) / scale  # not finite exactly where an element is not
         finite = math.isfinite(norm)
         precision.update(finite)
         if not finite:
@@ -128,14 +128,6 @@ class Step:
         self.step_optimizer()
         self.gradient_steps += 1
         return True
-
-    def _norm(self) -> float:
-        """The gradient's 2-norm; by BLAS, which is quicker but rounds otherwise on another CPU, where no other rank
-        takes the same step."""
-        gradients = self.arena.gradients
-        if self.collectives.size == 1 and gradients.device.type == "cpu":
-            return math.sqrt(float(torch.dot(gradients, gradients)))
-        return float(torch.linalg.vector_norm(gradients))
 
 
 def clip_factor(norm: float, max_norm: float | None) -> float:

@@ -54,12 +54,12 @@ def test_each_has_its_own_code() -> None:
 
 
 @pytest.mark.parametrize("compiled", ["", "torch", "onednn"])
-@pytest.mark.parametrize(("most", "rows"), [(7, 3), (7, 7), (1200, 513), (1200, 1200)])
+@pytest.mark.parametrize(("most", "rows"), [(7, 3), (7, 7), (4800, 1601), (4800, 4800)])
 def test_a_network_in_blocks_gives_what_it_gives_at_once(most: int, rows: int, compiled: str) -> None:
     network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)).requires_grad_(False)
     inputs, outputs = torch.randn(most, 4), torch.full((most, 3), torch.nan)
     blocks = InBlocks(network, inputs, outputs, Precision(PrecisionSettings(), CPU))
-    assert blocks.block == {7: 7, 1200: 400}[most]
+    assert blocks.block == {7: 7, 4800: 1600}[most]
     if compiled:
         need(shutil.which("g++"), "a C++ compiler, g++")
         blocks.compile(compiled)
