@@ -18,7 +18,7 @@ ROWS ?=
 SEEDS ?= 5
 JOBS ?=
 FAULTS ?= 100
-ONE_PROCESS := tests/harness tests/learning
+SIDE_BY_SIDE := tests/harness tests/learning
 SEED ?= 0
 
 .PHONY: install run test bench learn chaos lint clean
@@ -47,11 +47,11 @@ endif
 run: install
 	$(BIN)/python -m search run ppo-cartpole
 
-# Two files at a time where tests have one process each; those that start ranks take the cores for themselves.
+# Two files at a time where few tests start ranks; the others, which nearly all do, have the cores for themselves.
 test: install lint
 	@status=0; set -x; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ONE_PROCESS) || status=1; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(ONE_PROCESS)) || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(SIDE_BY_SIDE) || status=1; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE)) || status=1; \
 	exit $$status
 
 # The peers join what is installed, whatever its extras are, and are no part of `make install`.

@@ -23,7 +23,7 @@ class InBlocks:
     def __init__(
         self, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor, precision: Precision, least: int = 1
     ) -> None:
-        """`least`: rows of a block at least, those of a minibatch."""
+        """`least`: rows that a block may have however large they are, those of a minibatch."""
         self.module, self.inputs, self.outputs, self.precision = module, inputs, outputs, precision
         most = max(min(MOST_ROWS, MOST_BYTES // (inputs[0].numel() * inputs.element_size())), least)
         self.block = math.ceil(len(inputs) / math.ceil(len(inputs) / most))
@@ -31,7 +31,7 @@ class InBlocks:
 
     def compile(self, products: str) -> None:
         """By a call whose result is thrown away."""
-        compiled = Direct(self._write, {"cpp_wrapper": True, "post_grad_custom_post_pass": products_pass(products)})
+        compiled = Direct(self._write, {"post_grad_custom_post_pass": products_pass(products)})
         with torch.no_grad():
             compiled(self.inputs[: self.block], self.outputs[: self.block])
         self.function = compiled

@@ -109,7 +109,7 @@ class CompiledGradient:
             if self.device.type == "cpu":
                 # tanh as 2 sigmoid(2x) - 1: half the time, to 1e-7
                 passes = {"post_grad_custom_post_pass": products_pass(products), "cpp.use_decompose_tanh": True}
-                self.functions[size] = Direct(self._write, {"cpp_wrapper": True, **passes})
+                self.functions[size] = Direct(self._write, passes)
             else:  # on policy, CUDA graphs take the way into it away
                 unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
                 own = of_its_own(self._write)

@@ -22,7 +22,7 @@ class Direct:
     """
 
     def __init__(self, method: Callable[..., None], options: dict[str, Any]) -> None:
-        """`options`: inductor's."""
+        """`options`: inductor's, beside a C++ wrapper."""
         self.seen: list[Any] = []
         """Of the first call: what dynamo's code calls, and with what. Dynamo keeps this list for ever: it is emptied,
         or all that the method reaches would stay too."""
@@ -61,7 +61,7 @@ def compile_and_see(
     """A backend of `torch.compile`: inductor, which puts into `seen` what is called, and with what."""
     from torch._inductor.compile_fx import compile_fx  # takes a second to import
 
-    compiled: Any = compile_fx(graph, examples, config_patches=options)
+    compiled: Any = compile_fx(graph, examples, config_patches={"cpp_wrapper": True, **options})
     kept = [compiled]
 
     def call(*inputs: Any) -> Any:

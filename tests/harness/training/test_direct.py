@@ -26,7 +26,7 @@ class Scaled:
 
     def __init__(self, factor: float, beside: torch.Tensor) -> None:
         self.factor, self.beside = factor, {"beside": beside}
-        self.direct = Direct(self.write, {"cpp_wrapper": True})
+        self.direct = Direct(self.write, {})
 
     def write(self, inputs: torch.Tensor, unused: torch.Tensor, outputs: torch.Tensor) -> None:
         outputs.copy_(self.factor * inputs + self.beside["beside"])
