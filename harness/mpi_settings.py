@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+BTL = "OMPI_MCA_btl"
+"""The byte transfer layers that Open MPI may take."""
+
 MPI_SETTINGS = {
+    # The end of this byte transfer layer takes 1.0 s in each MPI_Finalize, and no rank of ours talks by it.
+    BTL: "^ofi",
     # Ranks that wait in MPI spin otherwise, and starve Horovod's threads.
     "OMPI_MCA_mpi_yield_when_idle": "1",
     # A message between hosts is by default sent in pieces of up to 2 GB, and the word that lets the other side begin

@@ -10,6 +10,29 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.forkserver import ADDRESS, ForkServer
+
+FRESH = "HARNESS_TESTS_FRESH"
+servers: list[ForkServer] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for all of a session's processes, which share it."""
+    if not hasattr(config, "workerinput") and not os.environ.get(FRESH) and not config.option.collectonly:
+        servers.append(ForkServer())
+
+
+def pytest_unconfigure() -> None:
+    while servers:
+        servers.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def start_fresh_where_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test marked `fresh_start` starts is a process from its first instruction on, imports and all."""
+    if request.node.get_closest_marker("fresh_start") is not None:
+        monkeypatch.delenv(ADDRESS, raising=False)
+
 
 def need(condition: object, reason: str) -> None:
     """Skips the test with its reason where the machine lacks what it needs; with `CI=true` that is a failure.

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
 from harness.errors import BadInput
-from harness.mpi_settings import MPI_SETTINGS, SETTINGS_BETWEEN_HOSTS
+from harness.mpi_settings import BTL, MPI_SETTINGS, SETTINGS_BETWEEN_HOSTS
 from harness.slots import confine, own_slot
 
 SMALLEST = 5e-324
@@ -161,6 +161,8 @@ def prepare_environment() -> None:
         os.environ.setdefault("OPAL_PREFIX", sys.prefix)
     for name, value in MPI_SETTINGS.items():
         os.environ.setdefault(name, value)
+    if os.environ[BTL] == "^openib":  # not the user's word but that of a horovodrun typed by hand
+        os.environ[BTL] = "^openib,ofi"
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
     place = detect_place(os.environ)
     if place.local_size < place.size and not any(name.startswith("OMPI_MCA_coll_tuned_") for name in os.environ):

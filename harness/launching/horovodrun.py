@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,8 +56,7 @@ class Horovodrun(Launcher):
 
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
         # its cache of host checks outlives the hosts' state by up to an hour; binding to none and tags are its defaults
-        program = find_program("horovodrun", self.name)
-        command = [program, "-np", str(job.ranks), "-H", hosts_argument(job), "--disable-cache"]
+        command = [*self.program(), "-np", str(job.ranks), "-H", hosts_argument(job), "--disable-cache"]
         if self._controller is not MPI:
             return [*command, "--gloo", *job.command]
         if reach.others([host.name for host in job.hosts]):
@@ -64,6 +64,13 @@ class Horovodrun(Launcher):
             prefix = Path(find_program("mpirun", self.name)).parent.parent
             command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
         return [*command, "--mpi", *job.command]
+
+    def program(self) -> list[str]:
+        """horovodrun without the question that `check` has answered; as it is where it is another Python's."""
+        program = find_program("horovodrun", self.name)
+        if Path(program).parent == Path(sys.executable).parent:
+            return [sys.executable, str(Path(__file__).with_name("run_horovodrun.py"))]
+        return [program]
 
 
 class ElasticHorovodrun(Horovodrun):
@@ -84,7 +91,7 @@ class ElasticHorovodrun(Horovodrun):
         lookup.write_text(f"#!/bin/sh\nexec cat {shlex.quote(str(hosts))}\n")
         lookup.chmod(0o755)
         numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(job.ranks)]
-        command = [find_program("horovodrun", self.name), *numbers, "--disable-cache"]
+        command = [*self.program(), *numbers, "--disable-cache"]
         command += ["--host-discovery-script", str(lookup), "--blacklist-cooldown-range", "1", "2"]
         if not reach.others([host.name for host in job.hosts]):
             command += ["--network-interfaces", "lo"]
