@@ -1,7 +1,9 @@
-# Two commands: `make run` (the main job) and `make test`. Both set up all they need in .venv through `make install`, and
-# so do `make bench`, which compares this project with its peers (ROWS=2,3: some rows alone), and `make learn`, which
-# trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again), and
-# `make chaos`, which strikes runs with faults (FAULTS=100 SEED=0).
+# Two commands: `make run` (the main job) and `make test` (each promise of the README once, in minutes). Both set up all
+# they need in .venv through `make install`, and so do
+#   make test-all  every test, also what needs Slurm, PostgreSQL, Chromium, ssh or a system MPI, and skips where it is missing
+#   make bench     compares this project with its peers (ROWS=2,3: some rows alone)
+#   make learn     trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again)
+#   make chaos     strikes runs with faults (FAULTS=100 SEED=0)
 PYTHON ?= python3
 TORCH ?= 2.13.0
 # MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
@@ -18,10 +20,9 @@ ROWS ?=
 SEEDS ?= 5
 JOBS ?=
 FAULTS ?= 100
-SIDE_BY_SIDE := tests/harness tests/learning
 SEED ?= 0
 
-.PHONY: install run test bench learn chaos lint clean
+.PHONY: install run test test-rest test-all bench learn chaos lint clean
 
 install: $(STAMP)
 
@@ -47,12 +48,17 @@ endif
 run: install
 	$(BIN)/python -m search run ppo-cartpole
 
-# Two files at a time where few tests start ranks; the others, which nearly all do, have the cores for themselves.
+# Two files at a time: while ranks of one start, those of the other compute.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 test: install lint
-	@status=0; set -x; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(SIDE_BY_SIDE) || status=1; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE)) || status=1; \
-	exit $$status
+	$(PYTEST) -m "not slow" --budget test
+
+# What `make test` leaves out.
+test-rest: install
+	$(PYTEST) -m slow --budget rest
+
+test-all:
+	@status=0; $(MAKE) test || status=1; $(MAKE) test-rest || status=1; exit $$status
 
 # The peers join what is installed, whatever its extras are, and are no part of `make install`.
 $(PEERS): setup.cfg | $(STAMP)

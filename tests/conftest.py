@@ -65,4 +65,4 @@ def wait_for(
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"no {what} within {seconds:g} s" + (f":\n{explain()}" if explain else ""))
-        time.sleep(0.1)
+        time.sleep(0.02)

@@ -30,7 +30,7 @@ def read_at_import(environ):
 def served(words):
     """Whether `python WORDS` is of the kind that the server forks: a command of ours, a script, horovodrun."""
     if words[:1] == ["-m"]:
-        return words[1:2] in (["harness"], ["search"])
+        return len(words) > 1 and words[1].partition(".")[0] in ("harness", "search")
     return bool(words) and (words[0].endswith(".py") or words[0].endswith("/horovodrun")) and os.path.isfile(words[0])
 
 
