@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def start_fresh_where_asked(request: pytest.FixtureRequest, monkeypatch: pytest.
     """What a test marked `fresh_start` starts is a process from its first instruction on, imports and all."""
     if request.node.get_closest_marker("fresh_start") is not None:
         monkeypatch.delenv(ADDRESS, raising=False)
+
+
+def slow(*values: Any, id: str | None = None) -> Any:
+    """A parameter that only `make test-all` tries."""
+    return pytest.param(*values, marks=pytest.mark.slow, id=id)
 
 
 def need(condition: object, reason: str) -> None:
