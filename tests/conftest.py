@@ -66,8 +66,11 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def wait_for(
     condition: Callable[[], object], seconds: float, what: str, explain: Callable[[], str] | None = None
 ) -> None:
-    """Waits until `condition()` is true; after `seconds` fails, naming `what` was awaited and `explain()`."""
-    deadline = time.monotonic() + seconds
+    """Waits until `condition()` is true; then it fails, naming `what` was awaited and `explain()`.
+
+    `seconds`: what it may take on a quick machine; a slow one that has other work has five times as long.
+    """
+    deadline = time.monotonic() + 5 * seconds
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"no {what} within {seconds:g} s" + (f":\n{explain()}" if explain else ""))

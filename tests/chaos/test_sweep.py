@@ -38,7 +38,7 @@ def test_only_a_parent_without_a_launcher_may_die_of_a_request_to_stop(launches:
     try:
         wait_for(lambda: (scene.launcher_process() is not None) == launches, 20, "launcher")
         name = fault.strike(scene, np.random.default_rng(0))
-        ended = scene.process.wait(20)
+        ended = scene.process.wait(300)
         assert name and (ended in fault.codes) != launches, "it has no handlers"
     finally:
         scene.kill_all()

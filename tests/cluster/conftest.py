@@ -16,6 +16,14 @@ from tests.cluster.postgres import PostgresServer, find_binaries
 from tests.conftest import need
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs servers is for `make test-all`; nothing here is forked: other hosts and Slurm start it."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name != "test_slurm_scripts.py":
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.fresh_start)
+
+
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder with a short path that every user may enter: unix sockets and servers of other users live in it."""

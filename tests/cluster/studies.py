@@ -50,7 +50,7 @@ class Search:
     def __exit__(self, *_: object) -> None:
         if self.running():
             self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(300)
 
     def running(self) -> bool:
         return self.process.poll() is None

@@ -59,7 +59,7 @@ def test_a_job_in_an_allocation_is_started_told_and_ended_without_ssh(slurm: Slu
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
 
     asked = ("sbatch", "--wait", "-N2", "--ntasks-per-node=1", "--output=job.log", str(script))
-    done = slurm.run(*asked, cwd=tmp_path, env={"PATH": path}, timeout=180, check=False)
+    done = slurm.run(*asked, cwd=tmp_path, env={"PATH": path}, timeout=300, check=False)
 
     log = (tmp_path / "job.log").read_text()
     assert done.returncode == 0, log

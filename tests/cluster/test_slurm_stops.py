@@ -56,7 +56,7 @@ def test_scancel_of_ranks_that_srun_started(user: SlurmUser, options: tuple[str,
     try:
         wait_for(lambda: steps_done(user.folder) > 20, 90, "update")
         user.cluster.run("scancel", *options, "--name", name)
-        running.wait(60)
+        running.wait(300)
         wait_for(lambda: not left_of(name), 15, "end of its last process")
         assert result_in(user.folder / "run")["status"] == "stopped"
         assert result_in(user.folder / "run")["env_steps"] == whole_checkpoint(user.folder)

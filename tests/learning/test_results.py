@@ -153,7 +153,7 @@ def test_a_run_is_kept_with_the_backend_that_it_took(tmp_path: Path) -> None:
 def learn(folder: Path, *arguments: str, module: str = "tests.learning") -> str:
     folders = ["--runs", str(folder / "runs"), "--output", str(folder)]
     command = [sys.executable, "-m", module, *folders, "--minutes", "0", *arguments]  # what is wanted is not begun
-    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

@@ -1,14 +1,17 @@
-"""In a rank: `harness.run.train` of an algorithm that learns from replay, with its parameters after each iteration and
-what its replay holds handed to the test.
+"""In a rank: `harness.run.train` of algorithms that learn from replay, one config after the other, each with its
+parameters after each iteration and what its replay holds handed to the test.
 
-Arguments: run directory, preset or file, overrides.
+Argument: as JSON, by name, run directory, preset or file, and overrides.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -19,30 +22,36 @@ from harness.config import load_run_config
 from harness.run import train
 from tests.multirank.launch import SYNC_PATH, give
 
-run_dir, preset, *overrides = sys.argv[1:]
-config = load_run_config(preset, [f"sync.path={os.environ[SYNC_PATH]}", *overrides])
-kind = algorithm_class(config.algorithm.name)
-iterate = kind.iterate
-parameters: list[torch.Tensor] = []
-targets: list[torch.Tensor] = []
-trained: list[OffPolicy] = []
+
+def record(run_dir: str, preset: str, *overrides: str) -> dict[str, Any]:
+    config = load_run_config(preset, [f"sync.path={os.environ[SYNC_PATH]}", *overrides])
+    kind = algorithm_class(config.algorithm.name)
+    iterate = kind.iterate
+    parameters: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
+    trained: list[OffPolicy] = []
+
+    def recorded(self: OffPolicy, iteration: int) -> Iteration:
+        trained[:] = [self]
+        done = iterate(self, iteration)
+        parameters.append(torch.nn.utils.parameters_to_vector(self.module.parameters()).detach().clone())
+        targets.append(self.target_parameters.clone())  # type: ignore[attr-defined]
+        return done
+
+    with patch.object(kind, "iterate", recorded):
+        result = train(config, Path(run_dir))
+    replay = trained[0].replay
+    held = {name: torch.from_numpy(getattr(replay, name).reshape(replay.envs, -1).copy()) for name in ("actions", "rewards")}
+    held["frames"] = torch.from_numpy(replay.frames.reshape(replay.envs, -1).copy())
+    summary = {"status": result.status, "reason": result.reason, "gradient_steps": result.gradient_steps}
+    return {
+        "parameters": parameters,
+        "targets": targets,
+        "replay": held,
+        "compiled": trained[0].compiled is not None,
+        **summary,
+    }
 
 
-def recorded(self: OffPolicy, iteration: int) -> Iteration:
-    trained[:] = [self]
-    done = iterate(self, iteration)
-    parameters.append(torch.nn.utils.parameters_to_vector(self.module.parameters()).detach().clone())
-    targets.append(self.target_parameters.clone())  # type: ignore[attr-defined]
-    return done
-
-
-kind.iterate = recorded  # type: ignore[method-assign, assignment]
-result = train(config, Path(run_dir))
-replay = trained[0].replay
-held = {
-    name: torch.from_numpy(getattr(replay, name).reshape(replay.envs, -1).copy()) for name in ("actions", "rewards")
-}
-held["frames"] = torch.from_numpy(replay.frames.reshape(replay.envs, -1).copy())
-summary: dict[str, object] = {"status": result.status, "reason": result.reason, "gradient_steps": result.gradient_steps}
-summary["compiled"] = trained[0].compiled is not None
-give({"parameters": parameters, "targets": targets, "replay": held, **summary})
+if __name__ == "__main__":
+    give({name: record(*arguments) for name, arguments in json.loads(sys.argv[1]).items()})

@@ -1,7 +1,7 @@
 """A run that stops after some iterations, or dies, and what it is at its end: for tests of resuming.
 
-In a rank: the arguments are, as JSON, what `go` takes, one after the other; the last one's outcome is handed to the
-test.
+In a rank: the argument is, as JSON, what `go` takes for each of several runs, made one after the other; their outcomes
+are handed to the test.
 """
 
 from __future__ import annotations
@@ -102,6 +102,4 @@ def in_order(ring: Any) -> list[Any]:
 if __name__ == "__main__":
     from tests.multirank.launch import SYNC_PATH, give
 
-    for each in json.loads(sys.argv[1]):
-        ended = go(**each, sync_path=os.environ[SYNC_PATH])
-    give(ended)
+    give([go(**each, sync_path=os.environ[SYNC_PATH]) for each in json.loads(sys.argv[1])])

@@ -16,7 +16,7 @@ from harness.bench.launch import Places, read_lines
 from harness.bench.screen import Screen
 from harness.files import read_json
 from tests.command import environment, harness
-from tests.conftest import wait_for
+from tests.conftest import slow, wait_for
 from tests.multirank.launch import run_ranks
 
 QUICK = ["--repeats", "1", "--seconds", "0.1"]
@@ -48,6 +48,7 @@ gym.register("Failing-v0", Failing, max_episode_steps=10)
 """
 
 
+@pytest.mark.slow
 def test_an_all_reduce_by_every_way_there_is(tmp_path):
     ran = harness("bench", "allreduce", "--max-size", "16KB", *QUICK, "--json", "found.json", cwd=tmp_path)
     assert ran.code == 0, ran.err
@@ -75,6 +76,7 @@ def test_an_all_reduce_by_every_way_there_is(tmp_path):
     assert "forced to the ring, 2 ranks" in plot and '"type":"log"' in plot
 
 
+@pytest.mark.slow
 def test_a_way_that_does_not_work_here_is_left_out_and_the_others_are_measured(monkeypatch):
     """Open MPI is told to have no all-reduce, which is nothing to Gloo."""
     monkeypatch.setattr(allreduce, "WAYS", [way for way in allreduce.WAYS if way.name in ("mpi", "horovod-gloo")])
@@ -86,7 +88,7 @@ def test_a_way_that_does_not_work_here_is_left_out_and_the_others_are_measured(m
     assert [left.way for left in left_out] == ["mpi"] and "2 ranks by horovodrun: " in left_out[0].reason
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun", "horovodrun-gloo"])
+@pytest.mark.parametrize("launcher", ["mpirun", slow("horovodrun"), slow("horovodrun-gloo")])
 def test_what_rank_0_found_on_a_host_without_the_parents_files_comes_by_its_output(launcher, tmp_path):
     ranks = run_ranks(2, launcher, HANDING_OVER, tmp_path)
     assert read_lines(ranks.lines(0)) == {"times": [number / 7 for number in range(5000)]}
@@ -120,6 +122,7 @@ def test_throughput_of_two_ranks(tmp_path):
     assert shares["agree"] > 0
 
 
+@pytest.mark.slow
 def test_ranks_of_the_users_own_launcher_measure_and_rank_0_tells(tmp_path):
     env = {
         **environment(),
@@ -130,12 +133,13 @@ def test_ranks_of_the_users_own_launcher_measure_and_rank_0_tells(tmp_path):
     mpirun = Path(sys.executable).parent / "mpirun"
     bench = ["-m", "harness", "bench", "throughput", "ppo-cartpole", "compile.mode=off", *QUICK, "--json", "found.json"]
     command = [str(mpirun), "--bind-to", "none", "-np", "2", sys.executable, *bench]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("gradient steps a second") == 1
     assert read_json(tmp_path / "found.json")["throughput"][0]["ranks"] == 2
 
 
+@pytest.mark.slow
 def test_scaling_weak_strong_and_to_a_return(tmp_path):
     quick = [
         "compile.mode=off",
@@ -171,6 +175,7 @@ def test_a_rank_that_fails_ends_the_bench_with_one_line(tmp_path):
     assert last.startswith("harness: 2 ranks by horovodrun: rank ") and "no more steps" in last
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_parent_ends_all_ranks(tmp_path):
     bench = ["-m", "harness", "bench", "allreduce", "--seconds", "30", "--max-size", "4KB", "--json", "found.json"]
     process = subprocess.Popen(
@@ -179,7 +184,7 @@ def test_a_signal_to_the_parent_ends_all_ranks(tmp_path):
     try:
         wait_for(lambda: len(ranks_in(tmp_path)) == 2, 60, "ranks")
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 1 and err.splitlines()[-1] == "harness: stopped by SIGTERM: nothing is written"

@@ -10,14 +10,16 @@ import torch
 
 from harness.distributed import Alone
 from harness.training.distributed_trainer import DistributedTrainer
+from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.modules import CASES, EPOCHS, everything, make
 
 SCRIPT = Path(__file__).with_name("modules.py")
 LAUNCHES = [(2, way) for way in WAYS] + [(3, "mpi")]
+RARELY = [(2, "mpi"), (2, "horovod-gloo")]
 
 
-@pytest.fixture(scope="module", params=LAUNCHES, ids=lambda launch: f"{launch[0]}-{launch[1]}")
+@pytest.fixture(scope="module", params=[slow(launch) if launch in RARELY else launch for launch in LAUNCHES], ids=lambda launch: f"{launch[0]}-{launch[1]}")
 def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     ranks, way = request.param
     launcher, sync_path = WAYS[way]

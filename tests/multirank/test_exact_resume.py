@@ -24,7 +24,7 @@ from harness.lifecycle.parts import joined
 from harness.lifecycle.tensors import as_arrays, as_tensors
 from harness.run import train
 from harness.training import products
-from tests.conftest import need
+from tests.conftest import need, slow
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.stopped_run import KILL, KILL_IN_SAVE, STOP, go
 
@@ -105,7 +105,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+RARELY = ("ppo on mujoco", "ppo, compiled", "dqn, compiled", "sac with gsde", "supervised", "dqn")
+"""What shares its code with a case beside it, or needs a compiler."""
+
+
+@pytest.mark.parametrize("case", [slow(case) if case in RARELY else case for case in CASES])
 def test_a_run_that_stopped_and_went_on_ends_as_one_that_did_not(case: str, tmp_path: Path) -> None:
     settings, iterations = CASES[case]
     if "mujoco" in case:
@@ -133,46 +137,72 @@ def test_generators_of_the_whole_process_go_on_too(tmp_path: Path) -> None:
     assert_same_end(whole, go(str(tmp_path / "resumed"), settings), tmp_path, 10)
 
 
-def on_ranks(ranks: int, way: str, folder: Path, runs: list[dict[str, Any]], fails: bool = False) -> tuple[Any, ...]:
+def on_ranks(ranks: int, way: str, folder: Path, *runs: dict[str, Any], fails: bool = False) -> tuple[Any, ...]:
+    """What each rank has at the end of each of these runs, made one after the other by ranks of one start."""
     launcher, sync_path = WAYS[way]
-    done = run_ranks(ranks, launcher, SCRIPT, folder, json.dumps(runs), sync_path=sync_path, seconds=300, fails=fails)
-    return done.given
+    return run_ranks(
+        ranks, launcher, SCRIPT, folder, json.dumps(runs), sync_path=sync_path, seconds=600, fails=fails
+    ).given
 
 
 RANKS = {
-    "ppo, horovod over mpi": ("horovod-mpi", PPO, 10, STOP),
-    "dqn, gloo, killed": ("horovod-gloo", RAINBOW, 10, KILL),
-    "ppo on pendulum, mpi, killed": ("mpi", PENDULUM, 10, KILL),
-    "dqn, compiled, mpi": ("mpi", [*DQN, COMPILED], 10, STOP),
-    "ppo, compiled, gloo": ("horovod-gloo", [*PPO, COMPILED], 10, STOP),
-    "sac, compiled, mpi": ("mpi", [*SAC, COMPILED], 4, STOP),
-    "sac, gloo": ("horovod-gloo", SAC, 4, STOP),
-    "sac, mpi, killed": ("mpi", [*SAC, "evaluation.count=2"], 4, KILL),
-    "sac, compiled, gloo": ("horovod-gloo", [*SAC, COMPILED], 4, STOP),
-    "dqn, mpi, killed in the midst of a save": ("mpi", DQN, 10, KILL_IN_SAVE),
-    "dqn, compiled, gloo, killed": ("horovod-gloo", [*DQN, COMPILED], 10, KILL),
-    "ppo, compiled, mpi": ("mpi", [*PPO, COMPILED], 10, STOP),
+    "horovod over mpi": ("horovod-mpi", {"ppo": (PPO, 10, STOP)}),
+    "gloo": ("horovod-gloo", {"dqn": (RAINBOW, 10, KILL), "sac": (SAC, 4, STOP)}),
+    "mpi": ("mpi", {"dqn": (DQN, 10, KILL_IN_SAVE), "pendulum": (PENDULUM, 10, KILL)}),
+    "mpi, sac killed": ("mpi", {"sac": ([*SAC, "evaluation.count=2"], 4, KILL)}),
+    "mpi, compiled": (
+        "mpi",
+        {
+            "dqn": ([*DQN, COMPILED], 10, STOP),
+            "sac": ([*SAC, COMPILED], 4, STOP),
+            "ppo": ([*PPO, COMPILED], 10, STOP),
+        },
+    ),
+    "gloo, compiled": (
+        "horovod-gloo",
+        {
+            "dqn": ([*DQN, COMPILED], 10, KILL),
+            "sac": ([*SAC, COMPILED], 4, STOP),
+            "ppo": ([*PPO, COMPILED], 10, STOP),
+        },
+    ),
 }
+"""By way, what runs on it: settings, iterations, how it is disturbed."""
 
 
-@pytest.mark.parametrize("case", RANKS)
-def test_two_ranks_too_also_where_all_were_killed(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [*list(RANKS)[:3], *map(slow, list(RANKS)[3:])])
+def test_two_ranks_too_also_where_all_were_killed(kind: str, tmp_path: Path) -> None:
     """A killed run goes on from the checkpoint of its last evaluation, of several hundred steps before."""
-    way, settings, iterations, how = RANKS[case]
-    if COMPILED in settings:
+    way, cases = RANKS[kind]
+    if "compiled" in kind:
         need(shutil.which("g++"), "a C++ compiler")
-    half = {"run_dir": str(tmp_path / "resumed"), "settings": settings, "stop_after": iterations // 2 + 2, "how": how}
-    given = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "whole"), "settings": settings}])
-    on_ranks(2, way, tmp_path, [half], fails=how != STOP)
-    kept = {path.name for path in (tmp_path / "resumed" / "checkpoints").glob("step-*")}
-    assert how != KILL_IN_SAVE or list((tmp_path / "resumed" / "checkpoints").glob(".step-*")), "half a checkpoint"
-    resumed = on_ranks(2, way, tmp_path, [{"run_dir": str(tmp_path / "resumed"), "settings": settings}])
-    if how != STOP:
-        steps = given[0]["iterations"] and metrics_of(tmp_path / "whole")[iterations // 2 + 1]["env_steps"]
-        assert steps - max(int(name[5:]) for name in kept) >= 250, "several hundred steps are made again"
-    for whole, again in zip(given, resumed):
-        assert whole["compiled"] == (COMPILED in settings)
-        assert_same_end(whole, again, tmp_path, iterations)
+    whole, half, resumed = {}, {}, {}
+    for name, (settings, iterations, how) in cases.items():
+        (tmp_path / name).mkdir()
+        whole[name] = {"run_dir": str(tmp_path / name / "whole"), "settings": settings}
+        resumed[name] = {"run_dir": str(tmp_path / name / "resumed"), "settings": settings}
+        half[name] = {**resumed[name], "stop_after": iterations // 2 + 2, "how": how}
+    stopped = [run for run in half.values() if run["how"] == STOP]
+    undisturbed = on_ranks(2, way, tmp_path, *whole.values(), *stopped)
+    for run in half.values():
+        if run["how"] != STOP:  # ends its ranks
+            on_ranks(2, way, tmp_path, run, fails=True)
+    kept = {name: newest_step(tmp_path / name / "resumed") for name in cases}
+    for name, (_, _, how) in cases.items():
+        left = list((tmp_path / name / "resumed" / "checkpoints").glob(".step-*"))
+        assert how != KILL_IN_SAVE or left, "half a checkpoint"
+    again = on_ranks(2, way, tmp_path, *resumed.values())
+    for number, (name, (settings, iterations, how)) in enumerate(cases.items()):
+        if how != STOP:
+            steps = metrics_of(tmp_path / name / "whole")[iterations // 2 + 1]["env_steps"]
+            assert steps - kept[name] >= 250, "several hundred steps are made again"
+        for ours, theirs in zip(undisturbed, again):
+            assert ours[number]["compiled"] == (COMPILED in settings)
+            assert_same_end(ours[number], theirs[number], tmp_path / name, iterations)
+
+
+def newest_step(run: Path) -> int:
+    return max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
 
 
 CONSTANT = {
@@ -203,7 +233,7 @@ def test_a_larger_budget_on_resume_ends_as_if_it_had_been_so_from_the_start(tmp_
     assert looked[-2:] == [8, 10], "from there on where the larger budget has them"
 
 
-@pytest.mark.parametrize("case", CONSTANT)
+@pytest.mark.parametrize("case", ["ppo", slow("dqn"), slow("sac")])
 def test_a_run_that_stopped_may_be_given_a_larger_budget_too(case: str, tmp_path: Path) -> None:
     settings = CONSTANT[case]
     whole = go(str(tmp_path / "whole"), settings)
@@ -215,10 +245,15 @@ def test_a_run_that_stopped_may_be_given_a_larger_budget_too(case: str, tmp_path
 
 def test_two_ranks_that_stopped_may_be_given_a_larger_budget_too(tmp_path: Path) -> None:
     whole, run = ({"run_dir": str(tmp_path / name), "settings": CONSTANT["dqn"]} for name in ("whole", "resumed"))
-    given = on_ranks(2, "mpi", tmp_path, [whole])
-    on_ranks(2, "mpi", tmp_path, [{**run, "settings": [*CONSTANT["dqn"], "run.steps=2048"], "stop_after": 5}])
-    for ours, theirs in zip(given, on_ranks(2, "mpi", tmp_path, [run])):
+    shorter = {**run, "settings": [*CONSTANT["dqn"], "run.steps=2048"], "stop_after": 5}
+    given = on_ranks(2, "mpi", tmp_path, whole, shorter)
+    for (ours, _), (theirs,) in zip(given, on_ranks(2, "mpi", tmp_path, run)):
         assert_same_but_for_evaluations(ours, theirs, tmp_path)
+
+
+def of(run: int, ranks: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One of the runs that the ranks made."""
+    return tuple(rank[run] for rank in ranks)
 
 
 def together(ranks: tuple[Any, ...], *path: str) -> Any:
@@ -229,19 +264,20 @@ def together(ranks: tuple[Any, ...], *path: str) -> Any:
     return parts[0] if len(parts) == 1 else joined([as_arrays(part) for part in parts])
 
 
-@pytest.mark.parametrize("ranks, then", [(2, 3), (3, 1)])
+@pytest.mark.parametrize(("ranks", "then"), [(2, 3), slow(3, 1)])
 def test_on_another_number_of_ranks_each_takes_over_its_environments(ranks: int, then: int, tmp_path: Path) -> None:
     """Replay, environments and running episodes are those of before, and what follows is that of a run that was not
     disturbed, but for the rounding of sums over other ranks."""
     settings = [*RAINBOW, "env.backend=sync", "optimizer.eps=1e-5"]
     run = {"run_dir": str(tmp_path / "run"), "settings": settings}
-    stopped = on_ranks(ranks, "mpi", tmp_path, [{**run, "stop_after": 5}])
+    stopped = of(0, on_ranks(ranks, "mpi", tmp_path, {**run, "stop_after": 5}))
     assert stopped[0]["iterations"] == 5
-    at_rest = on_ranks(then, "mpi", tmp_path, [{**run, "settings": [*settings, "run.steps=1280"]}])  # nothing to do
+    nothing_to_do = {**run, "settings": [*settings, "run.steps=1280"]}
+    both = on_ranks(then, "mpi", tmp_path, nothing_to_do, run)
+    at_rest, resumed = of(0, both), of(1, both)
     for path in (("own",), ("rings",)):
         assert_same(as_tensors(together(at_rest, *path)), as_tensors(together(stopped, *path)))
     assert_same(at_rest[0]["state"], stopped[0]["state"])
-    resumed = on_ranks(then, "mpi", tmp_path, [run])
     assert resumed[0]["status"] == "done" and len(metrics_of(tmp_path / "run")) == 10
     whole = go(str(tmp_path / "whole"), settings)
     assert_same(as_tensors(together(resumed, "rings", "actions")), as_tensors(together((whole,), "rings", "actions")))
@@ -254,7 +290,7 @@ def test_a_replay_that_went_to_two_ranks_and_back_is_the_same(tmp_path: Path) ->
     settings = [*DQN, "env.backend=sync"]
     run = {"run_dir": str(tmp_path / "run"), "settings": settings}
     go(str(tmp_path / "run"), settings, stop_after=3, sync_path="mpi")
-    stopped = on_ranks(2, "mpi", tmp_path, [{**run, "stop_after": 4}])
+    stopped = of(0, on_ranks(2, "mpi", tmp_path, {**run, "stop_after": 4}))
     at_rest = go(str(tmp_path / "run"), [*settings, "run.steps=1024"], sync_path="mpi")  # nothing to do
     for path in ("own", "rings"):
         assert_same(as_tensors(together((at_rest,), path)), as_tensors(together(stopped, path)))
@@ -285,6 +321,7 @@ def test_what_auto_came_to_be_is_kept(tmp_path: Path) -> None:
     assert ended["status"] == "stopped" and not ended["compiled"]
 
 
+@pytest.mark.slow
 def test_what_compiled_code_is_made_of_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products large enough for oneDNN, which a timing found quicker when the run began, and not when it went on."""
     need(shutil.which("g++"), "a C++ compiler")

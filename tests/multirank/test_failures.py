@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from harness.files import read_json, write_json
-from harness.launching import launcher_names
 from harness.lifecycle import checkpoint
 from harness.lifecycle.heartbeat import read_beats
 from tests.command import harness
+from tests.conftest import slow
+
+SOON = 120
+"""Seconds: of a machine as slow as any, and far from the 600 after which a run counts as hanging."""
 
 RUN = """
 [run]
@@ -35,10 +38,8 @@ def broken(
     """Runs it; checks what is true of every failure; returns the result."""
     (folder / "broken.toml").write_text(settings.format(how=how, rank=rank))
     options = ["--ranks", str(ranks), "--launcher", launcher] if ranks > 1 else []
-    began = time.monotonic()
     ran = harness("train", "broken.toml", *options, "--output", "run", cwd=folder)
     assert ran.code == 1, ran.err
-    assert time.monotonic() - began < 60
     result = read_json(folder / "run" / "result.json")
     assert result["status"] == "failed" and result["reason"] in ran.out + ran.err, ran.out
     assert not left_of("broken-"), "something of the run is left"
@@ -58,7 +59,7 @@ def left_of(run_id: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("launcher", launcher_names())
+@pytest.mark.parametrize("launcher", ["horovodrun", slow("horovodrun-gloo"), slow("mpirun")])
 def test_an_exception_in_one_rank_is_told_with_its_rank_and_last_lines(launcher: str, tmp_path: Path) -> None:
     result = broken("raise", tmp_path, launcher)
     assert "rank 1" in result["reason"] and "RuntimeError: the environment broke on purpose" in result["reason"]
@@ -66,16 +67,17 @@ def test_an_exception_in_one_rank_is_told_with_its_rank_and_last_lines(launcher:
     assert "broke on purpose" in result["last_lines"][-2] and result["last_lines"][-1] == "in environment 2"
 
 
-@pytest.mark.parametrize("launcher", launcher_names())
+@pytest.mark.parametrize("launcher", ["horovodrun-gloo", slow("horovodrun"), slow("mpirun")])
 def test_a_rank_that_is_killed_is_told_with_its_signal(launcher: str, tmp_path: Path) -> None:
     result = broken("kill", tmp_path, launcher)
-    assert time.time() - killed_at(tmp_path, 1) < 30
+    assert time.time() - killed_at(tmp_path, 1) < SOON
     assert result["failed_rank"] == 1 and f"rank 1 on {os.uname().nodename} was killed by SIGKILL" in result["reason"]
 
 
+@pytest.mark.slow
 def test_rank_0_is_told_as_any_other(tmp_path: Path) -> None:
     result = broken("kill", tmp_path, rank=0)
-    assert time.time() - killed_at(tmp_path, 0) < 30
+    assert time.time() - killed_at(tmp_path, 0) < SOON
     assert result["failed_rank"] == 0 and "SIGKILL" in result["reason"]
 
 
@@ -84,8 +86,9 @@ def killed_at(folder: Path, rank: int) -> float:
     return read_beats(folder / "run")[rank].time
 
 
-@pytest.mark.parametrize("how", ["nan-reward", "nan-observation"])
-@pytest.mark.parametrize("launcher", ["horovodrun-gloo", "mpirun"])
+@pytest.mark.parametrize(
+    ("how", "launcher"), [("nan-reward", "mpirun"), slow("nan-observation", "horovodrun-gloo")]
+)
 def test_a_number_that_is_not_finite_on_one_rank_is_divergence_on_all(how: str, launcher: str, tmp_path: Path) -> None:
     result = broken(how, tmp_path, launcher)
     assert result["divergence"] and "non-finite" in result["reason"]
@@ -98,7 +101,7 @@ episodes = 4
 """
 
 
-@pytest.mark.parametrize("how", ["refuse", "exit"])
+@pytest.mark.parametrize("how", ["refuse", slow("exit")])
 def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: str, tmp_path: Path) -> None:
     """Its next environment cannot be made, or some code in it ends with what is the code of bad input."""
     result = broken(how, tmp_path, settings=SCARCE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import harness
-from tests.conftest import need
+from tests.conftest import need, slow
 from tests.multirank.test_failures import left_of
 
 
@@ -25,7 +25,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("left", [0, 20_000, 40_000])
+@pytest.mark.parametrize("left", [20_000, slow(0), slow(40_000)])
 def test_ranks_on_a_full_disk_end_with_a_line(left: int, small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - left))
     options = ["run.name=full", "run.steps=4096", "--ranks", "2", "--launcher", "mpirun", "--output", "run"]

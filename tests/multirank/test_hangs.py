@@ -11,8 +11,8 @@ import pytest
 
 from harness.files import read_json
 from harness.lifecycle.heartbeat import read_beats
-from tests.conftest import wait_for
-from tests.multirank.test_failures import RUN, broken, left_of
+from tests.conftest import slow, wait_for
+from tests.multirank.test_failures import RUN, SOON, broken, left_of
 from tests.multirank.test_stop import start, steps_done
 
 SHORT = ["run.steps=40000", "run.name=mortal", "evaluation.count=20", "evaluation.final_episodes=4", "compile.mode=off"]
@@ -26,12 +26,12 @@ def strike(folder: Path, number: signal.Signals, rank: int = 1) -> float:
     return time.monotonic()
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun-gloo", "mpirun"])
-def test_a_rank_that_is_stopped_ends_the_run_within_30_s_by_name(launcher: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["mpirun", slow("horovodrun-gloo")])
+def test_a_rank_that_is_stopped_ends_the_run_soon_and_by_name(launcher: str, tmp_path: Path) -> None:
     running = start(tmp_path, *SHORT, "run.steps=5000000", *RANKS, "--launcher", launcher)
     struck = strike(tmp_path, signal.SIGSTOP)
-    out, _ = running.communicate(timeout=60)
-    assert time.monotonic() - struck < 30
+    out, _ = running.communicate(timeout=300)
+    assert time.monotonic() - struck < SOON
     assert running.returncode == 1, out
     result = read_json(tmp_path / "run" / "result.json")
     assert result["status"] == "failed" and result["failed_rank"] == 1
@@ -39,11 +39,11 @@ def test_a_rank_that_is_stopped_ends_the_run_within_30_s_by_name(launcher: str, 
     assert not left_of("mortal-")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, slow(signal.SIGSTOP)])
 def test_a_run_that_may_start_again_completes(number: signal.Signals, tmp_path: Path) -> None:
     running = start(tmp_path, *SHORT, "run.max_restarts=1", *RANKS)
     strike(tmp_path, number)
-    out, _ = running.communicate(timeout=120)
+    out, _ = running.communicate(timeout=300)
     assert running.returncode == 0, out
     assert f"rank 1 on {os.uname().nodename} was" in out and "starting again from the last checkpoint" in out, out
     assert "steps done" in out, "it began anew"
@@ -53,20 +53,22 @@ def test_a_run_that_may_start_again_completes(number: signal.Signals, tmp_path: 
     assert len(lines) == 39_936 // 256, "each update appears once"
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_by_itself_has_no_more_time_than_at_first(tmp_path: Path) -> None:
-    settings = ["run.steps=5000000", "run.max_restarts=1", "run.max_minutes=0.5"]
+    settings = ["run.steps=500000000", "run.max_restarts=1", "run.max_minutes=1.0"]
     running = start(tmp_path, *SHORT, *settings, *RANKS, "--launcher", "mpirun")
     wait_for(lambda: steps_done(tmp_path) > 0, 60, "update")
     first = [beat.pid for beat in read_beats(tmp_path / "run").values()]
-    time.sleep(22)
+    time.sleep(30)
     strike(tmp_path, signal.SIGKILL)
     wait_for(lambda: [b for b in read_beats(tmp_path / "run").values() if b.pid not in first], 60, "second attempt")
     began = time.monotonic()
-    out, _ = running.communicate(timeout=120)
+    out, _ = running.communicate(timeout=300)
     assert running.returncode == 75 and "starting again" in out and "run.max_minutes is over" in out, out
-    assert time.monotonic() - began < 25, "it had half a minute of its own"
+    assert time.monotonic() - began < 55, "it had a minute of its own"
 
 
+@pytest.mark.slow
 def test_an_environment_that_hangs_is_told_with_where_it_does(tmp_path: Path) -> None:
     result = broken("hang", tmp_path, settings=RUN.replace("[env]", "hang_seconds = 10\n[env]"))
     assert result["failed_rank"] == 1

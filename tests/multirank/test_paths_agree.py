@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.conftest import need
@@ -14,6 +15,7 @@ SCRIPT = Path(__file__).with_name("fifty_steps.py")
 SETTINGS = ["ppo-cartpole", "env.count=4", "algorithm.rollout_steps=32", "algorithm.minibatch_size=32"]
 
 
+@pytest.mark.slow
 def test_mpi_and_horovod_eager_and_compiled_make_the_same_steps(tmp_path: Path) -> None:
     need(shutil.which("g++"), "a C++ compiler, g++")
     ends = {}

@@ -16,7 +16,7 @@ SHORT = ["run.steps=2048", "evaluation.count=1", "evaluation.episodes=2", "evalu
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("backend", ["envpool", "sync"])
+@pytest.mark.parametrize("backend", ["envpool"])
 def test_pong_is_trained_on_two_ranks(backend: str, tmp_path: Path) -> None:
     need(find_spec("ale_py") and find_spec("envpool"), "the extras 'atari' and 'envpool'")
     arguments = [*SHORT, f"env.backend={backend}", "env.count=4", "algorithm.epochs=1", "--ranks", "2"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.mpi_settings import SETTINGS_BETWEEN_HOSTS
+from tests.conftest import slow
 from tests.multirank.launch import run_ranks
 
 CODE = """
@@ -23,7 +24,7 @@ world.stop()
 """
 
 
-@pytest.mark.parametrize("between_hosts", [False, True])
+@pytest.mark.parametrize("between_hosts", [slow(False), True])
 def test_three_ranks_between_hosts_take_a_ring(between_hosts: bool, tmp_path: Path) -> None:
     """A ring adds up each third of the buffer beginning at another rank; on one host all of it begins at one rank."""
     env = SETTINGS_BETWEEN_HOSTS if between_hosts else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,41 +41,88 @@ CASES = {
 }
 
 
-def train(ranks: int, way: str, folder: Path, settings: list[str]) -> tuple[Any, ...]:
-    launcher, sync_path = WAYS[way]
-    arguments = str(folder / "run"), *settings
-    return run_ranks(ranks, launcher, SCRIPT, folder, *arguments, sync_path=sync_path, seconds=300).given
+WITH_COMPILER = [case for case in CASES if "compile.mode=on" in CASES[case]]
+GAMES = ["dqn on stacked screens"]
+RARELY = ["dqn", "dqn, minibatches that the environments do not divide", "sac with gsde, uneven minibatches"]
+OFTEN = [case for case in CASES if case not in (*WITH_COMPILER, *GAMES, *RARELY)]
+Given = dict[int, tuple[dict[str, Any], ...]]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_updates_on_two_and_three_ranks_are_those_of_one(case: str, tmp_path: Path) -> None:
-    settings = CASES[case]
-    if "compile.mode=on" in settings:
-        need(shutil.which("g++"), "a C++ compiler")
-    if "env.id=ALE/Pong-v5" in settings:
-        need(find_spec("ale_py"), "the extra 'atari'")
-    (alone,) = train(1, "mpi", tmp_path / "1", settings)
-    assert alone["status"] == "done" and alone["compiled"] == ("compile.mode=on" in settings)
+def train(folder: Path, *cases: str) -> Given:
+    """What each rank recorded of these cases, by the number of ranks: all cases in one start of so many."""
+    given = {}
+    for ranks, way in ((1, "mpi"), (2, "horovod-mpi"), (3, "mpi")):
+        launcher, sync_path = WAYS[way]
+        runs = {case: [str(folder / f"{case}-{ranks}"), *CASES[case]] for case in cases}
+        arguments = SCRIPT, folder, json.dumps(runs)
+        given[ranks] = run_ranks(ranks, launcher, *arguments, sync_path=sync_path, seconds=900).given
+    return given
+
+
+def assert_those_of_one(case: str, given: Given) -> None:
+    alone = given[1][0][case]
+    assert alone["status"] == "done" and alone["compiled"] == ("compile.mode=on" in CASES[case])
     assert alone["gradient_steps"] == (512 - 200) // 8 + 1
-    for ranks, way in ((2, "horovod-mpi"), (3, "mpi")):
-        given = train(ranks, way, tmp_path / str(ranks), settings)
+    for ranks in (2, 3):
+        recorded = [rank[case] for rank in given[ranks]]
         for name, expected in alone["replay"].items():
-            together = torch.cat([rank["replay"][name] for rank in given])
+            together = torch.cat([rank["replay"][name] for rank in recorded])
             same = torch.equal(together, expected)
             if not case.startswith("dqn"):  # actions are numbers, which rounding reaches
                 same = bool((together.float() - expected.float()).norm() <= 1e-4 * expected.float().norm())
             assert same, f"{name} on {ranks} ranks"
         for iteration, expected in enumerate(alone["parameters"]):
-            for rank in given:
-                assert torch.equal(rank["parameters"][iteration], given[0]["parameters"][iteration])
-                assert torch.equal(rank["targets"][iteration], given[0]["targets"][iteration])
-            difference = (given[0]["parameters"][iteration] - expected).norm()
+            for rank in recorded:
+                assert torch.equal(rank["parameters"][iteration], recorded[0]["parameters"][iteration])
+                assert torch.equal(rank["targets"][iteration], recorded[0]["targets"][iteration])
+            difference = (recorded[0]["parameters"][iteration] - expected).norm()
             assert difference <= 1e-5 * expected.norm(), f"{ranks} ranks, iteration {iteration}"
+
+
+@pytest.fixture(scope="module")
+def often(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    return train(tmp_path_factory.mktemp("often"), *OFTEN)
+
+
+@pytest.fixture(scope="module")
+def rarely(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    return train(tmp_path_factory.mktemp("rarely"), *RARELY)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    need(shutil.which("g++"), "a C++ compiler")
+    return train(tmp_path_factory.mktemp("compiled"), *WITH_COMPILER)
+
+
+@pytest.mark.parametrize("case", OFTEN)
+def test_updates_on_two_and_three_ranks_are_those_of_one(case: str, often: Given) -> None:
+    assert_those_of_one(case, often)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RARELY)
+def test_uneven_minibatches_too(case: str, rarely: Given) -> None:
+    assert_those_of_one(case, rarely)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", WITH_COMPILER)
+def test_compiled_updates_too(case: str, compiled: Given) -> None:
+    assert_those_of_one(case, compiled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GAMES)
+def test_updates_from_games_too(case: str, tmp_path: Path) -> None:
+    need(find_spec("ale_py"), "the extra 'atari'")
+    assert_those_of_one(case, train(tmp_path, case))
 
 
 def test_all_ranks_end_alike_where_one_has_rewards_that_are_no_numbers(tmp_path: Path) -> None:
     broken = ["env.id=tests.environments:Broken-v0", "env.kwargs.how=nan-reward", "env.kwargs.rank=1"]
-    given = train(2, "mpi", tmp_path, [*DQN, *broken, "compile.mode=off", "env.kwargs.at=19", "env.count=2"])
-    assert {(rank["status"], rank["reason"]) for rank in given} == {
+    run = [str(tmp_path / "run"), *DQN, *broken, "compile.mode=off", "env.kwargs.at=19", "env.count=2"]
+    given = run_ranks(2, "mpirun", SCRIPT, tmp_path, json.dumps({"broken": run}), sync_path="mpi").given
+    assert {(rank["broken"]["status"], rank["broken"]["reason"]) for rank in given} == {
         ("failed", "non-finite reward from the environment")
     }

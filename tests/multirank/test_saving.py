@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.lifecycle import checkpoint
+from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks
 
 SCRIPT = """
@@ -42,7 +43,7 @@ world.stop()
 """
 
 
-@pytest.mark.parametrize("way", ["mpi", "horovod-gloo"])
+@pytest.mark.parametrize("way", ["mpi", slow("horovod-gloo")])
 def test_a_rank_that_cannot_write_its_part_costs_a_checkpoint_and_nobody_waits_for_it(way: str, tmp_path: Path) -> None:
     launcher, sync_path = WAYS[way]
     folder = tmp_path / "checkpoints"

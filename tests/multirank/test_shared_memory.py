@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import slow
 from tests.multirank.launch import run_ranks
 
 SCRIPT = """
@@ -56,7 +57,7 @@ give({
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, slow(3)])
 def test_it_is_an_all_reduce_that_is_equal_to_the_bit_on_every_rank(ranks: int, tmp_path: Path) -> None:
     for given in run_ranks(ranks, "mpirun", SCRIPT, tmp_path, sync_path="mpi").given:
         assert given["right"] and given["equal"] and given["count"] == 600
@@ -66,7 +67,7 @@ def test_it_is_an_all_reduce_that_is_equal_to_the_bit_on_every_rank(ranks: int, 
 
 
 @pytest.mark.parametrize(
-    ("launcher", "path"), [("mpirun", "mpi"), ("horovodrun", "mpi"), ("horovodrun-gloo", "horovod")]
+    ("launcher", "path"), [slow("mpirun", "mpi"), ("horovodrun", "mpi"), ("horovodrun-gloo", "horovod")]
 )
 def test_auto_takes_the_quicker_path_and_says_why(launcher: str, path: str, tmp_path: Path) -> None:
     code = """

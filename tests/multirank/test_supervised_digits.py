@@ -22,10 +22,12 @@ def accuracy_alone(tmp_path_factory: pytest.TempPathFactory) -> float:
     return read_json(train(tmp_path_factory.mktemp("alone")) / "result.json")["value"]
 
 
+@pytest.mark.slow
 def test_one_rank_reaches_its_accuracy(accuracy_alone: float) -> None:
     assert accuracy_alone >= 0.96
 
 
+@pytest.mark.slow
 def test_two_ranks_reach_the_same(accuracy_alone: float, tmp_path: Path) -> None:
     run = train(tmp_path, "--ranks", "2", "--launcher", "horovodrun")
     result = read_json(run / "result.json")

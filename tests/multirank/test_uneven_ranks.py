@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.uneven_ranks import STREAMS, make_model, parameters, stream
 
 SCRIPT = Path(__file__).with_name("uneven_ranks.py")
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=["horovod-mpi", slow("mpi"), slow("horovod-gloo")])
 def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     launcher, sync_path = WAYS[request.param]
     return list(run_ranks(2, launcher, SCRIPT, tmp_path_factory.mktemp("ranks"), sync_path=sync_path).given)

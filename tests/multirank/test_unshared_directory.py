@@ -21,7 +21,7 @@ def train(folder: Path, *settings: str) -> str:
     """What two ranks print that see `run-0` and `run-1`."""
     command = shlex.join([sys.executable, "-m", "harness", "train", "ppo-cartpole", *SHORT, *settings, "--output"])
     ranks = [str(MPIRUN), "--bind-to", "none", "-np", "2", "sh", "-c", f"exec {command} run-$OMPI_COMM_WORLD_RANK"]
-    ran = subprocess.run(ranks, cwd=folder, env=environment(AS_ROOT), capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(ranks, cwd=folder, env=environment(AS_ROOT), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

@@ -195,14 +195,14 @@ def test_the_dashboard_serves_a_study_that_runs_and_does_not_disturb_it(workplac
         assert address is not None
         wait_for(lambda: answers(port), 20, "dashboard")
         for _ in range(50):
-            with urllib.request.urlopen(f"{address[0]}/api/studies", timeout=10) as answer:
+            with urllib.request.urlopen(f"{address[0]}/api/studies", timeout=300) as answer:
                 assert b'"s"' in answer.read()
         refused = workplace.search("dashboard", "--study", "s", "--port", str(port))
         assert refused.returncode == 2 and f"--port {port} cannot be used" in refused.stderr
     finally:
         served.send_signal(signal.SIGINT)
-        assert served.wait(timeout=20) == 0
-    assert driver.wait(timeout=60) == 0
+        assert served.wait(timeout=300) == 0
+    assert driver.wait(timeout=300) == 0
     assert workplace.states() == ["COMPLETE"] * 3
     assert all(len(trial.intermediate_values) == 20 for trial in workplace.trials())
 

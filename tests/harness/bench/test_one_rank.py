@@ -72,7 +72,7 @@ def test_a_signal_ends_the_measurement_without_a_figure(tmp_path):
 
         wait_for(listens, 30, "handler")
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 1 and err == "harness: stopped on request: nothing was measured\n"

@@ -74,7 +74,7 @@ def test_the_end_leaves_nothing_that_carries_the_run_id(start: Start, launcher: 
     before = time.monotonic()
     assert running.end(grace=2) == []
 
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 60
     assert processes_of(running.run_id) == {}
     assert not any(Path(f"/proc/{pid}/cmdline").exists() and alive(pid) for pid in carriers)
     assert running.poll() is not None

@@ -72,7 +72,7 @@ def test_other_ranks_write_nothing_and_do_not_load_tensorboard(tmp_path):
         "writer.log(1, {'loss': 1.0}); writer.close()\n"
         "assert not any(name.startswith('tensorboard') for name in sys.modules), 'loaded'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     assert not (tmp_path / "run").exists()
 
 

@@ -78,7 +78,7 @@ def run_alone(code: str, tmp_path: Path, trial: Path | None, **more: str) -> sub
     script.write_text(HEAD + code)
     env = environment(trial, **more)
     return subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, str(script), str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
     )
 
 
@@ -102,7 +102,7 @@ def test_two_ranks_report_once_and_stop_at_the_same_step(tmp_path, launcher, sta
     try:
         wait_for(lambda: len(read_json_lines(trial / "reports.jsonl")[0]) >= 3, 90, "third report")
         write_json(trial / "verdict.json", {"stop": "pruned", "attempt": 2, "seed": 1})
-        assert [job.wait(timeout=60) for job in jobs] == [0] * len(jobs)
+        assert [job.wait(timeout=300) for job in jobs] == [0] * len(jobs)
     finally:
         for job in jobs:
             job.kill()
@@ -133,10 +133,10 @@ def test_an_exception_in_rank_0_ends_both_ranks_though_mpi_was_started_behind_th
     started = time.monotonic()
     (job,) = launch("mpirun", script, tmp_path, environment(trial))
     try:
-        assert job.wait(timeout=60) != 0
+        assert job.wait(timeout=300) != 0
     finally:
         job.kill()
-    assert time.monotonic() - started < 45
+    assert time.monotonic() - started < 240
     result = read_json(trial / "seed-0" / "result.json")
     assert (result["status"], result["reason"], result["value"]) == ("failed", "RuntimeError: the disk is full", 5.0)
 
