@@ -4,6 +4,7 @@
 #   make bench     compares this project with its peers (ROWS=2,3: some rows alone)
 #   make learn     trains presets over seeds (ROWS=ppo-cartpole,dqn-cartpole SEEDS=5 JOBS=2; what has finished is not run again)
 #   make chaos     strikes runs with faults (FAULTS=100 SEED=0)
+#   make docs      writes what is generated in README.md and docs/
 PYTHON ?= python3
 TORCH ?= 2.13.0
 # MPI=pypi takes Open MPI 4.1.8 from PyPI; MPI=system builds Horovod and mpi4py against the mpicxx on the PATH. What was
@@ -22,7 +23,7 @@ JOBS ?=
 FAULTS ?= 100
 SEED ?= 0
 
-.PHONY: install run test test-rest test-all bench learn chaos lint clean
+.PHONY: install run test test-rest test-all bench learn chaos docs lint clean
 
 install: $(STAMP)
 
@@ -78,6 +79,9 @@ learn: install $(SIMULATORS)
 
 chaos: install
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
+
+docs: install
+	$(BIN)/python -m tests.docs
 
 lint: install
 	$(BIN)/python -m flake8 harness search tests

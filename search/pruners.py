@@ -92,7 +92,9 @@ class Threshold(PrunerSettings):
     """Prunes a trial whose value is below `lower` or above `upper`."""
 
     lower: float | None = None
+    """A value below it is pruned."""
     upper: float | None = None
+    """A value above it is pruned."""
     warmup_steps: int = Field(0, ge=0)
     """No pruning before this step."""
     interval_steps: int = Field(1, ge=1)

@@ -1,4 +1,4 @@
-"""The README's walk through an environment, a network and a script of the user's own, done as it is written there."""
+"""What a newcomer reads first: the README, and the walk of docs/your-own.md, done as it is written there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from pathlib import Path
 from harness.files import read_json
 from tests.command import ROOT, environment
 
-README = (ROOT / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    found = re.search(rf"^## {title}\n(.*?)(?=^## )", README, re.M | re.S)
-    assert found, f"the README has no section {title!r}"
-    return found[1]
+MOST_LINES = 200
 
 
 def write_files(text: str, folder: Path) -> list[str]:
@@ -34,7 +28,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def test_the_walk_with_things_of_ones_own_works_as_written(tmp_path: Path) -> None:
-    text = section("Your own")
+    text = (ROOT / "docs" / "your-own.md").read_text()
     names = write_files(text, tmp_path)
     assert names == [
         *("corridor.py", "shared_net.py", "corridor.toml", "corridor-study.toml"),
@@ -54,9 +48,7 @@ def test_the_walk_with_things_of_ones_own_works_as_written(tmp_path: Path) -> No
     assert len(reports) == 5 and all(path.read_text().strip() for path in reports)
 
 
-def test_the_readme_names_the_two_commands_and_real_files() -> None:
-    assert "$ make run" in README and "$ make test" in README
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), f"the README points at {link}, which is not there"
-    for path in re.findall(r"`((?:harness|search|tests|slurm|hostfiles)/[\w/.-]+)`", README):
-        assert (ROOT / path).exists(), f"the README speaks of {path}, which is not there"
+def test_the_readme_is_short_and_names_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= MOST_LINES
+    assert "$ make run" in readme and "$ make test" in readme

@@ -31,8 +31,8 @@ class A2CSettings(OnPolicySettings):
     rollout_steps: int = Field(5, ge=1)
     """Steps of each environment between updates (t_max)."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
-    """λ of generalised advantage estimation; 1: returns up to the end of the rollout, less the value, as in the
-    paper."""
+    """λ of generalised advantage estimation (Schulman et al. 2016): how far ahead an advantage looks before it trusts
+    the value estimate. 1, as in the paper: returns up to the end of the rollout, less the value; 0: one step."""
     normalize_advantages: bool = False
     """Centre and scale the advantages of each rollout, over all ranks."""
 

@@ -45,7 +45,9 @@ class OnPolicySettings(AlgorithmSettings):
     gamma: float = Field(0.99, ge=0, le=1)
     """Discount."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
-    """λ of generalised advantage estimation; 1: returns up to the end of the rollout, less the value."""
+    """λ of generalised advantage estimation (Schulman et al. 2016): how far ahead an advantage looks before it trusts
+    the value estimate. 0: one step, little variance and the estimate's bias; 1: returns up to the end of the rollout,
+    less the value, without that bias and with the most variance."""
     normalize_advantages: bool = True
     """Centre and scale the advantages of each minibatch, over all ranks."""
     entropy_coefficient: float = Field(0.0, ge=0)

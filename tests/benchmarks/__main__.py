@@ -1,7 +1,7 @@
 """Runs rows of the table and writes RESULTS.md: `python -m tests.benchmarks [--rows 2,3] [--output DIR]`.
 
 Each row is written as soon as it is measured; rows that were not asked for stay as they are. `--rows 2` means all rows
-whose key begins so: 2a and 2b. `--quote` puts the table into the README.
+whose key begins so: 2a and 2b. `--quote` puts the tables into docs/benchmarks.md and the README.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def main() -> int:
     parser.add_argument("--rows", default="", help="which, by comma; all where it is empty")
     parser.add_argument("--rounds", type=int, help="how often each contestant runs; each row has its own number")
     parser.add_argument("--seconds", type=float, help="how long a contestant measures; each has its own default")
-    parser.add_argument("--quote", action="store_true", help="measure nothing: put the table into the README")
+    parser.add_argument("--quote", action="store_true", help="measure nothing: put the tables into the docs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of RESULTS.md")
     args = parser.parse_args()
     if args.quote:
-        quote(ROOT / "README.md", load(args.output))
+        quote(ROOT, load(args.output))
         return 0
     wanted = [key.strip() for key in args.rows.split(",") if key.strip()]
     every = rows()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from harness.files import read_json, write_json, write_text
-from tests.benchmarks.figures import Result, number
+from tests.benchmarks.figures import Result, Verdict, number
+from tests.docs import quoting
 
 HEAD = """# What `make bench` measured
 
@@ -15,7 +17,17 @@ the clock starts. A figure is the median of its rounds, with the lowest and the 
 with those of single rounds. Made by `make bench` (some rows: `make bench ROWS=2,3`); each row tells its own date and
 machine.
 """
-MARKS = "<!-- from make bench -->", "<!-- to here -->"
+COMMAND = "make bench"
+FACE = (
+    ("2a", "ours", "Stable-Baselines3"),
+    ("3", "ours, 2 ranks", "plain PPO in hvd.DistributedOptimizer, 2 ranks, MPI"),
+    ("4a", "ours, 2 ranks", "ours, 1 rank"),
+    ("8a", "ours", "Stable-Baselines3"),
+    ("8b", "ours", "Stable-Baselines3"),
+    ("1", "hvd.allreduce_, idle yield", "ours"),
+)
+"""The rows of the README, by key, and the ratio that each shows: one rank and two, rollouts and replay; 4a and 8b are
+there because they miss their targets."""
 
 
 def load(folder: Path) -> dict[str, Result]:
@@ -55,25 +67,42 @@ def section(result: Result) -> str:
     return "\n".join([*lines, "", result.birth.line(), ""])
 
 
-def summary(results: dict[str, Result]) -> str:
-    """The table that the README quotes: medians, and ratios with their targets."""
-    lines = ["| | median | ratio (and what it is to be) |", "|---|---|---|"]
+def summary(results: Mapping[str, Result]) -> str:
+    """The table of docs/benchmarks.md: medians of all contestants, and ratios with their targets."""
+    lines = ["| | median | ratio (and its target) |", "|---|---|---|"]
     for result in results.values():
-        medians = [f"{score.name}: {number(score.median)} {result.unit}" for score in result.scores]
-        ratios = []
-        for verdict in result.verdicts:
-            target = f" ({verdict.target}{'' if verdict.holds else ': missed'})" if verdict.target else ""
-            ratios.append(f"{verdict.of} / {verdict.against}: {verdict.ratio:.2f}{target}")
+        medians = [median(result, score.name) for score in result.scores]
+        ratios = [f"{verdict.of} / {verdict.against}: {judged(verdict)}" for verdict in result.verdicts]
         lines.append(f"| {result.title} | {'<br>'.join(medians)} | {'<br>'.join(ratios)} |")
-    births = sorted({f"{result.birth.date[:10]}, {result.birth.cpu}" for result in results.values()})
-    return "\n".join([*lines, "", f"Measured by `make bench`: {'; '.join(births)}."])
+    return "\n".join([*lines, "", births(results.values())])
 
 
-def quote(readme: Path, results: dict[str, Result]) -> None:
-    """Puts the summary between the two marks in the README. Raises ValueError where they are missing."""
-    text = readme.read_text()
-    before, mark, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not mark or not end:
-        raise ValueError(f"{readme} has no {' … '.join(MARKS)}")
-    write_text(readme, f"{before}{mark}\n\n{summary(results)}\n\n{end}{after}")
+def face(results: Mapping[str, Result]) -> str:
+    """The table of the README: the rows of FACE, of each one ratio and its two medians."""
+    lines = ["| | median | ratio (and its target) |", "|---|---|---|"]
+    shown = [(results[key], of, against) for key, of, against in FACE if key in results]
+    for result, of, against in shown:
+        (verdict,) = [each for each in result.verdicts if (each.of, each.against) == (of, against)]
+        lines.append(f"| {result.title} | {median(result, of)}<br>{median(result, against)} | {judged(verdict)} |")
+    return "\n".join([*lines, "", births([result for result, _, _ in shown])])
+
+
+def median(result: Result, name: str) -> str:
+    (score,) = [score for score in result.scores if score.name == name]
+    return f"{name}: {number(score.median)} {result.unit}"
+
+
+def judged(verdict: Verdict) -> str:
+    target = f" ({verdict.target}{'' if verdict.holds else ': missed'})" if verdict.target else ""
+    return f"{verdict.ratio:.2f}{target}"
+
+
+def births(results: Iterable[Result]) -> str:
+    found = sorted({f"{result.birth.date[:10]}, {result.birth.cpu}" for result in results})
+    return f"Measured by `make bench`: {'; '.join(found)}."
+
+
+def quote(root: Path, results: Mapping[str, Result]) -> None:
+    """Puts both tables into the pages below `root`. Raises ValueError where a page has no marks for it."""
+    quoting.quote(root / "docs" / "benchmarks.md", COMMAND, summary(results))
+    quoting.quote(root / "README.md", COMMAND, face(results))

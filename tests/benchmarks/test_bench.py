@@ -24,11 +24,12 @@ from harness.loop import Run
 from tests.benchmarks import ours, plain_ppo, replay_floor, replay_memory
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number
-from tests.benchmarks.results import MARKS, load, quote, save, summary
+from tests.benchmarks.results import COMMAND, FACE, face, load, save, summary
 from tests.benchmarks.rows import PPO, SMALL, rows
 from tests.benchmarks.timing import arguments_of
 from tests.command import ROOT, environment
 from tests.conftest import need
+from tests.docs import quoting
 from tests.multirank.launch import run_ranks
 
 TINY = PPO(envs=2, steps=32, minibatch=16)
@@ -290,19 +291,30 @@ def test_a_row_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     assert ran.stderr.startswith("make bench: there is no row 77; ROWS may be some of 1,2a,2b,3")
 
 
-def test_the_readme_quotes_what_was_measured(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+def test_the_docs_quote_what_was_measured(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{quoting.mark(COMMAND)}\nold\n{quoting.END}\nafter\n")
     judged = replace(two_networks(rounds=1), claims=(Claim("plain", "larger", at_least=1e9),))
     (result,) = judged.measure("make bench", seconds=0.02)
 
-    quote(readme, {"9": result})
+    quoting.quote(page, COMMAND, summary({"9": result}))
 
     medians = "<br>".join(f"{score.name}: {number(score.median)} env steps/s" for score in result.scores)
     ratio = result.scores[0].median / result.scores[1].median
-    text = readme.read_text()
+    text = page.read_text()
     assert f"| Two networks | {medians} | plain / larger: {ratio:.2f} (at least 1e+09: missed) |" in text
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+
+
+def test_the_readmes_rows_are_some_of_the_whole_tables() -> None:
+    results = load(ROOT / "tests" / "benchmarks")
+    whole, rows = summary(results).splitlines(), face(results).splitlines()[2:-2]
+
+    assert len(rows) == len(FACE) <= 6
+    for line in rows:
+        title, medians, ratio = line.strip("| ").split(" | ")
+        (full,) = [row for row in whole if row.startswith(f"| {title} |")]
+        assert all(median in full for median in medians.split("<br>")) and ratio in full
 
 
 TURNS = """
@@ -335,9 +347,3 @@ def test_stepping_environments_has_its_rows() -> None:
     claimed = {result.title: verdict for result in results for verdict in result.verdicts}
     assert claimed["One step of 64 environments of CartPole-v1"].target == "at most 1.2"
     assert all(len(score.values) == 2 and min(score.values) > 0 for result in results for score in result.scores)
-
-
-def test_the_readme_is_up_to_date() -> None:
-    text, results = (ROOT / "README.md").read_text(), load(ROOT / "tests" / "benchmarks")
-    quoted = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
-    assert quoted == (summary(results) if results else ""), "python -m tests.benchmarks --quote"

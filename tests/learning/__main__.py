@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.distributed.world import available_cores
 from tests.command import ROOT
-from tests.learning.results import Standing, load, quote, save, table, write
+from tests.learning.results import Standing, load, quote, quote_presets, save, table, write
 from tests.learning.rows import LEAST_SEEDS, ROWS, SEEDS_FROM, seeds_of
 from tests.learning.runs import Ledger, Record, StopRequest, merged, run_all
 
@@ -27,11 +27,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="runs side by side; default: one a core")
     parser.add_argument("--minutes", type=float, help="stop what runs after so many, to go on next time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
-    parser.add_argument("--quote", action="store_true", help="run nothing: put what was reached into the presets")
+    quote_help = "run nothing: put what was reached into the presets and the docs"
+    parser.add_argument("--quote", action="store_true", help=quote_help)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of RESULTS.md")
     args = parser.parse_args()
     if args.quote:
-        say(f"changed: {', '.join(quote(load(args.output))) or 'none'}")
+        say(f"changed: {', '.join(quote_presets(load(args.output))) or 'none'}")
+        quote(ROOT, load(args.output))
         return 0
     asked = [key.strip() for key in args.rows.split(",") if key.strip()]
     for key in asked:

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.config import load_table, preset_path
 from harness.files import read_json, write_json, write_text
+from tests.docs import quoting
 from tests.learning.figures import bootstrap, interquartile_mean
 from tests.learning.picture import short, svg
 from tests.learning.rows import FULL_EACH, FULL_MEAN, LEAST_SEEDS, ROWS, Row
@@ -34,6 +35,10 @@ seeds that training never used. Made by `make learn` (some rows: `make learn ROW
   (medians over the seeds). Several runs shared the machine, so the clock tells little where the two differ.
 
 """
+COMMAND = "make learn"
+FACE = ("a2c-acrobot", "dqn-mountaincar", "td3-pendulum", "sac-mountaincarcontinuous", "ppo-lunarlander")
+FACE += ("ppo-halfcheetah",)
+"""The presets of the README's table: every algorithm, and the costlier environments."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def without_curve(record: Record) -> dict[str, Any]:
     return {key: value for key, value in asdict(record).items() if key != "curve"}
 
 
-def quote(every: Mapping[str, Sequence[Record]]) -> list[str]:
+def quote_presets(every: Mapping[str, Sequence[Record]]) -> list[str]:
     """Puts what was reached into the first line of each preset whose row was judged; the presets that it changed."""
     changed = []
     for key, records in every.items():
@@ -127,6 +132,27 @@ def quote(every: Mapping[str, Sequence[Record]]) -> list[str]:
     return changed
 
 
+def quote(root: Path, every: Mapping[str, Sequence[Record]]) -> None:
+    """Puts the rows that were run into docs/learning.md, and those of FACE into the README, below `root`."""
+    standings = [Standing(row, every[key]) for key, row in ROWS.items() if key in every]
+    quoting.quote(root / "docs" / "learning.md", COMMAND, summary(standings))
+    quoting.quote(root / "README.md", COMMAND, summary([each for each in standings if each.row.preset in FACE]))
+
+
+def summary(standings: Sequence[Standing]) -> str:
+    """What the docs quote of rows: references, the mean over seeds, and what it has to be."""
+    columns = ["preset", "published", "Stable-Baselines3 again", "mean", "at least", "holds", "steps"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for each in standings:
+        _, mean, _, least, holds, steps, _ = measured(each)
+        cells = [f"`{each.row.preset}`", *references(each.row), mean, least, holds, steps]
+        lines.append(f"| {' | '.join(cells)} |")
+    records = [record for each in standings for record in each.records]
+    seeds = " or ".join(map(str, sorted({len(each.records) for each in standings})))
+    where = f"{days(records)}, {', '.join(sorted({record.cpu for record in records}))}"
+    return "\n".join([*lines, "", f"Measured by `make learn`: means over {seeds} seeds, 100 episodes each; {where}."])
+
+
 def number(value: float) -> str:
     """Four digits, or all before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -138,13 +164,17 @@ def table(standings: Sequence[Standing]) -> str:
     for each in standings:
         row = each.row
         kept = f"[{row.preset}](#{row.preset})" if each.records else row.preset
-        published = f"{number(row.reference)} ± {number(row.spread)} ({short(row.steps)})"
-        published += f", {row.published}" if row.published else ""
-        again = ", ".join(map(number, row.again))
-        again += f" ± {number(row.again_spread)}" if row.again_spread is not None else ""
-        cells = [kept, published, again, *measured(each)]
+        cells = [kept, *references(row), *measured(each)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", ""])
+
+
+def references(row: Row) -> list[str]:
+    """What was published, and what Stable-Baselines3 reached when it was run again."""
+    published = f"{number(row.reference)} ± {number(row.spread)} ({short(row.steps)})"
+    published += f", {row.published}" if row.published else ""
+    again = ", ".join(map(number, row.again))
+    return [published, again + (f" ± {number(row.again_spread)}" if row.again_spread is not None else "")]
 
 
 def measured(each: Standing) -> list[str]:
@@ -192,13 +222,17 @@ def origin(records: Sequence[Record]) -> str:
     def each(values: list[str]) -> str:
         return ", ".join(Counter(values))
 
-    dates = sorted({record.date[:10] for record in records})
-    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     commits = each([shorten(record.commit) for record in records])
     of = each([", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records])
     backends = each([record.backend for record in records if record.backend])
     stepped = f", environments by {backends}" if backends else ""
-    return f"{days}, commit {commits}, {each([record.cpu for record in records])}{stepped}; {of}"
+    return f"{days(records)}, commit {commits}, {each([record.cpu for record in records])}{stepped}; {of}"
+
+
+def days(records: Sequence[Record]) -> str:
+    """The first and the last day of the runs."""
+    dates = sorted({record.date[:10] for record in records})
+    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 def shorten(commit: str | None) -> str:

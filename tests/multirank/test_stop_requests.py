@@ -1,4 +1,4 @@
-"""The README's table of stop requests: what each launcher makes of each signal, to it alone and to its group.
+"""The table of docs/launching.md: what each launcher makes of each signal, to it alone and to its group.
 
 Whatever was sent: 15 s later no process with the run's id is left, and the newest checkpoint is whole.
 """
