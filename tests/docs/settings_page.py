@@ -32,11 +32,11 @@ HEAD = """# Settings
 
 A run is described by a TOML file ([training](training.md)), a study by another one ([searching](searching.md)). On the
 command line `section.key=value` changes one setting. The value is written as in TOML; text needs no quotes:
-`optimizer.lr=3e-4`, `network.hidden=[32, 32]`, `algorithm.name=ppo`. `python -m harness presets NAME` shows a tuned file,
-and `config.toml` in a run's directory holds every setting with the value that the run took.
+`optimizer.lr=3e-4`, `network.hidden=[32, 32]`, `algorithm.name=ppo`. `python -m harness presets NAME` shows a tuned
+file, and `config.toml` in a run's directory holds every setting with the value that the run took.
 
-A setting whose default is *unset* may be left out, and one that is *required* must be there. An unknown or wrong setting
-is refused in one line, with exit code 2, before anything starts ([what such a line looks like](#refusals)).
+A setting whose default is *unset* may be left out, and one that is *required* must be there. An unknown or wrong
+setting is refused in one line, with exit code 2, before anything starts ([what such a line looks like](#refusals)).
 """
 REFUSALS = """## Refusals
 
@@ -68,7 +68,8 @@ class Section:
 
     def markdown(self) -> str:
         fields = self.model.model_fields.items()
-        rows = [self.row(name, field) for name, field in fields if is_row(field) and not (self.named and name == "name")]
+        said = {"name"} if self.named else set()
+        rows = [self.row(name, field) for name, field in fields if is_row(field) and name not in said]
         head = ["| setting | what it may be | default | what it does |", "|---|---|---|---|"] if rows else []
         parts = [[f"## {self.title}"], [self.about], [*head, *rows]]
         return "".join("\n".join(part) + "\n\n" for part in parts if any(part))
