@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import slow
 from tests.learning.learners import CONTINUOUS, DISCRETE, GAMMA, ON_POLICY, config, learn, values
 from tests.learning.probes import Delayed, Endless, Steady
 
@@ -15,7 +16,12 @@ pytestmark = pytest.mark.learning
 ECHO, PICTURED, DELAYED, ENDLESS, STEADY = (
     f"tests.learning.probes:{name}-v0" for name in ("Echo", "Pictured", "Delayed", "Endless", "Steady")
 )
-EVERY = [(learner, "discrete") for learner in DISCRETE] + [(learner, "continuous") for learner in CONTINUOUS]
+# each algorithm by itself on each kind of action that it has; its switches, one at a time, in `make test-all`
+EVERY = [
+    (slow if "-" in learner else pytest.param)(learner, kind)
+    for kind, learners in (("discrete", DISCRETE), ("continuous", CONTINUOUS))
+    for learner in learners
+]
 ONLY_ADVANTAGES = {"gamma": 0.0, "value_coefficient": 0.0, "normalize_advantages": True}
 
 
@@ -25,7 +31,7 @@ def test_the_action_that_is_observed_is_learned(learner: str, kind: str, tmp_pat
     assert score >= 9.0, "of 10, and 5 by chance"
 
 
-@pytest.mark.parametrize("learner", ["ppo", "a2c", "dqn"])
+@pytest.mark.parametrize("learner", ["ppo", slow("a2c"), "dqn"])
 def test_what_a_picture_shows_is_learned_by_convolutions(learner: str, tmp_path: Path) -> None:
     few = {"steps": 3072 if learner in ON_POLICY else 1536}
     settings = config(learner, {"id": PICTURED}, run=few, optimizer={"lr": 1e-3}, network={"kind": "cnn"})
@@ -70,7 +76,7 @@ def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) ->
     assert score >= 9.0
 
 
-@pytest.mark.parametrize("worth, eps", [(1e4, 1e-3), (1e-3, 0.1)])
+@pytest.mark.parametrize("worth, eps", [(1e4, 1e-3), slow(1e-3, 0.1)])
 @pytest.mark.parametrize("learner", ON_POLICY)
 def test_rewards_of_any_size_are_scaled(learner: str, worth: float, eps: float, tmp_path: Path) -> None:
     """Large ones are all beyond what they are clipped to once they are scaled, and a value's error of 10^8 leaves the
