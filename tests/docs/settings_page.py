@@ -159,10 +159,10 @@ def kind(field: FieldInfo) -> str:
         elif part is not type(None):
             words.append(word(part))
     numbers = [
-        f"{sign} {getattr(limit, name):g}"
+        f"{sign} {bound if isinstance(bound, int) else f'{bound:g}'}"
         for limit in field.metadata
         for name, sign in BOUNDS.items()
-        if getattr(limit, name, None) is not None
+        if (bound := getattr(limit, name, None)) is not None
     ]
     patterns = [f"that matches `{limit.pattern}`" for limit in field.metadata if getattr(limit, "pattern", None)]
     limits = "".join(f" {each}" for each in (" and ".join(numbers), *patterns) if each)

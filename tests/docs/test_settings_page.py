@@ -47,6 +47,8 @@ class Example(Settings):
     """Which."""
     widths: list[int] = [64, 64]
     """Of layers."""
+    seed: int = Field(0, lt=2**63)
+    """Where it begins."""
     class_: str = Field(alias="class")
     """Whose."""
 
@@ -58,6 +60,7 @@ def test_a_row_says_what_a_setting_may_be_and_its_default() -> None:
         "| `x.most` | number > 0 and ≤ 1.5 | *unset* | At most so much. |",
         '| `x.way` | `"a\\|b"`, `"auto"` or whole number ≥ 2 | `"auto"` | Which. |',
         "| `x.widths` | list of whole numbers | `[64, 64]` | Of layers. |",
+        "| `x.seed` | whole number < 9223372036854775808 | `0` | Where it begins. |",
         "| `x.class` | text | *required* | Whose. |",
         "",
     ]
