@@ -11,6 +11,7 @@ import pytest
 
 from harness.files import read_json
 from tests.command import ROOT, environment
+from tests.conftest import slow
 
 MOST_LINES = 200
 
@@ -55,7 +56,7 @@ RESULTS = {"A run": of_the_run, "A study": of_the_study, "A script": of_the_scri
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("title", RESULTS)
+@pytest.mark.parametrize("title", ["A run", slow("A study"), "A script"])
 def test_the_walk_with_things_of_ones_own_works_as_written(title: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "your-own.md").read_text()
     names = write_files(text, tmp_path)
