@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from harness.bench.arguments import add_arguments as add_bench
 from harness.errors import BadInput
+from harness.launching.ours import add_present_folder
 
 if TYPE_CHECKING:
     from harness.lifecycle.run_directory import Result
@@ -88,7 +89,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def is_other_rank() -> bool:
-    from harness.distributed.world import detect_place
+    from harness.cluster.place import detect_place
 
     return detect_place(os.environ).rank != 0
 
@@ -151,8 +152,7 @@ COMMANDS = {"train": train, "evaluate": evaluate, "bench": bench, "presets": pre
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the installed command, unlike `python -m`, has it not
+    add_present_folder("harness")
     command = ""
     try:
         parsed = parse(arguments)
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[parsed.command](parsed)
     except BadInput as error:
         if command in ("train", "bench"):
-            from harness.distributed.world import detect_place, let_rank_0_speak_first
+            from harness.cluster.place import detect_place, let_rank_0_speak_first
 
             let_rank_0_speak_first(detect_place(os.environ))
         print(f"harness: {error}", file=sys.stderr, flush=True)

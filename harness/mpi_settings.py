@@ -22,6 +22,9 @@ MPI_SETTINGS = {
     "OMPI_MCA_coll_libnbc_iallreduce_algorithm": "1",
 }
 
+ALLOWED_EXIT = "OMPI_MCA_orte_allowed_exit_without_sync"
+"""With "1" a rank may end with 0 without MPI_Finalize; who sets it bounds how long the others may wait for one."""
+
 SETTINGS_BETWEEN_HOSTS = {
     "OMPI_MCA_coll_tuned_use_dynamic_rules": "1",
     "OMPI_MCA_coll_tuned_dynamic_rules_filename": str(Path(__file__).with_name("allreduce_between_hosts.rules")),

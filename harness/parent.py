@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from harness.cluster.place import host_name
 from harness.config import RunConfig
-from harness.distributed.world import host_name
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import (
@@ -29,8 +29,9 @@ from harness.launching import (
     inside_launcher,
     take_slots,
 )
+from harness.launching.ours import python_module
 from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_end
-from harness.lifecycle.run_directory import Result, failed_result, read_result, saves, take_failures
+from harness.lifecycle.run_directory import Result, failed_result, read_result, refuse_unwritable, saves, take_failures
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
 from harness.run import SECONDS_SPENT
@@ -62,9 +63,10 @@ def train_on_ranks(
         )
     starter = get_launcher(launcher) if least is None else ElasticHorovodrun(least)
     hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
-    starter.check()
+    starter.check(hosts)
     if config.sync.path == "mpi" and starter.name in ("horovodrun-gloo", "horovodrun-elastic"):
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
+    refuse_unwritable(run_dir)
     fresh = not run_dir.exists()
     tell_end(run_dir)
     settings = run_dir / "requested.toml"
@@ -94,9 +96,9 @@ def start_and_watch(
     before, began = saves(run_dir), time.monotonic()
     for restarts in range(config.run.max_restarts + 1):
         spent = time.monotonic() - began if restarts else 0.0
-        command = ("harness", "train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
+        command = ("train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
         job = Job(
-            command=(sys.executable, "-m", *command),
+            command=(*python_module("harness"), *command),
             ranks=ranks,
             hosts=hosts,
             env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", SECONDS_SPENT: str(spent)},

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.algorithms import algorithm_class
+from harness.brief import one_line
+from harness.cluster.place import let_rank_0_speak_first
 from harness.config import RunConfig
-from harness.distributed.world import World, let_rank_0_speak_first
+from harness.distributed.world import World
 from harness.envs import check_environment, share_of
 from harness.envs.choosing import check_backend
 from harness.errors import BadInput
@@ -32,6 +34,7 @@ from harness.lifecycle.run_directory import (
     failed_result,
     read_result,
     record_failure,
+    refuse_unwritable,
     same_budget,
     saves,
     take_failures,
@@ -102,6 +105,7 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     if world.place.rank == 0:
         known = finished(run_dir, config, resume)
         if known is None:
+            refuse_unwritable(run_dir)
             tell_end(run_dir)  # here, while the other ranks still wait for this one
         if resume != "never":
             config = with_decisions(config, run_dir, world, resume)
@@ -210,7 +214,7 @@ def seconds_spent() -> float:
 
 def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseException) -> None:
     """This rank cannot go on and the others wait for it: it records why, and ends them with itself."""
-    reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    reason = one_line(f"{type(error).__name__}: {error}".strip().removesuffix(":"))
     lines = traceback.format_exc().splitlines()[-20:]
     place = world.place
     if place.size == 1:

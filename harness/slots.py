@@ -3,6 +3,9 @@
 A driver that runs several jobs on one host gives each of them slots of its own, by `HARNESS_SLOTS` in the environment:
 `hostA:0,1/4;hostB:2,3/4` (the slots given / the slots that the host has). `python -m harness.slots COMMAND` confines a
 command that knows nothing of this to its rank's slot. Standard library alone: it must cost nothing.
+
+A container's or a job's CPU quota bounds how many cores can work at once, not which: slots and threads are as many as
+it is worth, and a slot's cores are its share of all cores, for those beside it in other containers count theirs alike.
 """
 
 from __future__ import annotations
@@ -12,9 +15,16 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 CONFINED = "HARNESS_CONFINED"
+"""In a command that is confined to its slot already: how many slots its host has."""
+FIRST_SPECIAL_STEP = 0xFFFFFFF0
+"""Slurm's numbers from here on stand for batch scripts, interactive shells and the like."""
+GROUPS, MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ def own_slot(env: Mapping[str, str], host: str, local_rank: int) -> Slot | None:
 
 
 def names_this_host(name: str, host: str) -> bool:
-    if name in (host, "localhost", "127.0.0.1", socket.gethostname()) or name.split(".")[0] == host.split(".")[0]:
+    name, host = name.lower(), host.lower()
+    own_names = (host, "localhost", "127.0.0.1", socket.gethostname().lower())
+    if name in own_names or name.split(".")[0] == host.split(".")[0]:
         return True
     try:
         address = socket.gethostbyname(name)
@@ -51,6 +63,87 @@ def names_this_host(name: str, host: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may run on, without what a quota says of them."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def cpu_quota(groups: Path = GROUPS, mounted: Path = MOUNTED) -> float | None:
+    """The cores that this process's container or job may use at once, a part of one included; None without a limit.
+
+    Both versions of control groups are read, and every group around this process's own.
+    """
+    found: list[float] = []
+    with suppress(OSError, ValueError):
+        for line in groups.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "cpu" not in kinds.split(","):
+                continue
+            for root in (mounted / kinds, mounted / "cpu") if kinds else (mounted, mounted / "unified"):
+                if root.is_dir():
+                    found += _quotas(root, root / path.lstrip("/"), second_version=not kinds)
+                    break
+    return min(found, default=None)
+
+
+def _quotas(root: Path, own: Path, second_version: bool) -> list[float]:
+    found = []
+    for folder in (own, *own.parents):
+        with suppress(OSError, ValueError):  # no such group from here, no limit there, or `max`
+            if second_version:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota = (folder / "cpu.cfs_quota_us").read_text()
+                period = (folder / "cpu.cfs_period_us").read_text()
+            if int(quota) > 0 and int(period) > 0:
+                found.append(int(quota) / int(period))
+        if folder == root:
+            break
+    return found
+
+
+def within_quota(cores: int, sharers: int = 1, quota: float | None = None) -> int:
+    """Of so many cores, how many one of `sharers` can keep busy at once under the quota that they share, at least one.
+    `quota`: instead of the one that is found."""
+    quota = cpu_quota() if quota is None else quota
+    # a hundredth: what a quota is given in thousandths of a core loses in rounding
+    return cores if quota is None else max(1, min(cores, int((quota + 0.01) / sharers)))
+
+
+def usable_cores() -> int:
+    """How many cores can work at once here: those that this process may run on, what its quota is worth, or what Slurm
+    gave to the one task that it is."""
+    cores = within_quota(len(available_cores()))
+    given = slurm_task_cores(os.environ)
+    return cores if given is None else min(cores, given)
+
+
+def slurm_step(env: Mapping[str, str]) -> bool:
+    """Whether this process is in a step of its own; an interactive allocation's shell has a number that is none."""
+    number = env.get("SLURM_STEP_ID", "")
+    return number.isdigit() and int(number) < FIRST_SPECIAL_STEP
+
+
+def slurm_task_cores(env: Mapping[str, str]) -> int | None:
+    """The cores of the one task that this process is in Slurm (`srun -c 16 --pty bash`, `sbatch -c 16`): a place like a
+    workstation of so many cores. None where there are several tasks, each of which is a slot, or no Slurm."""
+    if slurm_step(env):
+        alone = env.get("SLURM_STEP_NUM_TASKS") == "1"
+    elif "SLURMD_NODENAME" not in env:  # `salloc` on a login node, which is none of the job's
+        return None
+    else:
+        alone = env.get("SLURM_JOB_NUM_NODES") == "1" and env.get("SLURM_TASKS_PER_NODE") == "1"
+    given = env.get("SLURM_CPUS_PER_TASK") or env.get("SLURM_CPUS_ON_NODE") or ""
+    return int(given) if alone and given.isdigit() and int(given) > 0 else None
+
+
+def sharers(env: Mapping[str, str], slot: Slot | None) -> int:
+    """How many slots share this host's quota, as far as this rank knows."""
+    if env.get(CONFINED, "").isdigit():
+        return max(1, int(env[CONFINED]))
+    return slot.of if slot is not None else 1
 
 
 def share_of_cores(cores: list[int], slot: Slot) -> list[int]:
@@ -62,15 +155,27 @@ def share_of_cores(cores: list[int], slot: Slot) -> list[int]:
 def confine(slot: Slot) -> None:
     """Binds this process, and all that it starts, to the slot's cores."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share_of_cores(sorted(os.sched_getaffinity(0)), slot))
+        os.sched_setaffinity(0, share_of_cores(available_cores(), slot))
 
 
 def visible_gpus(env: Mapping[str, str]) -> list[str]:
     """The GPUs that a process with this environment sees, as `CUDA_VISIBLE_DEVICES` names them."""
     if "CUDA_VISIBLE_DEVICES" in env:
-        return [name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name]
+        return visible_names(env["CUDA_VISIBLE_DEVICES"])
+    if env.get("NVIDIA_VISIBLE_DEVICES") in ("none", "void"):  # of a container that was given none
+        return []
     found = glob.glob("/proc/driver/nvidia/gpus/*") or glob.glob("/dev/nvidia[0-9]*")
     return [str(index) for index in range(len(found))]
+
+
+def visible_names(text: str) -> list[str]:
+    """The devices that CUDA sees of `0,2` or `GPU-8932f937,…`: those before the first that is none, each once."""
+    names: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name in names or not (name.isdecimal() or name.startswith(("GPU-", "MIG-"))):
+            break
+        names.append(name)
+    return names
 
 
 def show_one_gpu(slot: Slot, env: MutableMapping[str, str]) -> None:
@@ -85,9 +190,14 @@ def main() -> None:
     local_rank = next((int(env[name]) for name in names if name in env), 0)
     slot = own_slot(env, env.get("SLURMD_NODENAME") or socket.gethostname(), local_rank)
     if slot is not None:
+        shared_by = sharers(env, slot)
         confine(slot)
         show_one_gpu(slot, env)
-        env[CONFINED] = "1"
+        threads, cores = within_quota(len(available_cores()), shared_by), len(available_cores())
+        if threads < cores:  # a library that counts cores does not see a quota
+            for name in THREADS:
+                env.setdefault(name, str(threads))
+        env[CONFINED] = str(shared_by)
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
+import errno
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from harness.brief import one_line
 from harness.errors import BadInput
+from harness.launching.ours import add_present_folder
 from search.display import complain
 
 EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
 BAD_INPUT = 2
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""Of the study's folder: told in a line. Trials run on, as they do without their driver."""
+RUN_AGAIN = "trials that run go on: run again to take them up"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -56,17 +62,30 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 bad input, 75 stopped on request, 1 anything else."""
-    if os.getcwd() not in sys.path:  # as `python -m search` has it: a user's own environment lies there
-        sys.path.insert(0, os.getcwd())
+    add_present_folder("search")
     try:
         options = parse(arguments)
         return run(options) if options.command == "run" else look(options)
     except BadInput as error:
         complain(str(error))
         return BAD_INPUT
-    except StorageInternalError as error:
-        complain(f"the study's storage failed: {error}; trials that run go on: run again to take them up")
+    except (StorageInternalError, SQLAlchemyError) as error:
+        complain(f"the study's storage failed: {true_cause(error)}; {RUN_AGAIN}")
         return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}; {RUN_AGAIN}")
+        return 1
+
+
+def true_cause(error: BaseException) -> str:
+    """What the database itself said, in one line: Optuna calls a full disk or a lock invalid data."""
+    while True:
+        inner = getattr(error, "orig", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            return one_line(str(error) or type(error).__name__, 300)
+        error = inner
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -35,9 +36,11 @@ class StudySettings(Settings):
 
 class TrialSettings(Settings):
     preset: str | None = None
-    """What a trial trains: a preset of `harness train`, or a TOML file (relative to the study's file)."""
+    """What a trial trains: a preset of `harness train`, or a TOML file, beside the study's or where one types."""
     command: list[str] | None = Field(None, min_length=1)
-    """Instead of a preset: a command that runs on every rank; `{name}` stands for a parameter, `{seed}`, `{output}`."""
+    """Instead of a preset: a command that runs on every rank; `{name}` stands for a parameter, `{seed}`, `{output}`.
+    Its files lie beside the study's or where one types; `python` as its first word is the one that runs the search, and
+    programs are those of the PATH as it is."""
     overrides: dict[str, Any] = {}
     """Fixed settings of every trial; of a command, fixed values of its placeholders."""
     ranks: int = Field(2, ge=1)
@@ -98,10 +101,28 @@ def load_study(preset_or_path: str | Path, overrides: Iterable[str] = (), study:
         section.update({key: value for key, value in study.items() if value is not None})
     trial = table.get("trial")
     if isinstance(trial, dict) and isinstance(trial.get("preset"), str):
-        beside = path.parent / trial["preset"]
-        if trial["preset"].endswith(".toml") and not Path(trial["preset"]).is_absolute() and beside.is_file():
-            trial["preset"] = str(beside)
+        if trial["preset"].endswith(".toml"):
+            trial["preset"] = from_here(trial["preset"], path.parent)
+    if isinstance(trial, dict) and isinstance(trial.get("command"), list):
+        trial["command"] = [
+            from_here(word, path.parent) if is_path(word, first=index == 0) else word
+            for index, word in enumerate(trial["command"])
+        ]
     return resolve_study(table, str(preset_or_path))
+
+
+def from_here(word: str, folder: Path) -> str:
+    """A path that stands in a file of `folder`, as it is reached from here: there is one rule for all of them. They are
+    relative to the file that they stand in; what is not there is looked for where the command was typed."""
+    there = folder / word
+    return str(there) if folder.resolve() != Path.cwd() and os.path.isfile(there) else word
+
+
+def is_path(word: object, first: bool) -> bool:
+    """Whether a word of a command may name a file: a program without a folder is looked for on the PATH."""
+    if not isinstance(word, str) or word.startswith("-") or "{" in word or Path(word).is_absolute():
+        return False
+    return "/" in word or not first and bool(Path(word).suffix)
 
 
 def resolve_study(table: Mapping[str, Any], source: str = "") -> StudyConfig:

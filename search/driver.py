@@ -14,7 +14,7 @@ from search.finding import find_again
 from search.judging import End
 from search.plan import Plan
 from search.samplers import is_exhausted
-from search.study import OUTCOME, OWNER
+from search.study import OUTCOME, OWNER, enqueue_again, frozen_trial
 from search.telling import Faults, tell
 from search.tools import Tools
 from search.trial_dir import TrialDir
@@ -126,10 +126,28 @@ class Driver:
         self.tools.slots.give_back(run.lease)
         tell(self.study, run, end, self.tools.config.objective.on_divergence)
         self.tools.display.event(describe(run, end))
+        if end.lost_host is not None and self.without_host(run, end.lost_host):
+            return
         if end.status != "failed":
             self.faults.none_here()
         elif not run.reports:
             self.faults.failed(end)
+
+    def without_host(self, run: TrialRun, host: str) -> bool:
+        """A host went: the study goes on with the others, and the trial's parameters are queued again. False where it
+        is none of ours to leave out."""
+        slots = self.tools.slots
+        known = slots.leave_out(host)
+        if known is None:
+            return False
+        self.left += enqueue_again(self.study, frozen_trial(self.study, run.number))
+        self.tools.display.event(
+            f"host {known} is left out for the rest of this run: {slots.total} slots remain; the parameters of trial "
+            f"{run.number} are queued again"
+        )
+        if slots.total < self.ranks:
+            self.faults.cause = f"hosts went, and those that are left have {slots.total} slots for {self.ranks} ranks"
+        return True
 
     def shown(self, run: TrialRun) -> str:
         return ", ".join(f"{name} = {value}" for name, value in self.tools.space.shown(run.params).items())

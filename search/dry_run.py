@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ def dry_run(prepared: Prepared) -> Iterator[str]:
     yield f"launcher: {prepared.launcher.name}, {config.trial.ranks} ranks on {lease.environment}"
     yield "parameters: " + ", ".join(f"{name} = {value}" for name, value in prepared.space.shown(stored).items())
     yield f"command of each rank: {shlex.join(words)}"
+    if config.trial.command is not None:
+        found = shutil.which("python") or "not there"
+        yield f"PATH of each rank: as it is here, where python is {found}; the command's own first word python is ours"
     yield "config:"
     yield from ("  " + line for line in prepared.task.describe(settings, seed).splitlines())
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.brief import last_that_fit, one_line
 from harness.launching import Outcome
-from search.trial_dir import Failure, Result
+from search.trial_dir import Failure, Report, Result
 
 Status = Literal["done", "pruned", "diverged", "stopped", "failed"]
 
@@ -20,6 +21,13 @@ class End:
     reason: str = ""
     last_lines: tuple[str, ...] = ()
     """What the rank to blame printed last."""
+    lost_host: str | None = None
+    """The host that went, and with it the run."""
+
+    def __post_init__(self) -> None:
+        """Whatever a script printed or raised, it fits into a line and into any database."""
+        object.__setattr__(self, "reason", one_line(self.reason))
+        object.__setattr__(self, "last_lines", last_that_fit(self.last_lines))
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,13 @@ class Traces:
     """`pruned` or `stopped`, where the driver had asked for that."""
     cut: str | None = None
     """Why the driver ended the job, if it did."""
+    reported: Report | None = None
+    """Its last report."""
 
 
 def judge(traces: Traces) -> End:
     """What the ranks came to counts before what the driver wanted of them, and that before what went wrong."""
-    return ranks_own_end(traces) or wanted_end(traces) or failed_end(traces)
+    return ranks_own_end(traces) or wanted_end(traces) or reported_end(traces) or failed_end(traces)
 
 
 def ranks_own_end(traces: Traces) -> End | None:
@@ -64,6 +74,16 @@ def wanted_end(traces: Traces) -> End | None:
     return None
 
 
+def reported_end(traces: Traces) -> End | None:
+    """Of a script whose ranks all ended with 0 but left no result, as where a simulator ends the process itself: done
+    with its last report."""
+    outcome, reported = traces.outcome, traces.reported
+    ended_well = traces.result is None and traces.failure is None and outcome is not None and outcome.exit_code == 0
+    if not ended_well or traces.speaks_for_all or reported is None:
+        return None
+    return End("diverged", reason="its value is not finite") if reported.value is None else End("done", reported.value)
+
+
 def failed_end(traces: Traces) -> End:
     result, failure, outcome = traces.result, traces.failure, traces.outcome
     lines = outcome.last_lines if outcome else ()
@@ -77,6 +97,7 @@ def failed_end(traces: Traces) -> End:
         return End("failed", reason=f"{result.status}, which this study did not ask for: {said}", last_lines=lines)
     if outcome is not None and outcome.exit_code != 0:
         told = outcome.describe()
-        return End("failed", reason=told if said in told else f"{told}; {said}", last_lines=lines)
+        reason = told if said in told else f"{told}; {said}"
+        return End("failed", reason=reason, last_lines=lines, lost_host=outcome.lost_host)
     missing = "the job ended without result.json: its script never called harness.reporting.report"
     return End("failed", reason=said or missing, last_lines=lines)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
+from harness.launching.ours import python_module
 from search.confirm import Confirmation
 from search.display import number
 from search.space import Space
@@ -68,7 +69,7 @@ class StudyResult:
     def command(self, name: str, *options: str) -> str:
         """A command of this package on this study, as it can be typed here."""
         own_storage = self.storage == StudyDir(self.study).database
-        words = [python_here(), "-m", "search", name, "--study", self.study, *options]
+        words = [*python_module("search", python_here()), name, "--study", self.study, *options]
         if own_storage:
             return shlex.join(words)
         if ":***@" in self.storage:  # the password is not to be shown: whoever types this puts the URL there

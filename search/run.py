@@ -95,8 +95,8 @@ def prepare(
     slots = Slots(hosts or [Host("localhost", local_slots(config.trial.cores, config.trial.ranks))])
     slots.check(config.trial.ranks)
     # horovodrun reaches other hosts by ssh, which an allocation need not allow; mpirun has Slurm's own means
-    launcher = get_launcher(config.trial.launcher or ("mpirun" if allocation else "horovodrun"))
-    launcher.check()
+    launcher = get_launcher(config.trial.launcher or ("mpirun" if "SLURM_JOB_ID" in os.environ else "horovodrun"))
+    launcher.check(slots.hosts)
     task = make_task(config)
     task.check(space, config.trial.ranks)
     config.study.sampler.build(space, 0)  # refuses a space that it cannot search

@@ -67,7 +67,9 @@ class SeedRun:
         if (hang := self._watch.look()) is not None:
             return self.end_now(f"rank {hang.rank} on {hang.host} {hang.cause}")
         if now - self._heard_at > self.limits.max_minutes * 60:
-            return self.end_now(f"reported nothing for {self.limits.max_minutes:g} minutes (trial.max_minutes)")
+            said = self.job.complaint()
+            why = f"reported nothing for {self.limits.max_minutes:g} minutes (trial.max_minutes)"
+            return self.end_now(f"{why}; {said}" if said else why)
         if self.asked == "stopped" and now - self._signalled_at > STOP_AGAIN_SECONDS and self._reached < self._ranks:
             self._reached += self.job.request_stop()  # the verdict waits for a step boundary, a signal for nothing
             self._signalled_at = now
@@ -80,7 +82,8 @@ class SeedRun:
 
     def _judge(self, outcome: Outcome | None, cut: str | None) -> End:
         result, failure = self.directory.result(self.seed), self.directory.failure(self.seed)
-        return judge(Traces(result, self.speaks_for_all, failure, outcome, self.asked, cut))
+        reported = self.directory.last.get(self.seed)
+        return judge(Traces(result, self.speaks_for_all, failure, outcome, self.asked, cut, reported))
 
     @property
     def _ranks(self) -> int:
@@ -111,7 +114,12 @@ class Runner:
             command=self.task.command(settings, seed, output, episodes),
             ranks=self.limits.ranks,
             hosts=lease.hosts,
-            env={**directory.environment(index), "HARNESS_SLOTS": lease.environment, "PYTHONUNBUFFERED": "1"},
+            env={
+                **self.task.environment,
+                **directory.environment(index),
+                "HARNESS_SLOTS": lease.environment,
+                "PYTHONUNBUFFERED": "1",
+            },
             run_id=f"{self.name}-{directory.path.name}-{index}-{uuid.uuid4().hex[:8]}",
             output=directory.output(index),
             cwd=Path.cwd(),

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import BadInput
-from harness.launching.hostfile import Host
-from harness.slots import visible_gpus
+from harness.launching.hostfile import Host, same_host
+from harness.launching.reach import is_here
+from harness.slots import usable_cores, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class Slots:
     def __init__(self, hosts: Sequence[Host]) -> None:
         self.hosts = tuple(hosts)
         self._free: dict[str, list[int]] = {host.name: list(range(host.slots)) for host in hosts}
+        self.left_out: set[str] = set()
+        """Hosts that went while the search ran: nothing more is started there."""
 
     @property
     def total(self) -> int:
-        return sum(host.slots for host in self.hosts)
+        return sum(host.slots for host in self.hosts if host.name not in self.left_out)
 
     @property
     def free(self) -> int:
@@ -97,6 +100,15 @@ class Slots:
                 known = (slot for slot in ids if slot < self._size(name))
                 self._free[name] = sorted({*self._free[name], *known})
 
+    def leave_out(self, name: str) -> str | None:
+        """Gives no slots of a host any more; its name here. None for this host and for one that is none of these."""
+        known = next((host.name for host in self.hosts if same_host(host.name, name)), None)
+        if known is None or is_here(known):
+            return None
+        self.left_out.add(known)
+        self._free.pop(known, None)
+        return known
+
     def _size(self, name: str) -> int:
         return next(host.slots for host in self.hosts if host.name == name)
 
@@ -107,4 +119,4 @@ def local_slots(cores_per_slot: int = 1, ranks: int = 1) -> int:
     Ranks do not share a GPU: a trial of more ranks than there are GPUs trains on cores.
     """
     gpus = len(visible_gpus(os.environ))
-    return gpus if gpus >= ranks else max(1, len(os.sched_getaffinity(0)) // cores_per_slot)
+    return gpus if gpus >= ranks else max(1, usable_cores() // cores_per_slot)

@@ -13,7 +13,8 @@ from harness.files import read_json, write_json
 from search.storage import sqlite_url
 from search.trial_dir import trial_path
 
-STUDIES = Path("studies")
+STUDIES = Path(os.environ.get("HARNESS_STUDIES") or "studies")
+"""The folder that studies lie in, of every command: HARNESS_STUDIES, else `studies` where one types."""
 
 
 class StudyDir:
@@ -40,8 +41,14 @@ class StudyDir:
 
     def lock(self) -> None:
         """Keeps this directory for this process until it ends, however it ends; `BadInput` where another has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise BadInput(
+                f"study {self.name} cannot be kept in {self.path}: {error.strerror}; HARNESS_STUDIES=/another/folder "
+                "says where studies lie"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

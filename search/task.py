@@ -19,6 +19,8 @@ from harness.config import RunConfig, load_table, resolve
 from harness.envs import share_of
 from harness.errors import BadInput
 from harness.files import write_text
+from harness.launching.ours import python_module
+from harness.mpi_settings import ALLOWED_EXIT
 from harness.run import check
 from harness.settings import copy_tables, set_dotted
 from search.config import StudyConfig, dotted
@@ -33,6 +35,8 @@ class Task(ABC):
     """K, the number of reports of one run; None where nobody knows."""
     speaks_for_all: bool
     """Whether a `result.json` stands for all ranks; a script's rank 0 writes it whatever becomes of the others."""
+    environment: Mapping[str, str] = {}
+    """What its ranks need beside what all ranks do."""
 
     @abstractmethod
     def check(self, space: Space, ranks: int) -> None:
@@ -115,11 +119,12 @@ class PresetTask(Task):
     def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
         config = output.with_name(f"{output.name}.toml")
         write_text(config, self.resolve(settings, seed, episodes).to_toml())
-        return (*CONFINED, sys.executable, "-m", "harness", "train", str(config), "--output", str(output))
+        return (*confined(), *python_module("harness"), "train", str(config), "--output", str(output))
 
 
-CONFINED = (sys.executable, "-m", "harness.slots")
-"""Before a command: each of its ranks sees the cores and the GPU of its own slot alone."""
+def confined() -> tuple[str, ...]:
+    """Before a command: each of its ranks sees the cores and the GPU of its own slot alone."""
+    return python_module("harness.slots")
 
 
 class CommandTask(Task):
@@ -127,6 +132,8 @@ class CommandTask(Task):
 
     GIVEN = ("seed", "output")
     speaks_for_all = False
+    # A simulator may end the process itself, with 0, where mpirun would miss MPI's own end; another code ends the job.
+    environment = {ALLOWED_EXIT: "1"}
 
     def __init__(self, words: list[str], fixed: Mapping[str, Any], evaluations: int | None) -> None:
         self.words = [sys.executable if words[0] == "python" else words[0], *words[1:]]
@@ -165,7 +172,7 @@ class CommandTask(Task):
                 filled.append(PLACEHOLDER.sub(lambda found: as_argument(values[found[1]]), word))
             elif PLACEHOLDER.fullmatch(word) and filled[-1].startswith("-"):
                 filled.pop()  # `--momentum {momentum}` of a parameter that does not exist here goes as a whole
-        return (*CONFINED, *filled)
+        return (*confined(), *filled)
 
 
 def as_argument(value: Any) -> str:

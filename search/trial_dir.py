@@ -54,6 +54,8 @@ class TrialDir:
     """Seed -> its job, of those that were started or about to be."""
     parallel: bool = False
     """Its seeds run at once (a confirmation): each prints into a file of its own, and a verdict is for all of them."""
+    last: dict[int, Report] = field(default_factory=dict)
+    """Seed -> the report that came last."""
     _offset: int = 0
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
@@ -100,6 +102,7 @@ class TrialDir:
             report = self._report(line)
             if report is not None and (report.seed, report.step) not in self._seen:
                 self._seen.add((report.seed, report.step))
+                self.last[report.seed] = report
                 reports.append(report)
         return reports
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.distributed.world import available_cores, host_name
+from harness.cluster.place import host_name
 from harness.lifecycle.run_directory import versions
+from harness.slots import available_cores
 
 SPREAD = "10th to 90th percentile"
 

@@ -13,8 +13,8 @@ from harness.bench.arguments import check, rank_counts, size_in_bytes
 from harness.bench.certificate import Certificate, certify
 from harness.bench.launch import Failed, Places, Stopped
 from harness.bench.screen import Screen, shown
+from harness.cluster.place import detect_place
 from harness.config import load_run_config
-from harness.distributed.world import detect_place
 from harness.errors import BadInput
 from harness.files import write_json
 from harness.run import check as check_run

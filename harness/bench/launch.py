@@ -18,6 +18,7 @@ from typing import Any
 from harness.errors import BadInput
 from harness.files import plain, read_json, write_json
 from harness.launching import Host, Job, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.launching.ours import python_module
 from harness.launching.outcome import split_output
 from harness.lifecycle.signals import StopRequests
 from harness.parent import default_launcher
@@ -66,11 +67,11 @@ def run_on_ranks(
     Stopped on a signal. Nothing of them is left in any case.
     """
     starter = get_launcher(places.launcher)
-    starter.check()
+    starter.check(places.hosts)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, StopRequests() as requests:
         answer = Path(folder) / "found.json"
         job = Job(
-            command=(sys.executable, "-m", "harness.bench.rank", packed([task, arguments, str(answer)])),
+            command=(*python_module("harness.bench.rank"), packed([task, arguments, str(answer)])),
             ranks=ranks,
             hosts=places.hosts,
             env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", **env},

@@ -1,7 +1,8 @@
 """How ranks agree: their places, collectives, and the flat arena."""
 
+from harness.cluster.place import Place, detect_place
 from harness.distributed.arena import Arena
 from harness.distributed.collectives import Alone, Collectives
-from harness.distributed.world import Place, World, detect_place
+from harness.distributed.world import World
 
 __all__ = ["Alone", "Arena", "Collectives", "Place", "World", "detect_place"]

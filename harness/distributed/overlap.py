@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from harness.cluster.place import host_name
 from harness.distributed.arena import Arena, bring_home
 from harness.distributed.collectives import MOST_AT_ONCE, Collectives, HorovodCollectives, MpiCollectives, memory
-from harness.distributed.world import host_name
 
 BUCKET = 1024 * 1024
 """Gradients (4 MB) that a bucket holds at least: at 1 Gbit/s 2, 4 and 8 MB hid the same, and 1 MB a fifth less, since

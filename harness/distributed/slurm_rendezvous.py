@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from harness.distributed.world import expand_tasks_per_node
+from harness.cluster.place import expand_tasks_per_node
 from harness.errors import BadInput
 
 PORTS = range(23000, 31000)

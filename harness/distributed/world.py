@@ -3,106 +3,26 @@
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+from harness.cluster.openmpi import prepare_environment
+from harness.cluster.place import detect_place, refuse_unknown_launcher
 from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
 from harness.errors import BadInput
-from harness.mpi_settings import BTL, MPI_SETTINGS, SETTINGS_BETWEEN_HOSTS
-from harness.slots import confine, own_slot
+from harness.slots import available_cores, confine, own_slot, sharers, within_quota
 
 SMALLEST = 5e-324
 """A denormal number, above 0 unless such numbers are flushed."""
-
-
-@dataclass(frozen=True)
-class Place:
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    host: str
-    launcher: str
-    """`none`, `mpi` (mpirun, horovodrun --mpi), `gloo` (horovodrun --gloo) or `slurm` (srun)."""
-
-
-def host_name(env: Mapping[str, str] | None = None) -> str:
-    """Slurm's name of this node, else the machine's: several nodes of a test cluster share a machine."""
-    return (os.environ if env is None else env).get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def detect_place(env: Mapping[str, str]) -> Place:
-    """Where the launcher put this process, from its variables alone.
-
-    The order matters: mpirun inside a Slurm allocation starts its daemons by srun, so its ranks carry Slurm's variables
-    too; and a batch script carries Slurm's rank variables without being a rank (it has no step).
-    """
-    host = host_name(env)
-
-    def number(name: str, default: int = 0) -> int:
-        return int(env.get(name, default))
-
-    if "OMPI_COMM_WORLD_SIZE" in env:
-        local = number("OMPI_COMM_WORLD_LOCAL_RANK"), number("OMPI_COMM_WORLD_LOCAL_SIZE", 1)
-        return Place(number("OMPI_COMM_WORLD_RANK"), number("OMPI_COMM_WORLD_SIZE"), *local, host, "mpi")
-    if "HOROVOD_SIZE" in env and "HOROVOD_RANK" in env:
-        local = number("HOROVOD_LOCAL_RANK"), number("HOROVOD_LOCAL_SIZE", 1)
-        return Place(number("HOROVOD_RANK"), number("HOROVOD_SIZE"), *local, host, "gloo")
-    if "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit() and number("SLURM_STEP_NUM_TASKS", 1) > 1:
-        tasks = expand_tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE", "1"))
-        local = number("SLURM_LOCALID"), tasks[number("SLURM_NODEID")]
-        return Place(number("SLURM_PROCID"), number("SLURM_STEP_NUM_TASKS"), *local, host, "slurm")
-    if "PMI_SIZE" in env and "PMI_RANK" in env:  # MPICH and its relatives
-        local = number("MPI_LOCALRANKID"), number("MPI_LOCALNRANKS", 1)
-        return Place(number("PMI_RANK"), number("PMI_SIZE"), *local, host, "mpi")
-    return Place(0, 1, 0, 1, host, "none")
-
-
-def let_rank_0_speak_first(place: Place) -> None:
-    """All ranks find most bad input alike, and one line is enough: rank 0's exit ends the others while they wait here.
-
-    What this rank alone found (a package that its host lacks) is still told, after a moment.
-    """
-    if place.rank != 0:
-        sleep(3.0)
-
-
-OTHER_LAUNCHERS = {"WORLD_SIZE": "torchrun", "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun", "PMIX_RANK": "a PMIx launcher"}
-
-
-def refuse_unknown_launcher(env: Mapping[str, str], place: Place) -> None:
-    """BadInput for one of N processes that would each believe to be alone, and all write into one directory."""
-    for name, launcher in OTHER_LAUNCHERS.items():
-        several = name in env and (name == "PMIX_RANK" or env[name].isdigit() and int(env[name]) > 1)
-        if place.size == 1 and place.launcher == "none" and several:
-            raise BadInput(
-                f"{name}={env[name]} says that {launcher} started this process as one of several, but it does not know "
-                "its place among them: start ranks by horovodrun, mpirun, srun or --ranks N"
-            )
-
-
-def expand_tasks_per_node(text: str) -> list[int]:
-    """Slurm's `2(x3),1` as [2, 2, 2, 1]."""
-    counts: list[int] = []
-    for part in text.split(","):
-        count, _, times = part.partition("(x")
-        counts += [int(count)] * (int(times.rstrip(")")) if times else 1)
-    return counts
-
-
-def available_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def available_memory(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int:
@@ -151,24 +71,6 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def prepare_environment() -> None:
-    """What must stand in the environment before MPI or Horovod is loaded; what the user set stays.
-
-    The PyPI Open MPI has a prefix built in that is not where pip put it. Horovod looks for work once a cycle: a small
-    network's step is shorter than its default of 1 ms.
-    """
-    if (Path(sys.prefix) / "lib" / "libmpi.so").exists() or list((Path(sys.prefix) / "lib").glob("libmpi.so.*")):
-        os.environ.setdefault("OPAL_PREFIX", sys.prefix)
-    for name, value in MPI_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    if os.environ[BTL] == "^openib":  # not the user's word but that of a horovodrun typed by hand
-        os.environ[BTL] = "^openib,ofi"
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
-    place = detect_place(os.environ)
-    if place.local_size < place.size and not any(name.startswith("OMPI_MCA_coll_tuned_") for name in os.environ):
-        os.environ.update(SETTINGS_BETWEEN_HOSTS)
-
-
 PROBE_BYTES, PROBES = 64 * 1024, 15
 """What `sync.path = auto` reduces to choose a path, and how often: the arena of a small network, a few milliseconds."""
 
@@ -195,7 +97,9 @@ class World:
         self.slot = own_slot(env, self.place.host, self.place.local_rank)
         if self.slot is not None:
             confine(self.slot)
-        self.cores = len(available_cores())
+        self.sharers = max(sharers(env, self.slot), self.place.local_size)
+        """How many ranks share this host's CPU quota, where it has one."""
+        self.cores = within_quota(len(available_cores()), self.sharers)
         """Cores that are this rank's; known in full once the ranks have started."""
         self.device = self._device()
         self.collectives: Collectives = Alone()
@@ -275,7 +179,7 @@ class World:
         own = available_cores()
         masks = self.collectives.gather_objects((self.place.host, own))
         sharing = sum(1 for host, cores in masks if host == self.place.host and set(cores) & set(own))
-        return max(1, len(own) // sharing)
+        return within_quota(max(1, len(own) // sharing), self.sharers)
 
     def _start_mpi(self) -> MpiCollectives:
         if self.place.launcher != "mpi":

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from harness.doctor.rows import LOAD_SECONDS, Row, ask, last_line
+from harness.slots import cpu_quota, usable_cores
 
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs")
 
@@ -33,10 +34,11 @@ answer = {"mode": mode, "trials": len(study.trials), "version": optuna.__version
 
 def check_cores() -> list[Row]:
     """What ranks on this host will get; they share the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores, quota = usable_cores(), cpu_quota()
     threads = f"threads per rank: {cores} with 1 rank, {max(1, cores // 2)} with 2"
     advice = "one core: ranks take turns, more of them train no faster here" if cores == 1 else ""
-    return [Row("cores", "ok", f"{cores} of {os.cpu_count()} available; {threads}", advice)]
+    limit = "" if quota is None else f", by a quota of {quota:g}"
+    return [Row("cores", "ok", f"{cores} of {os.cpu_count()} available{limit}; {threads}", advice)]
 
 
 def check_slurm() -> list[Row]:

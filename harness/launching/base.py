@@ -1,7 +1,7 @@
 """One small interface to N ranks of a command: start them, see how they end, ask them to stop, end them all.
 
 launcher = get_launcher("horovodrun")
-launcher.check()                      # BadInput where it cannot work here
+launcher.check(hosts)                 # BadInput where it cannot work here
 running = launcher.start(job)         # returns at once
 write_json(path, running.save())      # after a restart of this process, RunningJob.find(read_json(path)) attaches to it
 while (outcome := running.poll()) is None: …
@@ -16,18 +16,20 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
 from harness.launching import processes, reach
-from harness.launching.environment import launch_environment
+from harness.launching.environment import launch_environment, with_own_path
 from harness.launching.hostfile import Host, take_slots
-from harness.launching.outcome import LAST_LINES, Outcome, read_outcome, split_output
+from harness.launching.outcome import Outcome, read_outcome
+from harness.launching.output import Printed, read_output
 
 TAIL_BYTES = 1 << 20  # how much of the output is read for the outcome
+LONG_TAIL_BYTES = 1 << 25  # …where that much does not tell it: other ranks may have printed on
 STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
 
 
@@ -86,7 +88,7 @@ class RunningJob:
                 code = None
                 running = self._launcher_lives()
             if not running:
-                self._outcome = read_outcome(self._tail(), code, self.rank_hosts())
+                self._outcome = self._read_outcome(code)
         return self._outcome
 
     def request_stop(self) -> int:
@@ -117,7 +119,17 @@ class RunningJob:
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
         """The last lines that a rank printed."""
-        return tuple(split_output(self._tail())[1].get(rank, [])[-LAST_LINES:])
+        return read_output(*self._tail())[1].get(rank, Printed()).last_lines()
+
+    def complaint(self) -> str | None:
+        """What a rank of a job that does not go on said of it: an exception, else last words on standard error where
+        they are one rank's alone."""
+        ranks = sorted(read_output(*self._tail())[1].items())
+        raised = [(rank, said) for rank, printed in ranks if (said := printed.exception())]
+        words = [(rank, said) for rank, printed in ranks if (said := printed.last_error())]
+        for rank, said in raised or (words if len(words) == 1 else []):
+            return f"rank {rank} said: {said}"
+        return None
 
     def rank_hosts(self) -> list[str]:
         """The host of each rank, as it calls itself where that is this one."""
@@ -168,15 +180,25 @@ class RunningJob:
         except ProcessLookupError:
             return False
 
-    def _tail(self) -> str:
-        """The end of what this job wrote; what an earlier job wrote into the same file is left out."""
+    def _read_outcome(self, code: int | None) -> Outcome:
+        tail, begun_before = self._tail()
+        outcome = read_outcome(tail, code, self.rank_hosts(), begun_before)
+        if begun_before and outcome.exit_code != 0 and outcome.reason is None:
+            tail, begun_before = self._tail(LONG_TAIL_BYTES)
+            outcome = read_outcome(tail, code, self.rank_hosts(), begun_before)
+        return outcome
+
+    def _tail(self, size: int = TAIL_BYTES) -> tuple[str, bool]:
+        """The end of what this job wrote, and whether it wrote more before it; what an earlier job wrote into the same
+        file is left out."""
         try:
             with open(self._saved["output"], "rb") as output:
-                size = output.seek(0, os.SEEK_END)
-                output.seek(max(self._saved["output_start"], size - TAIL_BYTES))
-                return output.read().decode(errors="replace")
+                first = self._saved["output_start"]
+                begin = max(first, output.seek(0, os.SEEK_END) - size)
+                output.seek(begin)
+                return output.read().decode(errors="replace"), begin > first
         except OSError:
-            return ""
+            return "", False
 
     def _rank_hosts(self) -> list[str]:
         return [host.name for host in self.hosts for _ in range(host.slots)]
@@ -195,8 +217,8 @@ class Launcher(ABC):
     name: str
 
     @abstractmethod
-    def check(self) -> None:
-        """BadInput, with the remedy, where this launcher cannot work here. Starts nothing."""
+    def check(self, hosts: Sequence[Host] = ()) -> None:
+        """BadInput, with the remedy, where this launcher cannot work here, or not on `hosts`. Starts nothing."""
 
     @abstractmethod
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
@@ -207,7 +229,9 @@ class Launcher(ABC):
 
         The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
         """
-        job = replace(job, hosts=take_slots(job.hosts, job.ranks, f"the hosts of {job.run_id}"))
+        hosts = take_slots(job.hosts, job.ranks, f"the hosts of {job.run_id}")
+        path = {"PATH": job.env["PATH"]} if "PATH" in job.env else os.environ
+        job = replace(job, hosts=hosts, command=with_own_path(job.command, path))
         env = {**launch_environment(os.environ), **job.env, processes.RUN_ID: job.run_id}
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with open(job.output, "ab") as output:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.mpi_settings import MPI_SETTINGS
+from harness.slots import slurm_task_cores
 
 # Set by mpirun (and PMIx, PRRTE, Hydra) for its ranks: an mpirun below it takes them for its own and fails.
 OUTER_MPI = re.compile(r"(OMPI|PMIX|PMI|PMI2|PRTE|ORTE|HYDI)_|MPI_LOCALN?RANK")
@@ -44,6 +45,15 @@ def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+def with_own_path(command: Sequence[str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """`command` of a rank, on the PATH that this process has.
+
+    Launchers are found by this environment's folder first on theirs (horovodrun calls mpirun by its name alone), and
+    mpirun puts it first once more; a user's wrapper script means the `python` of the environment that is active.
+    """
+    return ("env", f"PATH={env.get('PATH', os.defpath)}", *command)
+
+
 def launch_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a launcher, and through it of its ranks: `env` scrubbed, and what a launch needs."""
     result = scrubbed(env)
@@ -60,6 +70,8 @@ def launch_environment(env: Mapping[str, str]) -> dict[str, str]:
         result.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     if "SLURM_JOB_ID" in result:
         result["SLURM_OVERLAP"] = "1"  # or several mpirun in one allocation queue up behind each other
+    if slurm_task_cores(env) is not None:
+        result.pop("SLURM_JOBID", None)  # by which mpirun would take its slots from the job, where this is one task
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,12 @@ from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import reach
 from harness.launching.base import Job, Launcher, hosts_argument
+from harness.launching.environment import launch_environment
 from harness.launching.hostfile import Host
 from harness.launching.mpirun import find_program
 
+LONGEST_ENVIRONMENT = 120_000
+"""Bytes, of the 128 KB that Linux takes in one word."""
 # Horovod's classes of the two controllers, as the names of their types stand in its library
 MPI, GLOO = b"13MPIController", b"14GlooController"
 
@@ -34,6 +38,11 @@ def horovod_has(controller: bytes) -> bool | None:
     return None
 
 
+def size_in_a_line(env: Mapping[str, str]) -> int:
+    """Bytes of an environment in a shell line."""
+    return sum(len(os.fsencode(f"{name}={shlex.quote(value)} ")) for name, value in env.items())
+
+
 class Horovodrun(Launcher):
     """`horovodrun -np N -H host:slots … --mpi|--gloo command`. It forwards the whole environment itself."""
 
@@ -41,7 +50,7 @@ class Horovodrun(Launcher):
         self.name = name
         self._controller = controller
 
-    def check(self) -> None:
+    def check(self, hosts: Sequence[Host] = ()) -> None:
         found = horovod_has(self._controller)
         if found is None:
             raise BadInput(f"launcher {self.name}: Horovod is not installed for PyTorch; `make install` builds it")
@@ -53,10 +62,20 @@ class Horovodrun(Launcher):
         find_program("horovodrun", self.name)
         if self._controller is MPI:
             find_program("mpirun", self.name)
+        elif reach.others([host.name for host in hosts]):
+            env = launch_environment(os.environ)
+            size = size_in_a_line(env)
+            if size > LONGEST_ENVIRONMENT:
+                raise BadInput(
+                    f"launcher {self.name} hands the environment to other hosts in one shell line, which holds at most "
+                    f"{LONGEST_ENVIRONMENT // 1000} KB, and this one has {size // 1000} KB in {len(env)} variables: "
+                    "choose launcher mpirun or horovodrun"
+                )
 
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
         # its cache of host checks outlives the hosts' state by up to an hour; binding to none and tags are its defaults
-        command = [*self.program(), "-np", str(job.ranks), "-H", hosts_argument(job), "--disable-cache"]
+        command = [*self.program(self.all_here(job, env)), "-np", str(job.ranks), "-H", hosts_argument(job)]
+        command.append("--disable-cache")
         if self._controller is not MPI:
             return [*command, "--gloo", *job.command]
         if reach.others([host.name for host in job.hosts]):
@@ -65,11 +84,16 @@ class Horovodrun(Launcher):
             command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
         return [*command, "--mpi", *job.command]
 
-    def program(self) -> list[str]:
+    def all_here(self, job: Job, env: Mapping[str, str]) -> bool:
+        """Whether all ranks are on this host, and have its environment without being handed it."""
+        return not reach.others([host.name for host in job.hosts])
+
+    def program(self, all_here: bool) -> list[str]:
         """horovodrun without the question that `check` has answered; as it is where it is another Python's."""
         program = find_program("horovodrun", self.name)
         if Path(program).parent == Path(sys.executable).parent:
-            return [sys.executable, str(Path(__file__).with_name("run_horovodrun.py"))]
+            here = ["here"] if all_here else []
+            return [sys.executable, str(Path(__file__).with_name("run_horovodrun.py")), *here]
         return [program]
 
 
@@ -84,6 +108,10 @@ class ElasticHorovodrun(Horovodrun):
         super().__init__("horovodrun-elastic", GLOO)
         self.least = least
 
+    def all_here(self, job: Job, env: Mapping[str, str]) -> bool:
+        """Other hosts may come, which an environment that is too large could not be handed to in any case."""
+        return super().all_here(job, env) and size_in_a_line(env) > LONGEST_ENVIRONMENT
+
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
         hosts = job.output.parent.resolve() / "hosts.elastic"
         write_hosts(hosts, job.hosts)
@@ -91,7 +119,7 @@ class ElasticHorovodrun(Horovodrun):
         lookup.write_text(f"#!/bin/sh\nexec cat {shlex.quote(str(hosts))}\n")
         lookup.chmod(0o755)
         numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(job.ranks)]
-        command = [*self.program(), *numbers, "--disable-cache"]
+        command = [*self.program(self.all_here(job, env)), *numbers, "--disable-cache"]
         command += ["--host-discovery-script", str(lookup), "--blacklist-cooldown-range", "1", "2"]
         if not reach.others([host.name for host in job.hosts]):
             command += ["--network-interfaces", "lo"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness.errors import BadInput
 from harness.launching import reach
 from harness.launching.base import Job, Launcher, hosts_argument
 from harness.launching.environment import forwarded, launch_environment
+from harness.launching.hostfile import Host
 
 
 def find_program(name: str, launcher: str) -> str:
@@ -25,7 +26,7 @@ class Mpirun(Launcher):
 
     name = "mpirun"
 
-    def check(self) -> None:
+    def check(self, hosts: Sequence[Host] = ()) -> None:
         find_program("mpirun", self.name)
 
     def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.brief import last_that_fit, one_line
 from harness.errors import BadInput
 from harness.files import read_json, write_json
 from harness.lifecycle import checkpoint
@@ -64,13 +66,13 @@ def failed_result(
     """Of a run that a rank, where one is known, has ended."""
     return Result(
         status="failed",
-        reason=reason,
+        reason=one_line(reason),
         hosts=[host] if host else [],
         ranks=ranks,
         seed=seed,
         failed_rank=rank,
         failed_host=host,
-        last_lines=lines,
+        last_lines=list(last_that_fit(lines)),
         versions=versions(),
     )
 
@@ -122,6 +124,15 @@ def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
     differing = differing_keys(ours, theirs)
     if differing:
         raise BadInput(f"{run_dir} holds another run: {differing}; choose another directory by --output")
+
+
+def refuse_unwritable(run_dir: Path) -> None:
+    """BadInput where nothing can be written into the directory, or where it would be made. Writes nothing itself."""
+    folder = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not folder.is_dir():
+        raise BadInput(f"--output {run_dir} must be a directory: {folder} is a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"--output {run_dir} cannot be written: {folder} is read-only, or somebody else's")
 
 
 def began_nothing(run_dir: Path) -> bool:
@@ -249,7 +260,8 @@ def saves(run_dir: Path) -> set[str]:
 
 def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:
     """What a rank that cannot go on leaves behind: its own file, for whoever writes the result."""
-    write_json(run_dir / f"failure.rank-{rank}.json", {"rank": rank, "host": host, "reason": reason, "lines": lines})
+    record = {"rank": rank, "host": host, "reason": one_line(reason), "lines": last_that_fit(lines)}
+    write_json(run_dir / f"failure.rank-{rank}.json", record)
 
 
 def take_failures(run_dir: Path) -> list[dict[str, Any]]:

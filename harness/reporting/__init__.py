@@ -1,10 +1,17 @@
 """What people and the search see of a run. Any training script is a trial by `report` and `should_stop`."""
 
-from harness.reporting.metrics import MetricsWriter, NoMetrics, open_metrics
-from harness.reporting.phases import PhaseTimer
-from harness.reporting.progress import Progress, Status, open_display, open_progress, read_progress
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from harness.reporting.script import report, should_stop
-from harness.reporting.trial import Reporter, Trial
+
+if TYPE_CHECKING:
+    from harness.reporting.metrics import MetricsWriter, NoMetrics, open_metrics
+    from harness.reporting.phases import PhaseTimer
+    from harness.reporting.progress import Progress, Status, open_display, open_progress, read_progress
+    from harness.reporting.trial import Reporter, Trial
 
 __all__ = [
     "MetricsWriter",
@@ -21,3 +28,24 @@ __all__ = [
     "report",
     "should_stop",
 ]
+
+HOMES = {
+    "MetricsWriter": "metrics",
+    "NoMetrics": "metrics",
+    "PhaseTimer": "phases",
+    "Progress": "progress",
+    "Reporter": "trial",
+    "Status": "progress",
+    "Trial": "trial",
+    "open_display": "progress",
+    "open_metrics": "metrics",
+    "open_progress": "progress",
+    "read_progress": "progress",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """All but the two functions of a script, imported when asked for: every rank of every trial waits for them."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'harness.reporting' has no attribute {name!r}")
+    return getattr(import_module(f"harness.reporting.{HOMES[name]}"), name)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from harness.distributed.world import Place
+from harness.cluster.place import Place
 from harness.files import read_json, write_json
 
 Clock = Callable[[], float]

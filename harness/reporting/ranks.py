@@ -1,65 +1,66 @@
-"""The ranks of a script that knows nothing of this package: found where it has started them, else started here."""
+"""The ranks of a script that knows nothing of this package: found where it has started them, else started here.
+
+torch is imported where ranks agree by Horovod or torch alone: a script need not use it, and it takes seconds.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
-import torch
-
-from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives, Operation
-from harness.distributed.world import detect_place, prepare_environment
+from harness.cluster.openmpi import prepare_environment
+from harness.cluster.place import detect_place
 from harness.errors import BadInput
+from harness.mpi_settings import ALLOWED_EXIT
+from harness.reporting.trial import Ranks
+
+LEAVE_SECONDS = 3.0
 
 
-class TorchDistributed(Collectives):
-    """`torch.distributed`, as the script has initialised it."""
+class OneRank:
+    """A rank that has nobody to agree with."""
 
-    path = "torch"
-
-    def __init__(self) -> None:
-        import torch.distributed
-
-        self.dist = torch.distributed
-        self.rank, self.size = self.dist.get_rank(), self.dist.get_world_size()
-        self.device = "cuda" if self.dist.get_backend() == "nccl" else "cpu"
-        self.operations = {
-            "sum": self.dist.ReduceOp.SUM,
-            "min": self.dist.ReduceOp.MIN,
-            "max": self.dist.ReduceOp.MAX,
-        }
-
-    def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
-        there = tensor.to(self.device)
-        self.dist.all_reduce(there, self.operations[op])
-        return tensor if there is tensor else tensor.copy_(there)
-
-    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
-        there = tensor.to(self.device)
-        self.dist.broadcast(there, root)
-        return tensor if there is tensor else tensor.copy_(there)
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        gathered: list[Any] = [None] * self.size
-        self.dist.all_gather_object(gathered, value)
-        return gathered
+    path = "alone"
+    rank = 0
+    size = 1
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        held = [value]
-        self.dist.broadcast_object_list(held, root)
-        return held[0]
+        return value
 
 
-def running_ranks() -> Collectives | None:
+class MpiRanks:
+    """mpi4py, as far as a script's ranks need it. Nothing is set up, so that one rank alone may ask for its place."""
+
+    path = "mpi"
+
+    def __init__(self, communicator: Any) -> None:
+        self.communicator = communicator
+        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.communicator.bcast(value, root=root)
+
+
+def horovod_ranks() -> Ranks:
+    from harness.distributed.collectives import HorovodCollectives
+
+    return HorovodCollectives()
+
+
+def running_ranks() -> Ranks | None:
     """What the script itself has started: Horovod, MPI by mpi4py, torch.distributed; None where it has started none."""
     hvd = sys.modules.get("horovod.torch")
     if hvd is not None and hvd.is_initialized():
-        return HorovodCollectives()
+        return horovod_ranks()
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        return MpiCollectives(mpi.COMM_WORLD)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return MpiRanks(mpi.COMM_WORLD)
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        from harness.reporting.torch_ranks import TorchDistributed
+
         return TorchDistributed()
     return None
 
@@ -75,7 +76,7 @@ def rank_and_size() -> tuple[int, int]:
     return place.rank, place.size
 
 
-def find_ranks() -> tuple[Collectives, bool]:
+def find_ranks() -> tuple[Ranks, bool]:
     """What the ranks agree by, and whether it was started here. A collective where it has to be started.
 
     Under mpirun that is mpi4py: unlike Horovod it costs the script nothing between calls. Under horovodrun with Gloo,
@@ -88,13 +89,19 @@ def find_ranks() -> tuple[Collectives, bool]:
     if place.size == 1:
         if started_by_torchrun():
             raise BadInput("should_stop() asks all ranks: call torch.distributed.init_process_group() before it")
-        return Alone(), False
+        return OneRank(), False
     prepare_environment()
     if place.launcher == "mpi":
         try:
+            if os.environ.get(ALLOWED_EXIT) == "1":
+                # The script does not know that MPI runs: a rank that leaves by sys.exit would wait at MPI's end, for
+                # ranks that wait for it.
+                import mpi4py
+
+                mpi4py.rc.finalize = False
             from mpi4py import MPI
 
-            return MpiCollectives(MPI.COMM_WORLD), True
+            return MpiRanks(MPI.COMM_WORLD), True
         except ImportError:
             pass  # a Horovod of the cluster's own, without mpi4py
     if place.launcher == "slurm":
@@ -104,7 +111,25 @@ def find_ranks() -> tuple[Collectives, bool]:
     import horovod.torch as hvd
 
     hvd.init()
-    return HorovodCollectives(), True
+    return horovod_ranks(), True
+
+
+def leave_mpi() -> None:
+    """MPI's end where it was started here and a rank may go without it: once all ranks are at theirs.
+
+    A rank that leaves by `sys.exit("no data")` looks like one that is done, and the others may be waiting for it: it
+    waits for them for a moment alone, and then its exit code ends the job.
+    """
+    from mpi4py import MPI, rc
+
+    if rc.finalize is not False or not MPI.Is_initialized() or MPI.Is_finalized():
+        return
+    all_here, until = MPI.COMM_WORLD.Ibarrier(), time.monotonic() + LEAVE_SECONDS
+    while not all_here.Test():
+        if time.monotonic() > until:
+            return
+        time.sleep(0.01)
+    MPI.Finalize()
 
 
 def started_by_torchrun() -> bool:

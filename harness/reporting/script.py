@@ -13,12 +13,10 @@ import sys
 import time
 from typing import Any
 
-import psutil
-
-from harness.distributed.collectives import Alone
+from harness.brief import one_line
 from harness.errors import Diverged
 from harness.files import write_json
-from harness.reporting.ranks import find_ranks, rank_and_size
+from harness.reporting.ranks import OneRank, find_ranks, leave_mpi, rank_and_size
 from harness.reporting.trial import SUPERSEDED, Reporter, Trial
 
 
@@ -26,7 +24,7 @@ class Script:
     """This process as a rank of a trial whose command is the user's own."""
 
     def __init__(self, trial: Trial) -> None:
-        self.reporter = Reporter(trial, Alone())
+        self.reporter = Reporter(trial, OneRank())
         self.trial = trial
         self.found = False
         self.started_ranks = False
@@ -52,11 +50,13 @@ class Script:
         error = getattr(sys, "last_value", None)  # what ended the main program; SystemExit does not stand here
         if self.rank == 0 and self.reporter.verdict != SUPERSEDED and not self.reporter.superseded():
             write_json(self.trial.seed_directory / "result.json", self.result(error))
-        if error is not None and self.started_ranks and self.reporter.collectives.path == "mpi":
+        if self.started_ranks and self.reporter.collectives.path == "mpi":
             # The script does not know that MPI runs, and MPI would wait at its end for ranks that wait for this one.
             sys.stdout.flush()
             sys.stderr.flush()
-            sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(1)
+            if error is not None:
+                sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(1)
+            leave_mpi()
 
     def result(self, error: BaseException | None) -> dict[str, Any]:
         value = self.reporter.last_value
@@ -66,7 +66,7 @@ class Script:
             status = "pruned" if self.reporter.verdict == "pruned" else "stopped"
             reason = f"the driver's verdict: {self.reporter.verdict}"
         elif error is not None:
-            status, reason = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+            status, reason = "failed", one_line(f"{type(error).__name__}: {error}")
             diverged = isinstance(error, Diverged)
         elif value is None:
             status, reason = "failed", "the script ended without a report"
@@ -81,9 +81,16 @@ class Script:
             "value": value,
             "attempt": self.trial.attempt,
             "env_steps": self.reporter.last_env_steps,
-            "wall_seconds": time.time() - psutil.Process().create_time(),
+            "wall_seconds": seconds_since_start(),
             "ranks": self.size,
         }
+
+
+def seconds_since_start() -> float:
+    """Of this process's life."""
+    import psutil  # here, at the end: no report waits for it
+
+    return time.time() - psutil.Process().create_time()
 
 
 _script: Script | None = None

@@ -11,11 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-
-from harness.distributed.collectives import Collectives
 from harness.errors import BadInput
 from harness.files import append_json_line, read_json
 
@@ -68,6 +65,17 @@ class Trial:
         return found if isinstance(found, dict) else {}
 
 
+class Ranks(Protocol):
+    """The ranks of a run, as far as a trial asks them; `Collectives` are such."""
+
+    path: str
+    rank: int
+    size: int
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Rank `root`'s `value` on every rank."""
+
+
 def whole(value: Any) -> int:
     """`value` where it is a whole number, else 0: a file may be half somebody else's."""
     return value if isinstance(value, int) else 0
@@ -82,7 +90,7 @@ class Reporter:
     interval = 1.0
 
     def __init__(
-        self, trial: Trial | None, collectives: Collectives, clock: Callable[[], float] = time.monotonic
+        self, trial: Trial | None, collectives: Ranks, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.trial = trial
         self.collectives = collectives
@@ -95,7 +103,7 @@ class Reporter:
         self._seen: str | None = None
 
     @classmethod
-    def from_environment(cls, collectives: Collectives, env: Mapping[str, str] | None = None) -> Reporter:
+    def from_environment(cls, collectives: Ranks, env: Mapping[str, str] | None = None) -> Reporter:
         return cls(Trial.from_environment(os.environ if env is None else env), collectives)
 
     def report(self, step: int, value: float, env_steps: int | None = None) -> None:
@@ -132,12 +140,21 @@ class Reporter:
         """
         if self.trial is None or self.verdict is not None:
             return self.verdict is not None
-        stop = torch.tensor([0 if self.poll() is None else 1], dtype=torch.int32)
-        if self.collectives.broadcast_(
-            stop
-        ).item():  # one small collective in the common case, the reason only at the end
-            self.verdict = self.collectives.broadcast_object(self._seen)
+        seen = self.poll()
+        if self.collectives.size == 1:
+            self.verdict = seen
+        elif self.collectives.path == "mpi":  # as quick as a tensor, and a script without torch need not load it
+            self.verdict = self.collectives.broadcast_object(seen)
+        elif self._one_says_so(seen is not None):  # one small collective in the common case, the reason at the end
+            self.verdict = self.collectives.broadcast_object(seen)
         return self.verdict is not None
+
+    def _one_says_so(self, mine: bool) -> bool:
+        """Rank 0's answer, on all ranks."""
+        import torch  # here: a script that only reports must not wait for it
+
+        ranks: Any = self.collectives  # by Horovod or torch, which carry tensors
+        return bool(ranks.broadcast_(torch.tensor([mine], dtype=torch.int32)).item())
 
     def superseded(self) -> bool:
         """Rank 0, now: whether a newer attempt runs, so that writing a result would overwrite that one's."""

@@ -12,11 +12,10 @@ import psutil
 import pytest
 import torch
 
+from harness.cluster.place import detect_place, expand_tasks_per_node
 from harness.distributed.world import (
     World,
     available_memory,
-    detect_place,
-    expand_tasks_per_node,
     flushed_denormals,
     free_memory,
     prepare_environment,

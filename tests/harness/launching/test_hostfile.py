@@ -50,7 +50,7 @@ def test_every_dialect_gives_the_same_hosts(text: str) -> None:
         ("a:4 slots=2", "the slots of a are given twice"),
         ("a slots", "'slots' is not understood"),
         ("a slot_count=4", "'slot_count=4' is not understood; a line may be `host`, `host slots=4`"),
-        ("user@a slots=2", "'user@a' is not a host name"),
+        ("user@a slots=2", "write a here, and `Host a` with `User user` below it into ~/.ssh/config"),
         ("^a", "'^a' is not a host name"),
         ("[fe80::1]:4", "IPv6 address"),
         ("fe80::1", "IPv6 address"),

@@ -44,7 +44,8 @@ def test_ranks_get_the_environment_whole_and_their_lines_are_tagged(start: Start
 @pytest.mark.parametrize(
     ("does", "code", "said"),
     [
-        ("sys.exit(75)", 75, "ended with exit code 75"),
+        ("sys.exit(75)", 75, "ended with exit code 75: last words of 1"),
+        ("sys.exit('no data here')", 1, "ended with exit code 1: no data here"),
         ("raise ValueError('sour rate')", 1, "ended with exit code 1: ValueError: sour rate"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "was killed by SIGKILL"),
     ],

@@ -19,17 +19,17 @@ def outcome_of(name: str, exit_code: int | None = 1) -> Outcome:
 @pytest.mark.parametrize(
     ("name", "launcher_code", "code", "said"),
     [
-        ("mpirun-exit-3", 3, 3, "rank 1 on n2 ended with exit code 3"),
+        ("mpirun-exit-3", 3, 3, "rank 1 on n2 ended with exit code 3: warn from 1"),
         ("mpirun-sigkill", 137, 137, "rank 1 on n1 was killed by SIGKILL"),  # mpirun named the host
-        ("mpirun-abort", 5, 5, "rank 1 on n2 ended with exit code 5"),
-        ("mpirun-without-finalize", 1, 1, "rank 1 on n1 ended with exit code 1"),
+        ("mpirun-abort", 5, 5, "rank 1 on n2 ended with exit code 5: here 1"),
+        ("mpirun-without-finalize", 1, 1, "rank 1 on n1 ended with exit code 1: here 1"),
         (
             "mpirun-exception-in-pieces",
             1,
             1,
             "rank 1 on n2 ended with exit code 1: ValueError: the learning rate is sour",
         ),
-        ("gloo-exit-75", 1, 75, "rank 1 on n2 ended with exit code 75"),
+        ("gloo-exit-75", 1, 75, "rank 1 on n2 ended with exit code 75: warn from 1"),
         ("gloo-sigkill", 1, 137, "rank 1 on n2 was killed by SIGKILL"),
     ],
 )
