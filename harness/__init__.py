@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from harness.api import train
     from harness.policy import evaluate, load_policy
     from harness.training.distributed_trainer import DistributedTrainer
+    from harness.training.losses import LossSum
 
-__all__ = ["DistributedTrainer", "evaluate", "load_policy", "train"]
+__all__ = ["DistributedTrainer", "LossSum", "evaluate", "load_policy", "train"]
 
 HOMES = {
     "DistributedTrainer": "harness.training.distributed_trainer",
+    "LossSum": "harness.training.losses",
     "evaluate": "harness.policy",
     "load_policy": "harness.policy",
     "train": "harness.api",

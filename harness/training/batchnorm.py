@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.collectives import Collectives, pack, put, unpack
 
 
 class GlobalBatchNorm:
@@ -29,6 +30,8 @@ class GlobalBatchNorm:
         self.collectives = collectives
         self.counted = True
         """Whether the samples that come now count; stand-ins do not."""
+        self.apart = False
+        """Whether what comes now is only looked at: nothing is reduced, nothing normalised and no statistic kept."""
         self.layers: list[_BatchNorm] = []
         """The layers that reduce over the ranks."""
         if enabled and collectives.size > 1:
@@ -46,6 +49,9 @@ class GlobalBatchNorm:
 
     def normalize(self, layer: _BatchNorm, inputs: torch.Tensor) -> torch.Tensor:
         layer._check_input_dim(inputs)
+        if self.apart:
+            zeros, ones = (fill(inputs.shape[1], device=inputs.device) for fill in (torch.zeros, torch.ones))
+            return functional.batch_norm(inputs, zeros, ones, layer.weight, layer.bias, False, 0.0, layer.eps)
         outputs, mean, variance, count = Normalize.apply(inputs, layer.weight, layer.bias, layer.eps, self)
         if layer.training and layer.running_mean is not None and layer.running_var is not None:
             assert layer.num_batches_tracked is not None
@@ -98,25 +104,21 @@ class Normalize(torch.autograd.Function):
                 f"BatchNorm needs more than one value per channel in training, got {total:.0f} on all ranks"
             )
         first, second = (sums[1:] / total).view(2, channels)
-        variance = (second - first.square()).clamp_(min=0.0)
-        mean, scale = first.float(), (variance + eps).rsqrt().float()
-        normal = (x - mean.view(shape)) * scale.view(shape)
-        outputs = normal
-        if weight is not None:
-            outputs = outputs * weight.view(shape)
-        if bias is not None:
-            outputs = outputs + bias.view(shape)
-        ctx.save_for_backward(normal, weight, scale)
-        ctx.norm, ctx.counted, ctx.total, ctx.over, ctx.shape = norm, norm.counted, total, over, shape
-        variance = variance.float()
+        mean, variance = first.float(), (second - first.square()).clamp_(min=0.0).float()
+        affine = as_floats(weight), as_floats(bias)
+        outputs = functional.batch_norm(x, mean, variance, *affine, False, 0.0, eps)
+        ctx.save_for_backward(inputs, weight, bias, mean, (variance + eps).rsqrt())
+        ctx.norm, ctx.counted, ctx.total, ctx.over, ctx.shape, ctx.eps = norm, norm.counted, total, over, shape, eps
         ctx.mark_non_differentiable(mean, variance)
         return outputs.to(inputs.dtype), mean, variance, total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradients: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        normal, weight, scale = ctx.saved_tensors
+        inputs, weight, bias, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient will be differentiated, by a penalty on it
+            return *differentiable_gradients(ctx, inputs, weight, bias, gradients), None, None
         g = gradients.float()
+        normal = (inputs.float() - mean.view(ctx.shape)).mul_(scale.view(ctx.shape))
         own = torch.stack([g.sum(ctx.over), (g * normal).sum(ctx.over)])
         if not ctx.counted:
             own.zero_()
@@ -139,18 +141,60 @@ class Normalize(torch.autograd.Function):
         )
 
 
+def as_floats(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.float()
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of all ranks' `values`; all ranks differentiate it, as often as each other: their gradients add up."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, norm: GlobalBatchNorm) -> torch.Tensor:
+        ctx.norm = norm
+        return norm.collectives.all_reduce_(values.clone(), name="batch_norm_sums")
+
+    @staticmethod
+    def backward(ctx: Any, gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return SumOverRanks.apply(gradients.contiguous(), ctx.norm), None
+
+
+def differentiable_gradients(
+    ctx: Any, inputs: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, gradients: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """What `Normalize.backward` computes, as operations that autograd can differentiate."""
+    counted = float(ctx.counted)
+    x, g = inputs.float(), gradients.float() * counted
+    exact = inputs.double()
+    moments = torch.stack([exact.sum(ctx.over), exact.square().sum(ctx.over)]) * counted
+    mean, square = SumOverRanks.apply(moments, ctx.norm) / ctx.total
+    scale = ((square - mean.square()).clamp(min=0.0) + ctx.eps).rsqrt().float()
+    normal = (x - mean.float().view(ctx.shape)) * scale.view(ctx.shape)
+    own = torch.stack([g.sum(ctx.over), (g * normal).sum(ctx.over)])
+    of_inputs = None
+    if ctx.needs_input_grad[0]:
+        mean_g, mean_gx = (part.view(ctx.shape) for part in SumOverRanks.apply(own, ctx.norm) / ctx.total)
+        factor = (scale if weight is None else scale * weight).view(ctx.shape)
+        of_inputs = (factor * (g - mean_g - normal * mean_gx)).to(gradients.dtype) * counted
+    return (
+        of_inputs,
+        None if weight is None else own[1],
+        own[0] if ctx.needs_input_grad[2] else None,
+    )
+
+
 def agree_on_buffers(
     model: nn.Module, collectives: Collectives, samples: int, agreed: Collection[nn.Module] = ()
-) -> None:
-    """Makes the buffers of `model` equal on all ranks, in one collective for each of two kinds.
+) -> list[str]:
+    """Makes the buffers of `model` equal on all ranks, and returns the names of those that had to be made so.
 
     Running means and variances become the ranks' average, weighted by the `samples` that each rank has seen; all other
-    buffers become rank 0's. Those of the modules `agreed` are equal already.
+    buffers become rank 0's where they differ, of whatever shape and kind they are. Those of the modules `agreed` are
+    equal already. Averages are no surprise: their names are not among those returned.
     """
     if collectives.size == 1:
-        return
+        return []
     statistics: list[torch.Tensor] = []
-    others: dict[tuple[str, str], torch.Tensor] = {}
+    others: dict[str, tuple[nn.Module, str, torch.Tensor]] = {}
     for path, module in model.named_modules():
         if module in agreed:
             continue
@@ -158,15 +202,29 @@ def agree_on_buffers(
             if isinstance(module, _NormBase) and name in ("running_mean", "running_var"):
                 statistics.append(buffer)
             else:
-                others[path, name] = buffer
+                others[f"{path}.{name}" if path else name] = module, name, buffer
     if statistics:
         weighted = [torch.tensor([float(samples)], dtype=torch.float64, device=statistics[0].device)]
-        weighted += [buffer.double() * samples for buffer in statistics]
+        weighted += [buffer.double().view(-1) * samples for buffer in statistics]
         flat = collectives.all_reduce_(torch.cat(weighted), name="statistics")
-        parts = (flat[1:] / flat[0]).split([buffer.numel() for buffer in statistics])
-        for buffer, part in zip(statistics, parts):
-            buffer.copy_(part)
-    if others:
-        of_rank_0 = collectives.broadcast_object({key: buffer.cpu() for key, buffer in others.items()})
-        for key, buffer in others.items():
-            buffer.copy_(of_rank_0[key])
+        if flat[0]:
+            parts = (flat[1:] / flat[0]).split([buffer.numel() for buffer in statistics])
+            for buffer, part in zip(statistics, parts):
+                buffer.copy_(part.view_as(buffer))
+    digests = collectives.gather_objects({path: digest(buffer) for path, (_, _, buffer) in others.items()})
+    differing = [path for path in digests[0] if any(rank.get(path) != digests[0][path] for rank in digests)]
+    if differing:
+        own = {path: pack(others[path][2].detach()) for path in differing} if collectives.rank == 0 else None
+        for path, content in collectives.broadcast_object(own).items():
+            parent, _, name = path.rpartition(".")
+            put(model.get_submodule(parent), name, unpack(content))
+    return differing
+
+
+def digest(buffer: torch.Tensor) -> int:
+    """Of its shape, its kind and its bytes."""
+    if buffer.layout is torch.strided and not buffer.is_quantized and not buffer.is_nested:
+        flat = buffer.detach().cpu().contiguous().view(-1)
+        content = flat.view(torch.uint8).numpy().tobytes()
+        return zlib.crc32(f"{buffer.dtype} {tuple(buffer.shape)}".encode() + content)
+    return zlib.crc32(pack(buffer.detach().cpu()))

@@ -20,6 +20,7 @@ import torch
 
 from harness.errors import Diverged
 from harness.training.compiled import MOST_SIZES, Batch, CompiledGradient, Loss
+from harness.training.precision import LARGEST_SCALE
 from harness.training.trainer import Step
 from harness.training.updates import KlStop, Minibatch, Steps, Updates
 
@@ -114,7 +115,8 @@ def decide(
     if rules.scales_loss:
         grown = taken & (good + 1 >= rules.growth_interval)
         good = torch.where(skipped | grown, 0.0, good + taken)
-        scale = torch.where(skipped, scale / 2, torch.where(grown, scale * 2, scale))
+        doubled = torch.where(grown & (scale * 2 <= LARGEST_SCALE), scale * 2, scale)
+        scale = torch.where(skipped, scale / 2, doubled)
         failure = failure + 3 * (skipped & (scale < 1))
     else:
         failure = failure + 2 * skipped

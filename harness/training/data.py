@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
 
 from harness.distributed.collectives import Collectives
+from harness.training.containers import count_samples, to_device
+
+__all__ = ["Share", "Shares", "count_samples", "part_of", "to_device"]
 
 KEPT = (
     "num_workers",
-    "collate_fn",
     "pin_memory",
     "timeout",
     "worker_init_fn",
@@ -32,18 +35,38 @@ class Share:
     """This rank's part of one batch."""
 
     batch: Any
-    """As the loader gives it; where `samples` is 0 a stand-in: real data, for a rank that must go through the model."""
+    """As the loader gives it; where `samples` is 0 a stand-in: real data, for a rank that must go through the model, or
+    None where there is none."""
     samples: int
-    """Of this rank."""
+    """Of this rank: what came out of the collate function, whatever went in."""
     total: int
-    """Of all ranks, at least 1."""
+    """Of all ranks, at least 1, before the collate function left any out."""
+    claimed: int | None = None
+    """What the whole batch holds, where this rank's part of it could not be collated alone: then the others hold all of
+    it."""
+
+
+class Collate:
+    """A user's collate function, whose failure comes back as what it is: a part of a batch may be all left out."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: list[Any]) -> Any:
+        try:
+            return self.collate(rows)
+        except Exception:
+            return ExceptionWrapper(where="in the collate function")
 
 
 class Shares:
     """Cuts loaders into the ranks' shares. `seed` decides, with the epoch, what a sampler draws."""
 
-    def __init__(self, collectives: Collectives, seed: int) -> None:
-        self.collectives, self.seed = collectives, seed
+    def __init__(
+        self, collectives: Collectives, seed: int, count: Callable[[Any], int] | None = None
+    ) -> None:
+        """`count`: how many samples a batch holds, where that is not what `count_samples` tells."""
+        self.collectives, self.seed, self.count = collectives, seed, count
         self.loaders: WeakKeyDictionary[DataLoader, tuple[RankBatches, DataLoader]] = WeakKeyDictionary()
 
     def of(self, loader: Iterable[Any], epoch: int) -> Iterator[Share]:
@@ -65,8 +88,46 @@ class Shares:
         own.batches = [part or batch[:1] for part, batch in zip(parts, drawn)]
         assert own_loader.generator is not None  # for the workers' seeds: not the same on all ranks
         own_loader.generator.manual_seed(number_from(self.seed, epoch, self.collectives.rank))
+        last = None
         for loaded, batch, part in zip(own_loader, drawn, parts):
-            yield Share(loaded, len(part), len(batch))
+            share = self.share_of(loaded, loader, batch, len(part), last)
+            last = share.batch
+            yield share
+
+    def share_of(self, loaded: Any, loader: DataLoader, batch: list[Any], part: int, last: Any) -> Share:
+        """What was `loaded` for the `part` indices that this rank has of `batch`; `last`: a batch that can stand in.
+
+        A collate function that leaves samples out may have nothing left of a part, and fail or give None, where the
+        whole batch would do.
+        """
+        if isinstance(loaded, ExceptionWrapper):
+            if last is not None and not part:
+                return Share(last, 0, len(batch))
+            try:
+                loaded_whole = loader.collate_fn(fetched(loader.dataset, batch))
+            except Exception:
+                loaded.reraise()
+            held = self.counted(loaded_whole, loader, len(batch)) if loaded_whole is not None else 0
+            return Share(loaded_whole, 0, len(batch), held if part else None)
+        if loaded is None:
+            stand_in = last if last is not None else loader.collate_fn(fetched(loader.dataset, batch))
+            return Share(stand_in, 0, len(batch))
+        if not part:
+            return Share(loaded, 0, len(batch))
+        samples = self.counted(loaded, loader, part)
+        return Share(loaded if samples or last is None else last, samples, len(batch))
+
+    def counted(self, loaded: Any, loader: DataLoader, indices: int) -> int:
+        """The samples in a batch that was loaded for so many `indices`: torch's own collate function leaves none out,
+        and no collate function makes any (what is longer is a sequence, or a graph's nodes)."""
+        if self.count is not None:
+            return self.count(loaded)
+        if loader.collate_fn is default_collate:
+            return indices
+        try:
+            return min(count_samples(loaded), indices)
+        except ValueError:  # no tensor in it to count by
+            return indices
 
     def draw(self, loader: DataLoader, epoch: int) -> list[list[Any]] | str:
         """The batches of an epoch as the dataset's indices; or why there are none, for all ranks to raise."""
@@ -87,7 +148,13 @@ class Shares:
         if loader not in self.loaders:
             own = RankBatches()
             kept = {name: getattr(loader, name) for name in KEPT}
-            own_loader = DataLoader(loader.dataset, batch_sampler=own, generator=torch.Generator(), **kept)
+            own_loader = DataLoader(
+                loader.dataset,
+                batch_sampler=own,
+                generator=torch.Generator(),
+                collate_fn=Collate(loader.collate_fn),
+                **kept,
+            )
             self.loaders[loader] = own, own_loader
         return self.loaders[loader]
 
@@ -98,19 +165,47 @@ class Shares:
         """
         stream, ended, last = iter(loader), False, None
         while True:
-            batch = None if ended else next(stream, None)
-            ended = batch is None
-            last = last if ended else batch
-            samples = 0 if ended else count_samples(batch)
-            agreed = self.collectives.agree({"samples": samples, "going": not ended, "empty_handed": last is None})
+            batch = ENDED if ended else next(stream, ENDED)
+            ended = batch is ENDED
+            samples, problem = 0, None
+            if not ended and batch is not None:
+                try:
+                    samples = (self.count or count_samples)(batch)
+                    last = batch
+                except Exception as error:  # raised once the others know
+                    problem = error
+            agreed = self.collectives.agree(
+                {
+                    "samples": samples,
+                    "going": not ended,
+                    "empty_handed": last is None,
+                    "holding": last is not None,
+                    "failed": problem is not None,
+                }
+            )
+            if problem is not None:
+                raise problem
+            if agreed["failed"]:
+                raise ValueError("another rank could not count the samples of a batch")
             if not agreed["going"]:
                 return
-            if agreed["empty_handed"]:  # a rank that never had a batch is lent one to stand in
-                holding = self.collectives.gather_objects(not ended).index(True)
-                lent = self.collectives.broadcast_object(batch if self.collectives.rank == holding else None, holding)
+            if agreed["empty_handed"] and agreed["holding"]:  # a rank that never had a batch is lent one to stand in
+                holding = self.collectives.gather_objects(last is not None).index(True)
+                lent = self.collectives.broadcast_object(last if self.collectives.rank == holding else None, holding)
                 last = lent if last is None else last
             if agreed["samples"]:
-                yield Share(last, samples, int(agreed["samples"]))
+                yield Share(batch if samples else last, samples, int(agreed["samples"]))
+
+
+ENDED = object()
+"""What a stream gives that has ended; None is a batch of which nothing is left."""
+
+
+def fetched(dataset: Any, indices: list[Any]) -> Any:
+    """What a collate function is given for `indices`, as torch's loaders fetch it."""
+    if getattr(dataset, "__getitems__", None):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
 
 
 class RankBatches:
@@ -135,32 +230,3 @@ def part_of(batch: list[Any], rank: int, size: int) -> list[Any]:
 
 def number_from(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def count_samples(batch: Any) -> int:
-    """The length of the first tensor or array in `batch`."""
-    found = first_array(batch)
-    if found is None:
-        raise ValueError(f"cannot count the samples of a batch without tensors: {type(batch).__name__}")
-    return int(found.shape[0]) if len(found.shape) else 1
-
-
-def first_array(value: Any) -> Any:
-    if hasattr(value, "shape"):
-        return value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return next((found for found in map(first_array, value) if found is not None), None)
-    return None
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """`value` with all tensors in it on `device`."""
-    if isinstance(value, Mapping):
-        return type(value)({key: to_device(inner, device) for key, inner in value.items()})  # type: ignore[call-arg]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(inner, device) for inner in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(inner, device) for inner in value)
-    return value.to(device, non_blocking=True) if hasattr(value, "to") else value

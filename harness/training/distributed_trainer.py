@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World, set_threads
 from harness.errors import Diverged
 from harness.settings import validate
 from harness.training.batchnorm import GlobalBatchNorm, agree_on_buffers
-from harness.training.data import Shares, to_device
+from harness.training.containers import is_sequence, to_device
+from harness.training.data import Share, Shares
+from harness.training.first_batch import CannotTrain, look_at
+from harness.training.losses import Loss, Losses, Measured, named
 from harness.training.optimizers import OptimizerSettings, make_optimizer
 from harness.training.precision import Precision, PrecisionSettings
 from harness.training.trainer import Step, check_equal
+from harness.training.users_optimizer import refuse_optimizer, share_state
 
-Loss = Callable[[Any, Any], torch.Tensor]
+Metric = Callable[[Any, Any], Any]
+
+
+STATISTICS = ("loss", "count", "samples", "claimed", "claims")
+"""What rides along with the gradient: the loss as it was divided, what it is to be divided by, samples, and what ranks
+whose part of a batch could not be collated say of the whole."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,10 @@ class Trained:
     """An epoch of training; equal on all ranks."""
 
     loss: float
-    """Mean over the samples of the steps that were taken; nan where all of them were skipped."""
+    """Mean over the samples (or whatever the loss is divided by) of the steps that were taken; nan where there were
+    none."""
     samples: int
-    """Of all ranks, those of skipped steps too."""
+    """Of all ranks, those of skipped steps too; not those that a collate function left out."""
     steps: int
     """That changed the parameters."""
     skipped: int
@@ -49,6 +60,20 @@ class Tested:
     samples: int
     metric: float | None = None
     """Mean over all samples; None where no metric was asked for."""
+
+
+@dataclass
+class Tally:
+    """Of the steps of an epoch."""
+
+    loss: float = 0.0
+    counted: float = 0.0
+    samples: int = 0
+    own_samples: int = 0
+
+    @property
+    def mean(self) -> float:
+        return self.loss / self.counted if self.counted else math.nan
 
 
 class DistributedTrainer:
@@ -66,23 +91,30 @@ class DistributedTrainer:
       collate_fn and workers. Anything else that gives batches (a DataLoader over an IterableDataset, a list, a
       generator) is taken as this rank's own part of the data; ranks whose part ends early take part without samples
       until all have ended.
-    - Losses, and through them gradients, are weighted by sample counts, whatever each rank's share of a batch; none is
-      fine too. What no rank's loss reaches gets no gradient, as in torch alone. Tied weights and frozen parameters may
-      be, and what is frozen may change between epochs.
+    - Losses, and through them gradients, are weighted by what they are divided by: by sample counts, whatever each
+      rank's share of a batch (none is fine too) and whatever its collate function left out; by the weight of the
+      targets that count for torch's cross-entropies with class weights or `ignore_index`; by the mask's sum for a
+      masked mean. A batch of which nothing counts is a step of nothing. What no rank's loss reaches gets no gradient,
+      as in torch alone. Tied weights and frozen parameters may be, and what is frozen may change between epochs.
     - BatchNorm: with `batch_norm="global"` it normalises by the batch of all ranks, as one rank would, for two small
       all-reduces a layer. All ranks must then reach these layers in the same order. With `"local"` each rank normalises
       by its own share, for nothing; the running statistics become the ranks' average, weighted by samples, at the end
-      of each epoch. Other buffers become rank 0's then. BatchNorm in a `forward` of your own stays local.
+      of each epoch. Other buffers become rank 0's then, with a warning where they differed. BatchNorm in a `forward` of
+      your own stays local. Modules that you have put into evaluation mode, in a model that trains, stay in it.
     - What is random inside the model or the dataset (dropout, augmentation) is each rank's own affair.
 
-    A batch is `(inputs, …, targets)`: `loss_fn(model(inputs, …), targets)`. One that is no list or tuple goes whole to
-    the model (a mapping as keyword arguments) and whole to the loss. The loss is the mean over the samples, or a loss
-    for each of them.
+    A batch is `(inputs, …, targets)`: `loss_fn(model(inputs, …), targets)`. One that is no list or tuple (a dataclass,
+    a PackedSequence) goes whole to the model (a mapping as keyword arguments) and whole to the loss. None is a batch of
+    nothing. The loss is the mean over the samples, or a loss for each of them, or a `LossSum`. The first batch is
+    looked at before anything is learned from it: what cannot be trained, such as a loss that is no mean over samples on
+    several ranks, is refused then.
 
     optimizer: one of torch's over the model's parameters, with whatever groups and state; or an OptimizerSettings, or a
     method's name. collectives: what the ranks agree by; None finds or starts it. precision: a kind (fp32, bf16, fp16),
     or settings, or a Precision. max_grad_norm: 2-norm that the agreed gradient is clipped to. device: where the model
     is moved to; None is this rank's GPU where the ranks are found here, else where the model lies.
+    accumulate_grad_batches: how many batches make one step, as if they were one batch. count_samples: tells how many
+    samples a batch holds, where the length of its targets does not (sequences whose first dimension is time).
 
     Parameters, buffers and the optimizer's state are rank 0's at the start. Raises ValueError for what cannot be
     trained; Diverged, on all ranks alike, for a non-finite loss or gradient; RanksDisagree if parameters ever differ.
@@ -100,111 +132,240 @@ class DistributedTrainer:
         batch_norm: Literal["global", "local"] = "global",
         seed: int = 0,
         device: torch.device | str | None = None,
+        accumulate_grad_batches: int = 1,
+        count_samples: Callable[[Any], int] | None = None,
     ) -> None:
         if batch_norm not in ("global", "local"):
-            raise ValueError(f"batch_norm must be 'global' or 'local', got {batch_norm!r}")
-        if getattr(loss_fn, "reduction", "mean") == "sum":
-            raise ValueError(
-                "loss_fn must give the mean over the samples (or one loss for each): it has reduction='sum'"
+            raise CannotTrain(f"batch_norm must be 'global' or 'local', got {batch_norm!r}")
+        if not isinstance(accumulate_grad_batches, int) or accumulate_grad_batches < 1:
+            raise CannotTrain(
+                f"accumulate_grad_batches must be a whole number of batches >= 1, got {accumulate_grad_batches!r}"
             )
+        refuse_loss(loss_fn)
+        refuse_lazy(model)
         if collectives is None:
             world = own_world()
             collectives, device = world.collectives, device or world.device
-        self.device = torch.device(device or next(model.parameters()).device)
+        self.device = torch.device(device or next(iter(model.parameters()), torch.empty(0)).device)
         self.model = model.to(self.device)
         self.collectives, self.loss_fn = collectives, loss_fn
         self.global_batch_norm = batch_norm == "global"
+        self.accumulate = accumulate_grad_batches
         self.precision = as_precision(precision, self.device)
+        self.losses = Losses(collectives, self.device)
         self.step = Step(
             model,
             lambda arena: as_optimizer(optimizer, model, collectives),
             collectives,
             self.precision,
-            statistics=1,
+            statistics=len(STATISTICS),
             max_grad_norm=max_grad_norm,
             tracks_use=True,
         )
-        self.shares = Shares(collectives, seed)
+        self.shares = Shares(collectives, seed, count_samples)
         self.epoch = 0
         """Number of the next epoch of training, which shuffling follows from."""
+        self.looked_at: set[str] = set()
+        """What the first batch was looked at for: to be learned from, to be tested on."""
+        self.in_evaluation: list[nn.Module] = []
+        """Modules that the user has put into evaluation mode, in a model that trains."""
+        self.warned: set[str] = set()
+        """Buffers that differed between the ranks, told once."""
+        self.unsettled = 0
+        """Samples that this rank has learned from since the ranks' buffers were last made equal."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self.step.optimizer
 
     def train_epoch(self, loader: Iterable[Any], before_step: Callable[[int], None] | None = None) -> Trained:
-        """One pass over `loader`, a step for each batch.
+        """One pass over `loader`, a step for each batch (or for each `accumulate_grad_batches` of them).
 
         `before_step(n)` is called before step n of this epoch (from 0), to set a learning rate, say.
         """
-        step = self.step
-        if not step.arena.holds(self.model):
-            step.lay_out()
-        self.model.train()
-        loss_sum, counted, seen, own_seen = 0.0, 0, 0, 0
-        taken, skipped = step.gradient_steps, step.skipped_steps
-        with GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
-            for number, share in enumerate(self.shares.of(loader, self.epoch)):
-                if before_step is not None:
-                    before_step(number)
-                norm.counted = share.samples > 0
-                compute = functools.partial(self.loss_and_statistics, share.batch)
-                takes_part = norm.counted or norm.layers
-                loss = float(step.gradient(compute if takes_part else None, share.samples / share.total)[0])
-                if not math.isfinite(loss) and not self.precision.scales_loss:
-                    raise Diverged("non-finite loss")
-                if step.apply():
-                    loss_sum, counted = loss_sum + loss * share.total, counted + share.total
-                seen, own_seen = seen + share.total, own_seen + share.samples
-        if not seen:
-            raise ValueError("the loader gave no batch on any rank")
-        agree_on_buffers(self.model, self.collectives, own_seen, agreed=norm.layers)
-        check_equal(self.collectives, step.arena.parameters)
+        trained = self.train_on(self.shares.of(loader, self.epoch), before_step)
+        self.settle()
         self.epoch += 1
-        mean = loss_sum / counted if counted else math.nan
-        return Trained(mean, seen, step.gradient_steps - taken, step.skipped_steps - skipped)
+        return trained
+
+    def train_batch(self, batch: Any) -> Trained:
+        """One step on a batch of which this is the rank's own part (None: it has none); called by all ranks.
+
+        For loops of one's own, such as several networks that learn in turn. `batches` shares out a loader's. What
+        `train_epoch` does at its end is then up to you: `settle` makes buffers equal on all ranks, and compares
+        parameters.
+        """
+        return self.train_on(self.shares.of([batch], self.epoch))
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """This rank's part of each batch of `loader`, None where it has none; one epoch further each time."""
+        for share in self.shares.of(loader, self.epoch):
+            yield share.batch if share.samples else None
+        self.epoch += 1
+
+    def train_on(self, shares: Iterable[Share], before_step: Callable[[int], None] | None = None) -> Trained:
+        step, tally = self.step, Tally()
+        self.lay_out()
+        self.train_mode()
+        taken, skipped = step.gradient_steps, step.skipped_steps
+        empty = True
+        with GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
+            number, pending, nominal = 0, 0, 0.0
+            for share in shares:
+                empty = False
+                self.look_at(share, norm, learns=True)
+                if not pending:
+                    if before_step is not None:
+                        before_step(number)
+                    nominal = share.total * self.losses.form.per_sample * self.accumulate
+                self.fill(share, norm, nominal, add=pending > 0)
+                tally.own_samples += share.samples
+                pending += 1
+                if pending == self.accumulate:
+                    self.take(nominal, tally)
+                    number, pending = number + 1, 0
+            if pending:
+                self.take(nominal, tally)
+        if empty:
+            raise ValueError("the loader gave no batch on any rank")
+        self.unsettled += tally.own_samples
+        return Trained(tally.mean, tally.samples, step.gradient_steps - taken, step.skipped_steps - skipped)
+
+    def fill(self, share: Share, norm: GlobalBatchNorm, nominal: float, add: bool) -> None:
+        """This rank's part of the gradient: of the sums that its loss is made of, divided by `nominal`."""
+        norm.counted = share.samples > 0
+        takes_part = norm.counted or share.batch is not None and (bool(norm.layers) or self.losses.collective)
+        compute = functools.partial(self.loss_and_statistics, share, nominal)
+        self.step.fill(compute if takes_part else None, float(norm.counted), add)
+        if share.claimed is not None:
+            self.step.arena.tail[3:5] += torch.tensor([float(share.claimed), 1.0], device=self.device)
+
+    def take(self, nominal: float, tally: Tally) -> None:
+        """The step on what the ranks have summed; none where they had no sample between them."""
+        loss, count, samples, claimed, claims = self.step.reduce().tolist()
+        if claims and claimed != claims * samples:
+            raise CannotTrain(
+                f"the collate function makes {claimed / claims:g} samples of a batch, and {samples:g} of its parts on "
+                f"{self.collectives.size} ranks, where it failed on {claims:g}: it must give the same samples of a part"
+            )
+        if not samples:
+            return
+        divisor = count / nominal if count else 1.0  # where nothing counts the gradient is zero
+        loss = loss / divisor if count else math.nan
+        if count and not math.isfinite(loss) and not self.precision.scales_loss:
+            raise Diverged("non-finite loss")
+        tally.samples += round(samples)
+        if self.step.apply(divisor) and count:
+            tally.loss, tally.counted = tally.loss + loss * count, tally.counted + count
+
+    def look_at(self, share: Share, norm: GlobalBatchNorm, learns: bool) -> None:
+        """Looks at the first batch, once for learning and once for testing; collective."""
+        purpose = "learning" if learns else "testing"
+        if purpose in self.looked_at or "learning" in self.looked_at:
+            return
+        norm.apart = True
+        with self.precision.autocast():
+            form = look_at(
+                self.model, self.loss_fn, self.predict, share.batch, share.samples, self.collectives, learns
+            )
+        norm.apart = False
+        if form is not None:
+            self.losses.form = form
+            self.looked_at.add(purpose)
+
+    def lay_out(self) -> None:
+        if not self.step.arena.holds(self.model):
+            refuse_lazy(self.model)
+            self.step.lay_out()
+        if self.accumulate > 1:
+            self.step.reduce_at_once()
+
+    def train_mode(self) -> None:
+        """Training mode, but for modules that the user has put into evaluation mode while the model as a whole was in
+        training mode."""
+        if self.model.training:
+            self.in_evaluation = [module for module in self.model.modules() if not module.training]
+        self.model.train()
+        for module in self.in_evaluation:
+            module.training = False
+
+    def settle(self) -> None:
+        """Makes buffers equal on all ranks, and compares parameters; called by all ranks.
+
+        A warning names buffers that had come to differ: a network of its own statistics gathers them from each rank's
+        share, and rank 0's are kept.
+        """
+        with GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
+            differing = agree_on_buffers(self.model, self.collectives, self.unsettled, agreed=norm.layers)
+        self.unsettled = 0
+        new = [name for name in differing if name not in self.warned]
+        self.warned.update(new)
+        if new and self.collectives.rank == 0:
+            warnings.warn(
+                f"{', '.join(new)} of the model differed between the {self.collectives.size} ranks, each of which has "
+                "seen its share of the data: rank 0's are kept. A buffer that forward changes is not what one rank "
+                "would make of all data",
+                stacklevel=3,
+            )
+        self.lay_out()
+        check_equal(self.collectives, self.step.arena.parameters)
 
     @torch.no_grad()
-    def test_epoch(self, loader: Iterable[Any], metric: Loss | None = None) -> Tested:
+    def test_epoch(self, loader: Iterable[Any], metric: Metric | None = None) -> Tested:
         """Mean loss over all samples of `loader`, each counted once; the model is in evaluation mode meanwhile.
 
         `metric(outputs, targets)` gives a number (or truth) for each sample, or their mean.
         """
-        sums = {"samples": 0.0, "loss": 0.0, "metric": 0.0}
+        sums = {"samples": 0.0, "loss": 0.0, "count": 0.0, "metric": 0.0}
         with evaluating(self.model), GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
             for share in self.shares.of(loader, self.epoch):
+                self.look_at(share, norm, learns=False)
                 norm.counted = share.samples > 0
-                if not norm.counted and not norm.layers:
+                collective = norm.layers or self.losses.collective
+                if not norm.counted and (share.batch is None or not collective):
                     continue
                 with self.precision.autocast():
-                    outputs, targets = self.predict(share.batch)
-                    loss = self.loss_fn(outputs, targets)
+                    outputs, targets, measured = self.measure(share)
                 if norm.counted:
+                    count = float(measured.count)
                     sums["samples"] += share.samples
-                    sums["loss"] += share.samples * float(loss.double().mean())
+                    sums["count"] += count
+                    sums["loss"] += float(measured.value.double()) * float(measured.factor) if count else 0.0
                     if metric is not None:
                         sums["metric"] += share.samples * float(
                             torch.as_tensor(metric(outputs, targets)).double().mean()
                         )
         agreed = self.collectives.agree(sums)
-        samples = agreed["samples"]
+        samples, count = agreed["samples"], agreed["count"]
         if not samples:
             raise ValueError("the loader gave no batch on any rank")
-        return Tested(agreed["loss"] / samples, int(samples), None if metric is None else agreed["metric"] / samples)
+        loss = agreed["loss"] / count if count else math.nan
+        return Tested(loss, int(samples), None if metric is None else agreed["metric"] / samples)
 
     def predict(self, batch: Any) -> tuple[Any, Any]:
         """The model's outputs for a batch, and its targets."""
         batch = to_device(batch, self.device)
-        if isinstance(batch, (list, tuple)) and len(batch) > 1:
+        if is_sequence(batch) and len(batch) > 1:
             *inputs, targets = batch
             return self.model(*inputs), targets
-        if isinstance(batch, (list, tuple)):
+        if is_sequence(batch):
             batch = batch[0]
         return self.model(**batch) if isinstance(batch, Mapping) else self.model(batch), batch
 
-    def loss_and_statistics(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        loss = self.loss_fn(*self.predict(batch)).mean()
-        return loss, loss.detach().view(1)
+    def measure(self, share: Share) -> tuple[Any, Any, Measured]:
+        return self.losses.compute(functools.partial(self.predict, share.batch), self.loss_fn, share.samples)
+
+    def loss_and_statistics(self, share: Share, nominal: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's part of the loss, and of STATISTICS."""
+        _, _, (value, factor, count) = self.measure(share)
+        part = value * (factor / nominal)
+        if isinstance(count, torch.Tensor):
+            known = torch.where(count > 0, part.detach(), 0.0)  # a mean of nothing is nan
+            own = torch.stack([known.float(), count.float()])
+        else:
+            own = torch.stack([part.detach().float() if count else part.new_zeros(()).float(), part.new_tensor(count)])
+        samples = torch.tensor([float(share.samples), 0.0, 0.0], device=self.device)
+        return part, torch.cat([own.to(self.device), samples])
 
     def state(self) -> dict[str, Any]:
         """All that going on depends on, equal on all ranks: tensors and plain values."""
@@ -263,18 +424,31 @@ def as_optimizer(
         optimizer = validate(OptimizerSettings, {"name": optimizer}, prefix="optimizer")
     if isinstance(optimizer, OptimizerSettings):
         return make_optimizer(optimizer, model.parameters())
-    known = set(map(id, model.parameters()))
-    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    strange = sum(id(parameter) not in known for parameter in stepped)
-    if strange:
-        raise ValueError(
-            f"the optimizer steps {strange} parameters that are not the model's: their gradients would differ between "
-            "the ranks; put all that learns into one module"
-        )
-    if collectives.size > 1 or any(parameter.device.type != "cpu" for parameter in stepped):
-        packed = io.BytesIO()
-        torch.save(optimizer.state_dict(), packed)
-        sent = collectives.broadcast_object(packed.getvalue())
-        # loading also moves it to where the parameters lie now
-        optimizer.load_state_dict(torch.load(io.BytesIO(sent), map_location="cpu", weights_only=True))
+    refuse_optimizer(optimizer, model)
+    share_state(optimizer, collectives)
     return optimizer
+
+
+def refuse_loss(loss_fn: Any) -> None:
+    """Raises CannotTrain where it is seen without a batch that the loss is no mean over samples."""
+    if not callable(loss_fn):
+        raise CannotTrain(f"loss_fn must be a function of outputs and targets, got {type(loss_fn).__name__}")
+    given = loss_fn.keywords if isinstance(loss_fn, functools.partial) else vars(loss_fn) if has_vars(loss_fn) else {}
+    if given.get("reduction", getattr(loss_fn, "reduction", "mean")) == "sum":
+        raise CannotTrain(
+            f"loss_fn ({named(loss_fn)}) must give the mean over the samples (or one loss for each): it has "
+            "reduction='sum'"
+        )
+
+
+def has_vars(value: Any) -> bool:
+    return hasattr(value, "__dict__")
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if lazy:
+        raise CannotTrain(
+            f"{lazy[0]} of the model has no shape yet (it has lazy layers): call the model on a batch before the "
+            "trainer is made"
+        )

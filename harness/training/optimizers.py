@@ -129,12 +129,15 @@ def load_in_place(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
 def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     """`optimizer.step`; for Adam on one flat CPU parameter its fused kernel alone, without the 15 us of bookkeeping
     around it (hooks, profiler records, grouping by device), which a step of a small network would feel.
+
+    For optimizers that `make_optimizer` has made: hooks that are registered later are not called.
     """
     group = optimizer.param_groups[0]
     only = group["params"][0]
     kernel = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}.get(type(optimizer))
     single = len(optimizer.param_groups) == 1 and len(group["params"]) == 1
-    if kernel is None or not single or not group.get("fused") or only.device.type != "cpu":
+    special = group.get("amsgrad") or group.get("maximize") or optimizer._optimizer_step_pre_hooks
+    if kernel is None or not single or special or not group.get("fused") or only.device.type != "cpu":
         return optimizer.step
 
     def step() -> None:

@@ -20,6 +20,10 @@ class PrecisionSettings(Settings):
     """fp16: steps without overflow after which the scale doubles."""
 
 
+LARGEST_SCALE = torch.finfo(torch.float32).max
+"""A larger one would make an infinity of any loss."""
+
+
 class Precision:
     """Autocast and loss scaling (Micikevicius et al. 2018, section 3.2) for gradients that are summed over ranks.
 
@@ -46,7 +50,8 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.DTYPES[self.kind])
 
     def update(self, finite: bool) -> None:
-        """Halves the scale after an overflow, doubles it after `growth_interval` steps without one."""
+        """Halves the scale after an overflow, doubles it after `growth_interval` steps without one, as long as it is a
+        float32: as torch's GradScaler does."""
         if not self.scales_loss:
             return
         if not finite:
@@ -54,7 +59,7 @@ class Precision:
             return
         self.good_steps += 1
         if self.good_steps >= self.growth_interval:
-            self.scale, self.good_steps = self.scale * 2.0, 0
+            self.scale, self.good_steps = self.scale * (2.0 if self.scale * 2.0 <= LARGEST_SCALE else 1.0), 0
 
     @property
     def exhausted(self) -> bool:

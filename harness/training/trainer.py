@@ -47,7 +47,10 @@ class Step:
         """Reduces a large eager gradient while it is made; None where it is reduced at once."""
         self.lay_out()
         self.optimizer = make_optimizer(self.arena)
-        self.step_optimizer = bare_step(self.optimizer)
+        groups = self.optimizer.param_groups
+        flat = len(groups) == 1 and len(groups[0]["params"]) == 1 and groups[0]["params"][0] is self.arena.flat
+        # a user's own is asked for its `step` each time: schedulers and scripts wrap it, and hook into it
+        self.step_optimizer = bare_step(self.optimizer) if flat else lambda: self.optimizer.step()
         self.max_grad_norm = max_grad_norm
         self.gradient_steps = 0
         self.skipped_steps = 0
@@ -69,7 +72,7 @@ class Step:
         self.fill(compute, weight)
         return self.reduce()
 
-    def fill(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> None:
+    def fill(self, compute: Callable[[], LossAndStatistics] | None, weight: float, add: bool = False) -> None:
         """This rank's part of the gradient and the statistics, in the arena, to be reduced (a large one already is, in
         part).
 
@@ -77,8 +80,11 @@ class Step:
         `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
         are right. A rank without samples has weight 0 and takes part in the reduce all the same: with `compute=None`,
         or with one that is there for its own collectives alone and leaves nothing else behind.
+
+        `add`: to what lies in the arena already, which nothing may have reduced: several batches make one step.
         """
         arena, precision = self.arena, self.precision
+        before = arena.wire.clone() if add else None
         arena.wire.zero_()
         if self.tracks_use:
             arena.release_gradients()
@@ -94,6 +100,8 @@ class Step:
             arena.wire.zero_()
         elif compute is not None and arena.tail.numel():
             arena.tail.copy_(statistics).mul_(weight)
+        if before is not None:
+            arena.wire.add_(before)
 
     def reduce(self) -> torch.Tensor:
         """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
@@ -103,13 +111,15 @@ class Step:
             self.overlap.finish()
         return self.arena.tail
 
-    def apply(self) -> bool:
+    def apply(self, divisor: float = 1.0) -> bool:
         """Unscale, clip and step on the agreed gradient; False where it overflowed and all ranks skipped the step.
+
+        `divisor`: what the ranks' weights come to where that is not 1; the gradient is divided by it.
 
         Raises Diverged, on all ranks alike, where the gradient is not finite and no loss scale can be to blame.
         """
         gradients, precision = self.arena.gradients, self.precision
-        scale = precision.scale
+        scale = precision.scale * divisor
         norm = float(torch.linalg.vector_norm(gradients)) / scale  # not finite exactly where an element is not
         finite = math.isfinite(norm)
         precision.update(finite)
