@@ -14,7 +14,7 @@ from pydantic import Field
 from harness.algorithms import AlgorithmSettings, algorithm_class
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
-from harness.settings import Settings, apply_overrides, load_toml, unknown_key, validate
+from harness.settings import Settings, apply_overrides, load_toml, table_of, unknown_key, validate
 from harness.training.compiled import CompileSettings
 from harness.training.optimizers import OptimizerSettings
 from harness.training.precision import PrecisionSettings
@@ -129,7 +129,7 @@ class RunConfig(Settings):
         return self
 
     def to_table(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return table_of(self)
 
     def to_toml(self) -> str:
         """The resolved config; `harness train` on it repeats the run."""
@@ -170,10 +170,9 @@ def load_table(preset_or_path: str) -> dict[str, Any]:
 
 
 def preset_path(name: str) -> Path:
-    path = Path(str(resources.files("harness") / "presets" / f"{name}.toml"))
-    if not path.is_file():
+    if name not in preset_names():
         raise BadInput(unknown_key(name, preset_names()).replace("is no setting", "is no preset and no .toml file"))
-    return path
+    return Path(str(resources.files("harness") / "presets" / f"{name}.toml"))
 
 
 def preset_names() -> list[str]:

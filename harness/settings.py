@@ -23,6 +23,52 @@ class Settings(pydantic.BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def none_is_none(cls, table: Any) -> Any:
+        """TOML has no word for none: the text `none` is that, where a setting may be none."""
+        if not isinstance(table, Mapping) or NONE not in [value for value in table.values() if isinstance(value, str)]:
+            return table
+        may_be = {key for name, field in cls.model_fields.items() if may_be_none(field) for key in (name, field.alias)}
+        return {key: None if key in may_be and value == NONE else value for key, value in table.items()}
+
+
+NONE = "none"
+"""How a config switches off what may be none, such as `algorithm.max_grad_norm = "none"`."""
+
+
+def may_be_none(field: pydantic.fields.FieldInfo) -> bool:
+    """Whether `none` switches a setting off, rather than being one of its own words."""
+    kinds = flatten_annotation(field.annotation)
+    words = [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+    return (type(None) in kinds or None in words) and NONE not in words
+
+
+def table_of(settings: Settings) -> dict[str, Any]:
+    """All settings as TOML can hold them: what is none is left out where that is the default, else it is `none`."""
+    return written(settings, settings.model_dump(mode="json", by_alias=True))
+
+
+def written(settings: Settings, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        key, inner = field.serialization_alias or field.alias or name, getattr(settings, name)
+        value = dumped[key]
+        if isinstance(inner, Settings):
+            table[key] = written(inner, value)
+        elif value is not None:
+            table[key] = without_none(value)
+        elif field.get_default(call_default_factory=True) is not None:
+            table[key] = NONE
+    return table
+
+
+def without_none(value: Any) -> Any:
+    """A table of a user's own, without what TOML has no word for."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+
 
 S = TypeVar("S", bound=pydantic.BaseModel)
 
@@ -30,13 +76,13 @@ S = TypeVar("S", bound=pydantic.BaseModel)
 def load_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file; a missing or broken file is `BadInput`."""
     try:
-        return tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not valid TOML: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:  # no text, or a name that no file can have
+        raise BadInput(f"{path}: cannot be read: {error}") from None
 
 
 def parse_value(text: str) -> Any:

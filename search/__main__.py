@@ -1,9 +1,11 @@
-"""The command line: `python -m search run|status|best|retry|report|dashboard`."""
+"""The command line: `python -m search run|status|best|retry|stop|report|export|dashboard|list|delete`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,10 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from harness.brief import one_line
 from harness.errors import BadInput
 from harness.launching.ours import add_present_folder
-from search.display import complain
+from search.display import complain, plural, write_any_character
 
 EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
 BAD_INPUT = 2
+COMMANDS = "run|status|best|retry|stop|report|export|dashboard|list|delete"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Of the study's folder: told in a line. Trials run on, as they do without their driver."""
 RUN_AGAIN = "trials that run go on: run again to take them up"
@@ -32,7 +35,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="search", description="Studies whose every trial is a multi-rank job.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|status|best|retry|report|dashboard")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=COMMANDS)
     run = commands.add_parser("run", help="run a study; again: add trials to it")
     run.add_argument("study", metavar="PRESET|FILE.toml")
     run.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -44,17 +47,31 @@ def make_parser() -> argparse.ArgumentParser:
         "status": "a table of the trials, drawn anew on a terminal",
         "best": "the best parameters",
         "retry": "queue failed trials again, for the next run",
+        "stop": "ask the search that runs a study to stop, or to end one trial",
         "report": "one HTML file of plots, which are saved into the dashboard too",
+        "export": "the trials as CSV or JSON",
         "dashboard": "Optuna Dashboard on 127.0.0.1",
+        "list": "the studies in studies/, or in a storage",
+        "delete": "delete a study and its files",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("--study", dest="name", metavar="NAME", required=True)
+        if name != "list":
+            command.add_argument(
+                "--study", dest="name", metavar="NAME", required=True, help="its name, its file or its directory"
+            )
         command.add_argument("--storage", metavar="URL", help="where it is kept, if not in studies/NAME/")
         if name == "status":
             command.add_argument("--once", action="store_true", help="draw it once")
         if name == "best":
             command.add_argument("--toml", action="store_true", help="as a config that `harness train` takes")
+        if name == "stop":
+            command.add_argument("--trial", type=int, metavar="N", help="end this trial alone")
+        if name == "export":
+            command.add_argument("--format", choices=("csv", "json"), help="(csv, or as --output ends)")
+            command.add_argument("--output", metavar="FILE", help="instead of standard output")
+        if name == "delete":
+            command.add_argument("--yes", action="store_true", help="without it, only say what would be deleted")
         if name == "dashboard":
             command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     return parser
@@ -63,9 +80,16 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 bad input, 75 stopped on request, 1 anything else."""
     add_present_folder("search")
+    write_any_character()
     try:
         options = parse(arguments)
-        return run(options) if options.command == "run" else look(options)
+        code = run(options) if options.command == "run" else look(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        with contextlib.suppress(OSError, ValueError):  # what is still in the buffer has no reader either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except BadInput as error:
         complain(str(error))
         return BAD_INPUT
@@ -117,7 +141,16 @@ def run(options: argparse.Namespace) -> int:
 
 def look(options: argparse.Namespace) -> int:
     # each on its own: plotly and the dashboard take seconds to import
-    name, storage = options.name, options.storage
+    storage = options.storage
+    if options.command == "list":
+        from search.studies import list_studies
+
+        list_studies(storage)
+        return 0
+    from search.lookup import named
+
+    name, of_file = named(options.name)
+    storage = storage or of_file
     if options.command == "status":
         from search.status import status
 
@@ -129,7 +162,21 @@ def look(options: argparse.Namespace) -> int:
     elif options.command == "retry":
         from search.best import retry
 
-        print(f"{retry(name, storage)} failed trials are queued again; the next `search run` takes them first")
+        again = retry(name, storage)
+        are = "is" if again == 1 else "are"
+        print(f"{plural(again, 'failed trial')} {are} queued again; the next `search run` takes them first")
+    elif options.command == "stop":
+        from search.studies import stop
+
+        print(stop(name, storage, options.trial))
+    elif options.command == "export":
+        from search.export import export
+
+        print(export(name, storage, options.format, options.output), end="")
+    elif options.command == "delete":
+        from search.studies import delete
+
+        print(delete(name, storage, options.yes))
     elif options.command == "report":
         from search.report import report
 

@@ -11,7 +11,11 @@ from harness.errors import BadInput
 from search.confirm import CONFIRMATION
 from search.display import number
 from search.lookup import find
-from search.study import OUTCOME, OWNER, best_trial, enqueue_again
+from search.study import OUTCOME, best_trial, enqueue_again
+from search.study_dir import StudyDir
+
+NOT_AGAIN = ("stopped", "invalid")
+"""Outcomes of failed trials whose parameters are queued already, or can never be run."""
 
 
 def best(name: str, storage: str | None, toml: bool) -> None:
@@ -21,7 +25,7 @@ def best(name: str, storage: str | None, toml: bool) -> None:
     if trial is None:
         raise BadInput(f"study {name} has no completed trial yet")
     if toml:
-        print(best_toml(Path(trial.user_attrs[OWNER]), name), end="")
+        print(best_toml(StudyDir(name).trial(trial.number), name), end="")
         return
     print(f"trial {trial.number} with value {number(trial.value)}")
     confirmed = study.user_attrs.get(CONFIRMATION)
@@ -48,4 +52,4 @@ def retry(name: str, storage: str | None) -> int:
     """Queues each failed trial's parameters again, once; how many. The next `search run` takes them first."""
     study, _ = find(name, storage)
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return sum(enqueue_again(study, trial) for trial in failed if trial.user_attrs.get(OUTCOME) != "stopped")
+    return sum(enqueue_again(study, trial) for trial in failed if trial.user_attrs.get(OUTCOME) not in NOT_AGAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,18 +13,29 @@ import pydantic
 from pydantic import Field, SerializeAsAny
 
 from harness.errors import BadInput
-from harness.settings import Settings, apply_overrides, copy_tables, load_toml, unknown_key, validate
+from harness.settings import Settings, apply_overrides, copy_tables, load_toml, table_of, unknown_key, validate
 from search.pruners import PRUNERS, Median, PrunerSettings
 from search.samplers import SAMPLERS, SamplerSettings, Tpe
 
 
 class StudySettings(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What the study is called, in the storage and as `studies/NAME/`; without it, the name of its file."""
+    name: str
+    """What the study is called, in the storage and as `studies/NAME/`; without it, the name of its file. Any text that
+    a folder can be called by."""
     direction: Literal["maximize", "minimize"] = "maximize"
     """Whether a higher or a lower value is better."""
     trials: int = Field(20, ge=1)
-    """Trials that one `search run` adds to the study."""
+    """Trials that one `search run` adds to the study. Settings that cannot be run, or were tried before, do not count:
+    others are drawn."""
+    first: list[dict[str, Any]] = []
+    """Known settings, which are tried before anything is proposed: tables `[[study.first]]` of `"section.key" = value`
+    as a config has them. Parameters that one leaves out are drawn."""
+    constraints: list[str] = []
+    """What the settings of a trial must fulfil, such as `"env.count * algorithm.rollout_steps >= 256"`; draws that do
+    not are drawn again. A name that is no identifier stands in braces: `"{lr-min} < {lr-max}"`."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Minutes after which one `search run` stops, as on a stop request: trials that run are asked to stop and queued
+    again, and the next `search run` goes on."""
     sampler: SerializeAsAny[SamplerSettings] = Tpe(name="tpe")
     """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings."""
     pruner: SerializeAsAny[PrunerSettings] = Median(name="median")
@@ -32,6 +44,13 @@ class StudySettings(Settings):
     """A database that Optuna can open (`postgresql://…`, `sqlite:///…`, …); unset: `studies/NAME/study.db`."""
     seed: int = Field(0, ge=0)
     """The sampler's draws, the seeds of the trials and those of the confirmation follow from it."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def can_name_a_folder(cls, name: str) -> str:
+        if (why := no_folder(name)) is not None:
+            raise ValueError(f"must be a name that a folder can have: {why}")
+        return name
 
 
 class TrialSettings(Settings):
@@ -45,12 +64,18 @@ class TrialSettings(Settings):
     """Fixed settings of every trial; of a command, fixed values of its placeholders."""
     ranks: int = Field(2, ge=1)
     """Ranks of a trial: so many slots are leased to it."""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=1000)
     """Runs of a trial, one after the other on the same slots, each with another seed."""
     launcher: str | None = None
     """horovodrun, horovodrun-gloo or mpirun; unset: horovodrun, and mpirun inside a Slurm allocation."""
     max_minutes: float = Field(10.0, gt=0)
     """A trial that reports nothing for so long is ended and recorded as failed."""
+    max_total_minutes: float | None = Field(None, gt=0)
+    """Minutes that a trial may take from its start, all its seeds together; it is then told to stop, and recorded as
+    pruned at its last report."""
+    keep: Literal["everything", "checkpoints", "best", "results"] = "checkpoints"
+    """What stays of a trial that has ended: `everything`; `checkpoints`, without the replay memory that only a
+    continued run would use; `best`, the checkpoint of its best evaluation alone; or its `results` without any."""
     grace_seconds: float = Field(60.0, ge=0)
     """How long a trial that was told to stop may take before its job is ended."""
     cores: int = Field(1, ge=1)
@@ -73,7 +98,7 @@ class ObjectiveSettings(Settings):
 
 
 class ConfirmSettings(Settings):
-    seeds: int = Field(3, ge=0)
+    seeds: int = Field(3, ge=0, le=1000)
     """How often the best configuration is trained again, with seeds that the search never used; 0: not at all."""
     episodes: int = Field(100, ge=1)
     """Episodes of each evaluation at the end of those (of a preset)."""
@@ -88,7 +113,7 @@ class StudyConfig(Settings):
     confirm: ConfirmSettings = ConfirmSettings()
 
     def to_table(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_none=True)
+        return table_of(self)
 
 
 def load_study(preset_or_path: str | Path, overrides: Iterable[str] = (), study: Mapping[str, Any] = {}) -> StudyConfig:
@@ -153,7 +178,7 @@ def study_path(preset_or_path: str) -> Path:
     if preset_or_path.endswith(".toml") or "/" in preset_or_path:
         return Path(preset_or_path)
     path = presets_folder() / f"{preset_or_path}.toml"
-    if not path.is_file():
+    if preset_or_path not in study_presets():
         wrong = unknown_key(preset_or_path, study_presets())
         raise BadInput(wrong.replace("is no setting", "is no study preset and no .toml file"))
     return path
@@ -165,6 +190,22 @@ def study_presets() -> list[str]:
 
 def presets_folder() -> Path:
     return Path(str(resources.files("search") / "presets"))
+
+
+MOST_BYTES = 200  # of a folder's name: file systems take 255, and other files are named after it
+
+
+def no_folder(name: str) -> str | None:
+    """Why a study cannot be called so; None where it can."""
+    if not name or name != name.strip():
+        return "not empty, no spaces at its ends"
+    if name[0] in ".-":
+        return "not one that begins with . or -"
+    if "/" in name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "without / and control characters"
+    if name.endswith(".toml"):
+        return "not one that ends in .toml, which is how a study's file is told from its name"
+    return f"at most {MOST_BYTES} bytes" if len(name.encode()) > MOST_BYTES else None
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from harness.errors import BadInput
 from harness.files import read_json, write_json
 from search.display import Row, number
 from search.judging import End
 from search.objective import confirm_seeds
 from search.seed_run import SeedRun
 from search.slots import Lease
+from search.tidying import tidy_run
 from search.tools import Tools
 from search.trial_dir import TrialDir, open_trial_dir
 
@@ -57,7 +59,14 @@ def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
         return None
     used = {seed for trial in tools.study.get_trials(deepcopy=False) for seed in trial.user_attrs.get("seeds", [])}
     seeds = list(confirm_seeds(config.study.seed, config.confirm.seeds, used | set(tools.objective.seeds)))
-    described = tools.runner.task.describe(best.user_attrs["settings"], 0)
+    settings = best.user_attrs.get("settings") or tools.space.settings(best.params)
+    try:
+        tools.space.check_stored(best.params)
+        tools.drawer.check(settings)
+        described = tools.runner.task.describe(settings, 0)
+    except BadInput as error:  # of a trial that others have added
+        tools.display.event(f"trial {best.number}, the best, cannot be confirmed: {error}")
+        return None
     question: dict[str, Any] = {
         "trial": best.number,
         "seeds": seeds,
@@ -70,7 +79,7 @@ def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
         return Confirmation(**before)
     shown = ", ".join(map(str, seeds))
     tools.display.event(f"confirming trial {best.number} with unseen seeds: {shown}")
-    ends = SeedsAtOnce(tools, own_directory(tools, question), seeds, best.user_attrs["settings"]).run()
+    ends = SeedsAtOnce(tools, own_directory(tools, question), seeds, settings).run()
     if ends is None:
         return None
     values = [end.value for end in ends if end.status == "done" and end.value is not None]
@@ -90,9 +99,10 @@ def own_directory(tools: Tools, question: dict[str, Any]) -> TrialDir:
     """`confirm/`, gone on with where the same was being confirmed; another one in it is kept under another name."""
     path = tools.directory.confirm
     asked = read_json(path / "question.json")
-    if path.exists() and asked != question:
+    if path.exists() and (asked != question or tools.directory.copied):
         old = open_trial_dir(path, parallel=True)
-        for index in old.jobs:  # of a driver that was killed: what still runs would write into the new one
+        # Of a driver that was killed: what still runs would write into the new one. A copy's jobs are the original's.
+        for index in () if tools.directory.copied else old.jobs:
             tools.runner.find(old, index).end_now("another confirmation begins")
         kept, copy = f"confirm-of-{(asked or {}).get('trial', 'unknown')}", 1
         while path.with_name(f"{kept}-{copy}").exists():
@@ -178,6 +188,7 @@ class SeedsAtOnce:
     def finish(self, index: int, end: End) -> None:
         _, lease = self.running.pop(index)
         self.tools.slots.give_back(lease)
+        tidy_run(self.directory.seed_path(index), self.tools.config.trial.keep)
         self.ends[index] = end
         came_to = f"gave {number(end.value)}" if end.status == "done" else f"{end.status}: {end.reason}"
         self.tools.display.event(f"seed {self.seeds[index]} {came_to}")

@@ -8,6 +8,7 @@ from harness.errors import BadInput
 from search.lookup import storage_of
 from search.storage import open_storage
 from search.study import existing_study
+from search.study_dir import StudyDir
 
 HOST = "127.0.0.1"  # it has no password
 
@@ -15,7 +16,7 @@ HOST = "127.0.0.1"  # it has no password
 def dashboard(name: str, storage: str | None, port: int) -> None:
     """Serves until it is interrupted. It has the driver's long busy time-out, so that neither locks the other out."""
     opened = open_storage(storage_of(name, storage))
-    study = existing_study(name, opened)
+    study = existing_study(name if storage is not None else StudyDir(name).study, opened)
     try:
         from optuna_dashboard import run_server
     except ImportError:

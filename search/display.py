@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -44,7 +47,7 @@ class Lines:
     """One line per event."""
 
     def event(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def rows(self, rows: Sequence[Row], summary: str) -> None:
         pass
@@ -105,6 +108,51 @@ def complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")
+
+
+PLAIN = {"±": "+-", "…": "...", "–": "-", "→": "->"}
+"""What stands for a character that a terminal or a file of another encoding does not know."""
+
+
+def plain_characters(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: what cannot be written is written in ASCII, and ends nothing."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    shown = (PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in text)
+    return "".join(shown), error.end
+
+
+codecs.register_error("plain_characters", plain_characters)
+
+
+def say(text: str) -> None:
+    """One line on standard output, whatever its encoding."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError as error:
+        print(text.encode(error.encoding, "plain_characters").decode(error.encoding), flush=True)
+
+
+def write_any_character() -> None:
+    """From here on nothing that is printed ends a command because the encoding (`PYTHONIOENCODING`) is a narrow one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain_characters")
+
+
+def near(path: Path) -> str:
+    """The path from here, where it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def plural(count: int, what: str) -> str:
+    """`1 rank`, `2 ranks`."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def open_display() -> Display:

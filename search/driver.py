@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from harness.errors import BadInput
 from harness.files import write_text
-from search.display import Row, duration, number
-from search.finding import find_again
+from search.display import Row, duration, number, plural
+from search.drawing import NothingLeft
+from search.finding import find_again, owner_of
 from search.judging import End
 from search.plan import Plan
-from search.samplers import is_exhausted
-from search.study import OUTCOME, OWNER, enqueue_again, frozen_trial
+from search.slots import Lease
+from search.storage import first_line
+from search.study import OUTCOME, OWNER, enqueue_again, frozen_trial, is_deleted
 from search.telling import Faults, tell
+from search.tidying import tidy
 from search.tools import Tools
 from search.trial_dir import TrialDir
 from search.trial_run import TrialRun
 
 POLL_SECONDS = 0.1
+LONGEST_REASON = 1000  # characters: what was queued may be of any length, and some databases take 2 KB
+LOOK_SECONDS = 1.0  # between two looks at what others did: a question to the storage, files that may lie elsewhere
 
 
 class Driver:
@@ -35,27 +42,86 @@ class Driver:
         """Trials that were asked for by a driver that died before it launched them."""
         self.left = 0
         self.faults = Faults()
+        self.gone: str | None = None
+        """That the study was deleted while it ran."""
+        self.nothing_left: str | None = None
+        """Why no more trials can be drawn, where some were asked for."""
+        self._next_look = 0.0
 
     def run(self, plan: Plan) -> None:
-        self.running, self.unborn = find_again(self.tools)
-        self.left = plan.left(len(self.running) + len(self.unborn))
-        while self.running or self.wants_more():
-            self.obey()
-            self.fill_slots()
-            for run in list(self.running):
-                self.watch(run)
-            self.tools.display.rows([self.row(run) for run in self.running], f"{self.left} more trials to come")
-            time.sleep(POLL_SECONDS)
+        try:
+            self.running, self.unborn = find_again(self.tools)
+            self.left = plan.left(len(self.running) + len(self.unborn))
+            while self.running or self.wants_more():
+                self.obey()
+                self.look_outside()
+                self.fill_slots()
+                for run in list(self.running):
+                    self.watch(run)
+                to_come = f"{plural(self.left, 'more trial')} to come"
+                self.tools.display.rows([self.row(run) for run in self.running], to_come)
+                time.sleep(POLL_SECONDS)
+        except KeyError:
+            if not is_deleted(self.study):
+                raise
+            self.end_without_study()
+        if self.nothing_left is not None and not self.ending:
+            self.tools.display.event(f"no more trials: {self.nothing_left}")
 
     @property
     def ending(self) -> bool:
         """Whether nothing more is to be started."""
-        return self.tools.stop.count > 0 or self.faults.cause is not None
+        return self.tools.stop.count > 0 or self.faults.cause is not None or self.gone is not None
 
     def wants_more(self) -> bool:
         if self.ending:
             return False
-        return bool(self.unborn) or self.left > 0 and not is_exhausted(self.study)
+        if self.unborn:
+            return True
+        if self.left > 0 and self.nothing_left is None and self.tools.drawer.exhausted:
+            self.nothing_left = "every point of the space that can be run was tried"
+        return self.left > 0 and self.nothing_left is None
+
+    def look_outside(self) -> None:
+        """Ends the jobs of trials that others have told, or want ended: by Optuna's own means, or by `search stop`."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if is_deleted(self.study):
+            raise KeyError(self.study.study_name)
+        states = {trial.number: trial.state for trial in self.study.get_trials(deepcopy=False)} if self.running else {}
+        for run in list(self.running):
+            if run.number not in states:
+                raise KeyError(run.number)
+            if states[run.number] != TrialState.RUNNING:
+                self.finish_told(run)
+            elif self.tools.directory.stop_request(run.number):
+                run.prune("ended by `search stop`")
+
+    def finish_told(self, run: TrialRun) -> None:
+        """A trial that others have told: its job is ended, and what they have told stays."""
+        run.end_now()
+        self.release(run)
+        told = frozen_trial(self.study, run.number)
+        value = f" with value {number(told.value)}" if told.value is not None else ""
+        self.tools.display.event(
+            f"trial {run.number} was told from outside as {told.state.name.lower()}{value}: its job was ended"
+        )
+
+    def end_without_study(self) -> None:
+        """Somebody has deleted the study: nothing can be told any more, so nothing may run on."""
+        for run in list(self.running):
+            run.end_now()
+            self.release(run)
+        self.gone = (
+            f"study {self.tools.config.study.name} was deleted from its storage while it ran: its jobs were ended"
+        )
+
+    def release(self, run: TrialRun) -> None:
+        """Its job is over: its slots are free, and what is not to be kept of it is deleted."""
+        self.running.remove(run)
+        self.tools.slots.give_back(run.lease)
+        tidy(run.directory, self.tools.config.trial.keep)
 
     def obey(self) -> None:
         """Asks the trials to stop once there is a reason to; ends them when asked a second time."""
@@ -73,26 +139,43 @@ class Driver:
             self.left -= 1
             trial = self.study.ask()
             # Before anything else: a driver that dies from here on knows the trial for its own when it comes back.
-            trial.set_user_attr(OWNER, str(self.tools.directory.trial(trial.number)))
+            trial.set_user_attr(OWNER, owner_of(self.tools, trial.number))
             self.launch(trial)
 
     def launch(self, trial: optuna.Trial) -> None:
-        """Samples the parameters of a trial and starts its first seed on slots of its own."""
-        stored = self.tools.space.suggest(trial)
-        settings = self.tools.space.settings(stored)
-        trial.set_user_attr("settings", settings)
+        """Draws the parameters of a trial and starts its first seed on slots of its own."""
         try:
-            self.tools.runner.task.check_settings(settings, self.ranks)
+            stored = self.tools.drawer.draw(trial)
         except BadInput as error:
             self.refuse(trial, str(error))
             return
+        except NothingLeft as error:
+            self.nothing_left = str(error)
+            self.refuse(trial, self.nothing_left)
+            return
+        except (UpdateFinishedTrialError, ValueError) as error:
+            if frozen_trial(self.study, trial.number).state.is_finished():  # told before it had begun
+                self.tools.display.event(f"trial {trial.number} was told from outside before it began")
+            else:  # trials that others have added have parameters of these names that Optuna lets nothing beside
+                self.nothing_left = f"its storage takes no parameters of this space: {first_line(error)}"
+                self.refuse(trial, self.nothing_left)
+            return
         lease = self.tools.slots.lease(self.ranks)
         assert lease is not None
+        try:
+            self.start(trial, self.tools.space.settings(stored), lease)
+        except UpdateFinishedTrialError:
+            self.tools.slots.give_back(lease)
+            self.tools.display.event(f"trial {trial.number} was told from outside before it began")
+
+    def start(self, trial: optuna.Trial, settings: dict[str, Any], lease: Lease) -> None:
+        """Notes what the trial is, and starts its job; UpdateFinishedTrialError where others have told it by now."""
         directory = TrialDir(self.tools.directory.trial(trial.number))
         write_text(
             directory.path / "config.toml", self.tools.runner.task.describe(settings, self.tools.objective.seeds[0])
         )
         notes = {
+            "settings": settings,
             "ranks": self.ranks,
             "hosts": lease.host_names,
             "slots": lease.environment,
@@ -106,15 +189,28 @@ class Driver:
         self.tools.display.event(f"trial {run.number} started on {lease.environment}: {self.shown(run)}")
 
     def refuse(self, trial: optuna.Trial, why: str) -> None:
-        """Settings that do not go together are an outcome: told as pruned, so that the sampler learns to keep away."""
-        trial.set_user_attr(OUTCOME, "invalid")
-        trial.set_user_attr("reason", why)
-        self.study.tell(trial, state=TrialState.PRUNED)
+        """A trial that cannot be run, such as one that was queued with values out of range, costs none of those asked
+        for, and the sampler learns nothing from it."""
+        self.left += 1
+        why = why if len(why) <= LONGEST_REASON else why[:LONGEST_REASON] + "…"
+        try:
+            trial.set_user_attr(OUTCOME, "invalid")
+            trial.set_user_attr("reason", why)
+            self.study.tell(trial, state=TrialState.FAIL)
+        except (UpdateFinishedTrialError, ValueError):
+            pass  # others have told it already
         self.tools.display.event(f"trial {trial.number} cannot be run: {why}")
 
     def watch(self, run: TrialRun) -> None:
         reported_before = bool(run.reports)
-        end = run.poll()
+        try:
+            end = run.poll()
+        except UpdateFinishedTrialError:
+            self.finish_told(run)
+            return
+        for notice in run.notices:
+            self.tools.display.event(f"trial {run.number} {notice}")
+        run.notices.clear()
         if run.reports and not reported_before:
             self.faults.none_here()
         if end is not None:
@@ -122,9 +218,12 @@ class Driver:
 
     def finish(self, run: TrialRun, end: End) -> None:
         """The trial is over: its slots are free, the study knows how it ended."""
-        self.running.remove(run)
-        self.tools.slots.give_back(run.lease)
-        tell(self.study, run, end, self.tools.config.objective.on_divergence)
+        try:
+            tell(self.study, run, end, self.tools.config.objective.on_divergence)
+        except UpdateFinishedTrialError:
+            self.finish_told(run)
+            return
+        self.release(run)
         self.tools.display.event(describe(run, end))
         if end.lost_host is not None and self.without_host(run, end.lost_host):
             return

@@ -11,15 +11,18 @@ from pathlib import Path
 import optuna
 
 from harness.errors import BadInput
+from search.display import plural
+from search.drawing import Drawer, NothingLeft
 from search.run import Prepared
+from search.samplers import sampler_seed
 from search.space import Stored
-from search.task import JOINT_SAMPLES
+from search.storage import without_password
 
 
 def dry_run(prepared: Prepared) -> Iterator[str]:
     """The lines that describe one trial: its slots, parameters, config and command."""
     config, directory = prepared.config, prepared.directory
-    stored = runnable_sample(prepared)
+    stored = drawn(prepared, prepared.first[0] if prepared.first else None)
     settings, seed = prepared.space.settings(stored), prepared.objective.seeds[0]
     lease = prepared.slots.lease(config.trial.ranks)
     assert lease is not None
@@ -27,8 +30,9 @@ def dry_run(prepared: Prepared) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:  # a command may need a file beside its run directory
         command = prepared.task.command(settings, seed, Path(scratch) / "seed-0", None)
         words = [word.replace(str(Path(scratch) / "seed-0"), str(run)) for word in command]
-    yield f"study {config.study.name}: {config.study.trials} trials in {directory.path}, kept in {prepared.storage}"
-    yield f"launcher: {prepared.launcher.name}, {config.trial.ranks} ranks on {lease.environment}"
+    kept = without_password(prepared.storage)
+    yield f"study {config.study.name}: {plural(config.study.trials, 'trial')} in {directory.path}, kept in {kept}"
+    yield f"launcher: {prepared.launcher.name}, {plural(config.trial.ranks, 'rank')} on {lease.environment}"
     yield "parameters: " + ", ".join(f"{name} = {value}" for name, value in prepared.space.shown(stored).items())
     yield f"command of each rank: {shlex.join(words)}"
     if config.trial.command is not None:
@@ -38,14 +42,13 @@ def dry_run(prepared: Prepared) -> Iterator[str]:
     yield from ("  " + line for line in prepared.task.describe(settings, seed).splitlines())
 
 
-def runnable_sample(prepared: Prepared) -> Stored:
-    """The first draw of the study's sampler whose settings go together."""
-    study = optuna.create_study(sampler=prepared.config.study.sampler.build(prepared.space, prepared.config.study.seed))
-    while True:
-        stored = prepared.space.suggest(study.ask())
-        try:
-            prepared.task.check_settings(prepared.space.settings(stored), prepared.config.trial.ranks)
-            return stored
-        except BadInput:  # as in a study, where such a trial is told as pruned
-            if len(study.trials) == JOINT_SAMPLES:
-                raise
+def drawn(prepared: Prepared, known: Stored | None = None) -> Stored:
+    """A point as a study would draw it, beside what is known of it."""
+    seed = sampler_seed(prepared.config.study.seed, 0)
+    study = optuna.create_study(sampler=prepared.config.study.sampler.build(prepared.space, seed))
+    if known:
+        study.enqueue_trial(known)
+    try:
+        return Drawer(study, prepared.space, prepared.check).draw(study.ask())
+    except NothingLeft as error:
+        raise BadInput(str(error)) from None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 
 from harness.errors import BadInput
+from harness.settings import load_toml
+from search.config import no_folder
 from search.read_space import read_space
 from search.space import Space
 from search.storage import open_storage
@@ -14,10 +18,16 @@ from search.study_dir import STUDIES, StudyDir
 
 def find(name: str, storage: str | None) -> tuple[optuna.Study, Space]:
     """A study and its space; `BadInput` where there is none, or where `search run` did not make it."""
-    study = existing_study(name, open_storage(storage_of(name, storage)))
+    study = find_study_of(name, storage)
     if "config" not in study.user_attrs:
         raise BadInput(f"study {name} was not made by `search run`")
     return study, read_space(study.user_attrs["config"]["space"])
+
+
+def find_study_of(name: str, storage: str | None) -> optuna.Study:
+    """A study as its storage has it, whoever made it."""
+    called = name if storage is not None else StudyDir(name).study
+    return existing_study(called, open_storage(storage_of(name, storage)))
 
 
 def storage_of(name: str, storage: str | None) -> str:
@@ -30,7 +40,26 @@ def storage_of(name: str, storage: str | None) -> str:
         raise BadInput(
             f"there is no study {name!r} in {STUDIES}/ ({known}); for one that is kept elsewhere give --storage"
         )
-    noted = str(directory.noted().get("storage", directory.database))
+    if directory.has_own_database:
+        return directory.database
+    noted = str(directory.noted()["storage"])
     if ":***@" in noted:
         raise BadInput(f"study {name} is kept in {noted}: give --storage with the password")
     return noted
+
+
+def named(study: str) -> tuple[str, str | None]:
+    """The study that `--study` names, by its name, its directory or its file; and the storage that a file names."""
+    path = Path(study)
+    if study.endswith(".toml"):
+        section = load_toml(path).get("study", {})
+        name = section.get("name", path.stem) if isinstance(section, dict) else path.stem
+        storage = section.get("storage") if isinstance(section, dict) else None
+        return str(name), storage if isinstance(storage, str) else None
+    if "/" in study:
+        inside = path.absolute()
+        if inside.parent == STUDIES.absolute() and inside.is_dir():
+            return inside.name, None
+    if (why := no_folder(study)) is not None:
+        raise BadInput(f"--study must be a study's name, its file or its directory in {STUDIES}/, got {study!r}: {why}")
+    return study, None

@@ -27,13 +27,14 @@ class Objective:
         return None if self.evaluations is None else self.evaluations * len(self.seeds)
 
     def step(self, seed: int, evaluation: int) -> int | None:
-        """Optuna's step of evaluation 1 … K of the seed with this index: pruners compare a seed's with the same seed's.
+        """Optuna's step of evaluation 1 … K (or 0 … K - 1) of the seed with this index: pruners compare a seed's with
+        the same seed's.
 
         None for a report beyond K, which would count as another seed's.
         """
         if self.evaluations is None:
             return evaluation
-        return seed * self.evaluations + evaluation if evaluation <= self.evaluations else None
+        return seed * self.evaluations + evaluation if 0 <= evaluation <= self.evaluations else None
 
     def value(self, values: Sequence[float]) -> float:
         return statistics.median(values) if self.aggregate == "median" else statistics.fmean(values)

@@ -6,6 +6,7 @@ import difflib
 import json
 import warnings
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -38,6 +39,19 @@ class ParameterSettings(Settings):
     """A formula of the sampled x, such as `1 - 10**x`; the setting gets its value, the study keeps x."""
 
 
+OTHER_WORDS = {
+    "min": "the least value is called low, the greatest high",
+    "max": "the least value is called low, the greatest high",
+    "lower": "the least value is called low, the greatest high",
+    "upper": "the least value is called low, the greatest high",
+    "values": "a list of values is called choices",
+    "value": "a fixed value stands in [trial.overrides]",
+    "distribution": "low and high are a uniform distribution, with log = true a logarithmic one; choices are a list",
+    "q": "a quantum is called step",
+}
+"""How other tools call what a line of `[space]` says, and how it is called here."""
+
+
 def read_space(table: Mapping[str, Any]) -> Space:
     """`[space]` as it stands in TOML; names may be quoted (`"optimizer.lr"`) or nested (`optimizer.lr`)."""
     parameters = {name: read_parameter(name, line) for name, line in flatten(table).items()}
@@ -50,9 +64,12 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, A
     for key, value in table.items():
         name = prefix + key
         if not isinstance(value, Mapping):
-            raise BadInput(
-                f"space.{name} must be a table such as {{low = 0.1, high = 0.9}} or {{choices = [1, 2]}}, got {value!r}"
-            )
+            numbers_or_choices = "{low = 0.1, high = 0.9} or {choices = [1, 2]}"
+            such = f"{{choices = {value!r}}}" if isinstance(value, list) else numbers_or_choices
+            raise BadInput(f"space.{name} must be a table such as {such}, got {value!r}")
+        for word in value:
+            if word in OTHER_WORDS and not isinstance(value[word], Mapping):
+                raise BadInput(f"space.{name}.{word} is no setting; {OTHER_WORDS[word]}")
         if not value or set(value) & set(ParameterSettings.model_fields):
             lines.setdefault(name, {}).update(value)
         else:
@@ -90,19 +107,46 @@ def numeric_distribution(name: str, line: ParameterSettings) -> BaseDistribution
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Optuna moves a bound that the step does not reach, with a warning
         try:
+            check_numbers(name, line)
             if whole and line.type != "float":
                 step = 1 if line.step is None else int(line.step)
                 return IntDistribution(int(line.low), int(line.high), log=line.log, step=step)
             step_or_none = None if line.step is None else float(line.step)
             return FloatDistribution(float(line.low), float(line.high), log=line.log, step=step_or_none)
-        except (ValueError, UserWarning) as error:
+        except (ValueError, ArithmeticError, UserWarning) as error:
             raise BadInput(f"space.{name}: {' '.join(str(error).split())}") from None
+
+
+def check_numbers(name: str, line: ParameterSettings) -> None:
+    """`BadInput` for bounds and a step that do not go together, by their names and values."""
+    low, high, step = line.low, line.high, line.step
+    assert low is not None and high is not None
+    if low > high:
+        raise BadInput(f"space.{name}: `low <= high` must hold, got low = {low} and high = {high}")
+    if line.log and low <= 0:
+        raise BadInput(f"space.{name}.low must be > 0 with log = true, got {low}")
+    if step is None:
+        return
+    if line.log:
+        raise BadInput(f"space.{name} has log = true, so it cannot have a step; got step = {step}")
+    if step <= 0:
+        raise BadInput(f"space.{name}.step must be > 0, got {step}")
+    steps = (Decimal(str(high)) - Decimal(str(low))) / Decimal(str(step))
+    if steps != int(steps):
+        last = Decimal(str(low)) + int(steps) * Decimal(str(step))
+        raise BadInput(
+            f"space.{name}.step = {step} does not lead from low = {low} to high = {high}: set high = {last}, the last "
+            "value that it reaches, or another step"
+        )
 
 
 def name_choices(name: str, values: list[Any]) -> dict[Any, Any]:
     """Stored name -> value. Scalars stand for themselves; `[64, 64]` is stored as `64x64`, other things as JSON."""
     if not values:
         raise BadInput(f"space.{name}.choices must hold at least one value, got []")
+    for value in values:
+        if not is_plain(value):
+            raise BadInput(f"space.{name}.choices may hold numbers, texts, booleans, lists and tables, got {value}")
     readable = [readable_choice(value) for value in values]
     keys = [(type(choice), choice) for choice in readable]
     if len({str(choice) for choice in readable}) < len(values):  # such as "64x64" beside [64, 64], or 1 beside "1"
@@ -115,6 +159,13 @@ def name_choices(name: str, values: list[Any]) -> dict[Any, Any]:
 
 def is_scalar(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold it: TOML's dates and times it cannot."""
+    if isinstance(value, Mapping):
+        return all(is_plain(inner) for inner in value.values())
+    return all(map(is_plain, value)) if isinstance(value, list) else value is None or is_scalar(value)
 
 
 def readable_choice(value: Any) -> Any:
@@ -154,6 +205,8 @@ def with_stored_conditions(child: Parameter, parameters: Mapping[str, Parameter]
     for parent, (written,) in child.when.items():
         is_one_choice = written in parameters[parent].choices.values()  # a list may be a single choice itself
         accepted = written if isinstance(written, list) and not is_one_choice else [written]
+        if not accepted:
+            raise BadInput(f"space.{child.name}.when: {parent} must have a value or a list of values, got []")
         when[parent] = tuple(stored_form(child, parameters[parent], value) for value in accepted)
     return Parameter(child.name, child.distribution, child.choices, child.transform, when)
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from harness.launching.ours import python_module
 from search.confirm import Confirmation
-from search.display import number
+from search.display import near, number, plural
 from search.space import Space
 from search.storage import without_password
 from search.study import best_trial
@@ -51,7 +51,7 @@ class StudyResult:
     def lines(self) -> Iterator[str]:
         """The end of a search, for people."""
         counted = ", ".join(f"{count} {state.lower()}" for state, count in self.trials.items())
-        yield f"study {self.study}: {sum(self.trials.values())} trials ({counted})"
+        yield f"study {self.study}: {plural(sum(self.trials.values()), 'trial')} ({counted})"
         if self.best_trial is not None:
             yield f"best value: {number(self.best_value)} (trial {self.best_trial})"
             for name, value in self.best_shown.items():
@@ -94,11 +94,6 @@ def collect(
         return StudyResult(*common)
     settings, shown = space.settings(best.params), space.shown(best.params)
     return StudyResult(*common, best.number, best.value, settings, shown, confirmation)
-
-
-def near(path: Path) -> str:
-    """The path from here, where it lies below."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def python_here() -> str:

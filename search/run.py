@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler
 
 from harness.errors import BadInput
 from harness.launching import Host, Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
 from harness.settings import apply_overrides
 from search.config import StudyConfig, load_study, resolve_study
 from search.confirm import Confirmation, confirm
-from search.display import Display, open_display
+from search.constraints import Constraint, check_names, read_constraints
+from search.display import Display, one_line, open_display, plural
+from search.drawing import Drawer
 from search.driver import Driver
+from search.first import enqueue_first, read_first
 from search.objective import Objective, search_seeds
 from search.plan import Plan
 from search.read_space import read_space
@@ -21,13 +28,16 @@ from search.result import Ending, StudyResult, collect
 from search.seed_run import Runner
 from search.signals import StopRequests
 from search.slots import Slots, local_slots
-from search.space import Space
-from search.storage import open_storage, without_password
-from search.study import best_trial, changed_settings, open_study
+from search.space import Space, Stored, show
+from search.storage import check_url, open_storage, without_password
+from search.study import best_trial, changed_settings, find_study, is_deleted, open_study
 from search.study_dir import StudyDir
 from search.task import Task, make_task
 from search.telling import FAULTS_IN_A_ROW
 from search.tools import Tools
+from search.wider import taken_up
+
+CONSTRAINED_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,13 @@ class Prepared:
     slots: Slots
     launcher: Launcher
     directory: StudyDir
+    constraints: tuple[Constraint, ...] = ()
+    first: tuple[Stored, ...] = ()
+    """What is tried before the sampler proposes, as stored."""
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """`BadInput` for settings that cannot be run together."""
+        check_together(self.task, self.constraints, settings, self.config.trial.ranks)
 
     @property
     def storage(self) -> str:
@@ -103,7 +120,57 @@ def prepare(
     objective = Objective(
         search_seeds(config.study.seed, config.trial.seeds), task.evaluations, config.objective.aggregate
     )  # fmt: skip
-    return Prepared(config, space, task, objective, slots, launcher, StudyDir(config.study.name))
+    check_pruner(config, objective)
+    if config.study.storage is not None:
+        check_url(config.study.storage)
+    constraints = read_constraints(config.study.constraints)
+    check_constraints(task, constraints, space)
+    prepared = Prepared(
+        config, space, task, objective, slots, launcher, StudyDir(config.study.name), tuple(constraints)
+    )  # fmt: skip
+    return replace(prepared, first=tuple(read_first(config.study.first, space, prepared.check)))
+
+
+def check_pruner(config: StudyConfig, objective: Objective) -> None:
+    """`BadInput` for settings of a pruner that do not go together, in a line of ours."""
+    try:
+        config.study.pruner.build(objective.steps)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"study.pruner: {one_line(error)}") from None
+
+
+def check_together(
+    task: Task, constraints: Iterable[Constraint], settings: Mapping[str, Any], ranks: int
+) -> None:
+    """`BadInput` for settings that a run would not take, or that do not fulfil a constraint of the study."""
+    values = task.values(settings) if constraints else {}
+    for constraint in constraints:
+        if not constraint.holds(values):
+            had = ", ".join(f"{name} = {show(values[name])}" for name in sorted(constraint.names) if name in values)
+            raise BadInput(f"study.constraints {constraint.text!r} does not hold with {had}")
+    task.check_settings(settings, ranks)
+
+
+def check_constraints(task: Task, constraints: list[Constraint], space: Space) -> None:
+    """`BadInput` for a constraint about settings that no trial has, or for several that no draw fulfils."""
+    if not constraints:
+        return
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    last, known = "", set(space.names)
+    for _ in range(CONSTRAINED_DRAWS):
+        settings = space.settings(space.suggest(study.ask()))
+        try:
+            values = task.values(settings)
+        except BadInput:  # settings that a run would not take
+            continue
+        known |= set(values)
+        check_names(constraints, known)
+        broken = [constraint.text for constraint in constraints if not constraint.holds(values)]
+        if not broken:
+            return
+        last = broken[0]
+    if last:
+        raise BadInput(f"study.constraints: none of {CONSTRAINED_DRAWS} draws fulfils {last!r}")
 
 
 def read_config(
@@ -122,20 +189,39 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     if config.study.storage is not None:
         open_storage(config.study.storage, create=True)  # before a directory is made for a study that cannot be kept
     directory.lock()
-    study = open_study(config, prepared.space, prepared.objective, open_storage(prepared.storage, create=True))
+    directory.clear_requests()
+    stop.watch(directory.stop_request, config.study.max_minutes)
+    directory.check_storage(prepared.storage)
+    called = config.study.name if config.study.storage is not None else directory.study
+    storage = open_storage(prepared.storage, create=True)
+    space = prepared.space
+    wider: list[str] = []
+    if (known := find_study(called, storage)) is not None:
+        space, wider = taken_up(known, space, storage)
+    study = open_study(config, space, prepared.objective, storage, called)
     directory.belongs_to(study.user_attrs["id"], without_password(prepared.storage))
     runner = Runner(config.study.name, prepared.task, prepared.launcher, config.trial)
+    drawer = Drawer(study, space, prepared.check)
     tools = Tools(
-        config, study, prepared.space, prepared.objective, runner, prepared.slots, directory, display, stop
+        config, study, space, drawer, prepared.objective, runner, prepared.slots, directory, display, stop
     )  # fmt: skip
     plan = Plan(study, config.study.trials)
-    for line in first_lines(prepared, tools, plan):
+    for line in [*first_lines(prepared, tools, plan), *(f"note: {change}: taken up" for change in wider)]:
         display.event(line)
+    enqueue_first(study, prepared.first)
     study.set_user_attr("config", config.model_dump(mode="json", exclude_none=True, exclude={"study": {"storage"}}))
     driver = Driver(tools)
     driver.run(plan)
-    confirmation, ending = confirm_best(tools, driver, plan)
-    result = collect(study, prepared.space, directory, prepared.storage, confirmation, ending)
+    try:
+        confirmation, ending = confirm_best(tools, driver, plan)
+    except KeyError:
+        if not is_deleted(study):
+            raise
+        driver.end_without_study()
+        confirmation, ending = confirm_best(tools, driver, plan)
+    if driver.gone is not None:  # the study's own result is gone with it
+        return StudyResult(config.study.name, ending, directory.path, without_password(prepared.storage), {})
+    result = collect(study, space, directory, prepared.storage, confirmation, ending)
     for line in result.lines():
         display.event(line)
     return result
@@ -146,8 +232,8 @@ def first_lines(prepared: Prepared, tools: Tools, plan: Plan) -> Iterator[str]:
     hosts = ", ".join(f"{host.name}: {host.slots}" for host in slots.hosts)
     does = "goes on with an interrupted run" if plan.goes_on else "begins"
     yield (
-        f"study {config.study.name} {does}: {plan.left(0)} trials of {config.trial.ranks} ranks by "
-        f"{prepared.launcher.name} on {slots.total} slots ({hosts})"
+        f"study {config.study.name} {does}: {plural(plan.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} by "
+        f"{prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
     )
     for change in changed_settings(tools.study, config):
         yield f"note: {change}; values of earlier trials may not compare"
@@ -159,15 +245,17 @@ def confirm_best(tools: Tools, driver: Driver, plan: Plan) -> tuple[Confirmation
         return None, Ending(
             "failed", f"{FAULTS_IN_A_ROW} trials in a row failed before a report: {driver.faults.cause}"
         )
+    if driver.gone is not None:
+        return None, Ending("failed", driver.gone)
     if tools.stop.count:
-        return None, Ending("stopped", "stopped on request; run it again to go on")
+        return None, Ending("stopped", f"{tools.stop.why}; run it again to go on")
     best = best_trial(tools.study)
     if best is None:
         plan.done()
         return None, Ending("failed", "no trial was completed")
     confirmation = confirm(tools, best)
     if tools.stop.count and confirmation is None:
-        return None, Ending("stopped", "stopped on request; run it again to confirm the best trial")
+        return None, Ending("stopped", f"{tools.stop.why}; run it again to confirm the best trial")
     plan.done()
     if confirmation is not None and confirmation.failures:
         return confirmation, Ending("failed", f"the confirmation is not complete: {confirmation.failures[0]}")

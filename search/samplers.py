@@ -70,25 +70,17 @@ class Grid(SamplerSettings):
     """Every point of a finite space once, in random order; the study is done when all are."""
 
     def build(self, space: Space, seed: int) -> BaseSampler:
-        return ExhaustiveSampler(len(space.grid()), seed)
+        space.grid()  # refuses what is not finite, or too much to list
+        return ExhaustiveSampler(seed=seed)
 
 
 class ExhaustiveSampler(BruteForceSampler):
     """Optuna's exhaustive sampler (it knows conditional parameters, its `GridSampler` does not), for ask and tell."""
 
-    def __init__(self, points: int, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.points = points
-
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Optuna stops the study here, which raises outside `study.optimize`; the driver asks `exhausted` instead."""
-
-    def exhausted(self, study: optuna.Study) -> bool:
-        trials = study.get_trials(deepcopy=False)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        return not waiting and len({tuple(sorted(trial.params.items())) for trial in trials}) >= self.points
+        """Optuna stops the study here, which raises outside `study.optimize`; the driver asks its drawer instead."""
 
 
 SAMPLERS: dict[str, type[SamplerSettings]] = {"tpe": Tpe, "gp": Gp, "cmaes": CmaEs, "random": Random, "grid": Grid}
@@ -97,8 +89,3 @@ SAMPLERS: dict[str, type[SamplerSettings]] = {"tpe": Tpe, "gp": Gp, "cmaes": Cma
 def sampler_seed(seed: int, trials: int) -> int:
     """Depends on how many trials there are: a second run of a study must not repeat the draws of the first."""
     return int(np.random.SeedSequence([seed, trials]).generate_state(1)[0])
-
-
-def is_exhausted(study: optuna.Study) -> bool:
-    """Whether the study's sampler has nothing left to propose."""
-    return isinstance(study.sampler, ExhaustiveSampler) and study.sampler.exhausted(study)

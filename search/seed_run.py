@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 import uuid
@@ -18,6 +19,7 @@ from search.task import Task
 from search.trial_dir import TrialDir
 
 STOP_AGAIN_SECONDS = 1.0
+ID_SAFE = re.compile(r"[^A-Za-z0-9._-]+")  # a run id goes through shells and other hosts
 KILL_GRACE_SECONDS = 1.0  # of a job that has had its grace already
 
 
@@ -94,7 +96,7 @@ class Runner:
     """Starts runs as jobs, and finds again those that another driver started."""
 
     def __init__(self, name: str, task: Task, launcher: Launcher, limits: TrialSettings) -> None:
-        self.name = name
+        self.name = ID_SAFE.sub("-", name)
         self.task = task
         self.launcher = launcher
         self.limits = limits
@@ -134,7 +136,8 @@ class Runner:
 
     def find(self, directory: TrialDir, index: int) -> SeedRun:
         """The run of the seed with this index, running or over; `BadInput` where its job belongs to another host."""
-        job = RunningJob.find(directory.jobs[index]["job"])
+        noted = {**directory.jobs[index]["job"], "output": str(directory.output(index))}  # the directory may have moved
+        job = RunningJob.find(noted)
         return SeedRun(directory, index, job, self.limits, self.task.speaks_for_all)
 
 

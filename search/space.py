@@ -6,9 +6,11 @@ name of a choice such as `64x64`) and the *setting* that a run gets (a list, or 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from harness.errors import BadInput
 from search.transform import Transform
 
 Stored = dict[str, Any]
+Point = tuple[tuple[str, Any], ...]
 MOST_GRID_POINTS = 100_000
 
 
@@ -47,7 +50,7 @@ class Parameter:
     def setting(self, stored: Any) -> Any:
         """The setting's value for what the study stores."""
         if self.choices:
-            return self.choices[stored]
+            return self.choices.get(stored, stored)  # of a trial that others have added, it may be none of them
         return self.transform(stored) if self.transform else stored
 
     def exists_under(self, stored: Mapping[str, Any]) -> bool:
@@ -60,16 +63,63 @@ class Parameter:
         assert isinstance(self.distribution, (IntDistribution, FloatDistribution))
         return [self.distribution.low, self.distribution.high]
 
-    def points(self) -> list[Any]:
-        """All stored values of a parameter that has finitely many; `BadInput` for others."""
+    @property
+    def count(self) -> int | None:
+        """How many values it has; None where they are not finitely many."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return len(choices)
+            case IntDistribution() as d:
+                return (d.high - d.low) // d.step + 1
+            case FloatDistribution(step=float() as step) as d:
+                return round((d.high - d.low) / step) + 1
+        return None
+
+    def points(self) -> Sequence[Any]:
+        """All stored values of a parameter that has finitely many, none of them made before it is asked for;
+        `BadInput` for others."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)
             case IntDistribution() as d:
-                return list(range(d.low, d.high + 1, d.step))
-            case FloatDistribution(step=float() as step) as d:
-                return [d.low + at * step for at in range(round((d.high - d.low) / step) + 1)]
+                return range(d.low, d.high + 1, d.step)
+            case FloatDistribution(step=float()) as d:
+                return Stepped(d.low, d.step or 0.0, self.count or 0)
         raise BadInput(f"space.{self.name} has no finite grid: the grid sampler needs choices, whole numbers or a step")
+
+    def refuses(self, stored: Any) -> str | None:
+        """Why `stored` is no value that the study can keep for it: what was got, and what it may be."""
+        if contains(self.distribution, stored):
+            return None
+        may_be = f"one of {', '.join(map(show, self.choices))}" if self.choices else self.bounds()
+        return f"{self.name} = {show(stored)}: it may be {may_be}"
+
+    def bounds(self) -> str:
+        """The values of a number, for people."""
+        d = self.distribution
+        assert isinstance(d, (IntDistribution, FloatDistribution))
+        kind = "a whole number" if isinstance(d, IntDistribution) else "a number"
+        stepped = f", by steps of {show(d.step)}" if d.step not in (None, 1) else ""
+        return f"{kind} from {show(d.low)} to {show(d.high)}{stepped}" + (" (its x)" if self.transform else "")
+
+    def stored_form(self, value: Any) -> Any:
+        """What the study stores for a setting as users write it; `BadInput` where it is never so."""
+        for stored, choice in self.choices.items():
+            if same_value(choice, value) or same_value(stored, value):
+                return stored
+        if self.transform is not None:
+            assert isinstance(self.distribution, (IntDistribution, FloatDistribution))
+            x = self.transform.inverse(value, self.distribution) if is_number(value) else None
+            if x is not None:
+                return x
+            low, high = (show(self.transform(at)) for at in self.extremes())
+            raise BadInput(f"{self.name} = {show(value)}: no x gives that; its bounds give {low} and {high}")
+        if self.choices:
+            may_be = ", ".join(map(show, self.choices.values()))
+            raise BadInput(f"{self.name} = {show(value)}: it may be one of {may_be}")
+        if (refusal := self.refuses(value)) is not None:
+            raise BadInput(refusal)
+        return float(value) if isinstance(self.distribution, FloatDistribution) else int(value)
 
     def describe(self) -> dict[str, Any]:
         """Everything that makes two parameters the same, as JSON can hold it."""
@@ -99,10 +149,14 @@ class Space:
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Stored:
         """Asks the trial for each parameter that exists; the stored values."""
+        return self.draw(lambda parameter: parameter.suggest(trial))
+
+    def draw(self, value_of: Callable[[Parameter], Any]) -> Stored:
+        """The stored values of all parameters that exist, each as `value_of` gives it."""
         stored: Stored = {}
         for parameter in self.parameters:
             if parameter.exists_under(stored):
-                stored[parameter.name] = parameter.suggest(trial)
+                stored[parameter.name] = value_of(parameter)
         return stored
 
     def settings(self, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,22 +185,135 @@ class Space:
             for extreme in parameter.extremes():
                 yield parameter, parents(parameter) | {parameter.name: extreme}
 
+    @property
+    def size(self) -> int | None:
+        """How many points it has; None where they are not finitely many, or too many to list."""
+        counts = [parameter.count for parameter in self.parameters]
+        if any(count is None or count > MOST_GRID_POINTS for count in counts):
+            return None
+        try:
+            return len(self.grid()) if self.conditional else listed(math.prod(count or 0 for count in counts))
+        except BadInput:
+            return None
+
     def grid(self) -> list[Stored]:
-        """Every point of a finite space, without the parameters that do not exist there."""
+        """Every point of a finite space, without the parameters that do not exist there; `BadInput` for too many."""
         points: list[Stored] = [{}]
         for parameter in self.parameters:
             values = parameter.points()
-            points = [
+            if len(values) > MOST_GRID_POINTS:
+                raise too_many(f"space.{parameter.name} alone has {len(values)}")
+            pairs = (
                 {**point, **chosen}
                 for point in points
                 for chosen in ([{parameter.name: value} for value in values] if parameter.exists_under(point) else [{}])
-            ]
-            if len(points) > MOST_GRID_POINTS:
-                raise BadInput(f"the grid of this space has more than {MOST_GRID_POINTS} points; use another sampler")
+            )
+            points = list(itertools.islice(pairs, MOST_GRID_POINTS + 1))
+            listed(len(points))
         return points
+
+    def from_settings(self, settings: Mapping[str, Any]) -> Stored:
+        """The stored values of settings as users write them (some or all of the space's); `BadInput` names one that is
+        not in the space, has not that value, or does not exist beside the others."""
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        for name in settings:
+            if name not in by_name:
+                near = difflib.get_close_matches(name, by_name, n=1)
+                may_be = f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(by_name)}"
+                raise BadInput(f"{name} is no parameter of the space; {may_be}")
+        stored = {name: by_name[name].stored_form(settings[name]) for name in by_name if name in settings}
+        self.check_conditions(stored)
+        return stored
+
+    def check_stored(self, stored: Mapping[str, Any]) -> None:
+        """`BadInput` where something queued these values that the study cannot take as they are."""
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        for name, value in stored.items():
+            if name not in by_name:
+                near = difflib.get_close_matches(name, by_name, n=1)
+                may_be = f"did you mean {near[0]}?" if near else f"it may be one of {', '.join(by_name)}"
+                raise BadInput(f"{name} is no parameter of the space; {may_be}")
+            if (refusal := by_name[name].refuses(value)) is not None:
+                raise BadInput(refusal)
+        self.check_conditions(stored)
+
+    def check_conditions(self, stored: Mapping[str, Any]) -> None:
+        """`BadInput` for a parameter that does not exist under the others that are given."""
+        for parameter in self.parameters:
+            for parent, accepted in parameter.when.items() if parameter.name in stored else ():
+                if parent in stored and stored[parent] not in accepted:
+                    only = " or ".join(map(show, accepted))
+                    raise BadInput(f"{parameter.name} exists only where {parent} is {only}, not {show(stored[parent])}")
 
     def describe(self) -> dict[str, Any]:
         return {parameter.name: parameter.describe() for parameter in self.parameters}
+
+
+@dataclass(frozen=True)
+class Stepped(Sequence):
+    """low, low + step, …: so many numbers, none of them made before it is asked for."""
+
+    low: float
+    step: float
+    points: int
+
+    def __len__(self) -> int:
+        return self.points
+
+    def __getitem__(self, at: Any) -> Any:
+        if not 0 <= at < self.points:
+            raise IndexError(at)
+        return self.low + at * self.step
+
+
+def point_of(stored: Mapping[str, Any]) -> Point:
+    """What makes two points the same; floats that differ in their last digits are the same number."""
+    return tuple(
+        sorted((name, float(f"{value:.12g}") if type(value) is float else value) for name, value in stored.items())
+    )
+
+
+def contains(distribution: BaseDistribution, stored: Any) -> bool:
+    """Whether a study can keep this value of the parameter; any value may be asked about."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(same_value(choice, stored) for choice in distribution.choices)
+    if not is_number(stored) or isinstance(distribution, IntDistribution) and stored != int(stored):
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(stored)))
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(float_of(value))
+
+
+def float_of(value: int | float) -> float:
+    """Infinite for a whole number that no float can hold."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """1 is 1.0, but neither is true; a list is a tuple."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, tuple):
+        one = list(one)
+    return bool(one == (list(other) if isinstance(other, tuple) else other))
+
+
+def too_many(why: str) -> BadInput:
+    return BadInput(
+        f"the grid of this space has more than {MOST_GRID_POINTS} points ({why}): use another sampler, or a step"
+    )
+
+
+def listed(points: int) -> int:
+    """`points` where so many can be listed, else `BadInput`."""
+    if points > MOST_GRID_POINTS:
+        raise too_many("all parameters together")
+    return points
 
 
 def show(value: Any) -> str:

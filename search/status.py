@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from datetime import datetime
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -13,11 +14,13 @@ from rich.live import Live
 from rich.text import Text
 
 from search.confirm import CONFIRMATION
-from search.display import Row, number, trial_table
+from search.display import Row, near, number, plural, trial_table
 from search.lookup import find
 from search.plan import PLAN
 from search.space import Space
 from search.study import OUTCOME, best_trial
+from search.study_dir import StudyDir
+from search.tidying import shown_size, size_of
 
 REFRESH_SECONDS = 2.0
 NARROWEST = 160  # columns of a table that goes to a file or a pipe
@@ -26,29 +29,32 @@ NARROWEST = 160  # columns of a table that goes to a file or a pipe
 def status(name: str, storage: str | None, once: bool) -> None:
     """Prints the table; on a terminal and without `once` it stays until the study's run is over."""
     study, space = find(name, storage)
+    directory = StudyDir(name).path
     console = Console()
     if not console.is_terminal:
-        Console(width=NARROWEST).print(overview(study, space))
+        Console(width=NARROWEST).print(overview(study, space, directory))
     elif once:
-        console.print(overview(study, space))
+        console.print(overview(study, space, directory))
     else:
         with (
             contextlib.suppress(KeyboardInterrupt),
-            Live(overview(study, space), console=console, auto_refresh=False) as live,
+            Live(overview(study, space, directory), console=console, auto_refresh=False) as live,
         ):
             while not study.user_attrs.get(PLAN, {"done": True})["done"]:
                 time.sleep(REFRESH_SECONDS)
-                live.update(overview(study, space), refresh=True)
+                live.update(overview(study, space, directory), refresh=True)
 
 
-def overview(study: optuna.Study, space: Space) -> Group:
+def overview(study: optuna.Study, space: Space, directory: Path) -> Group:
     trials = study.get_trials(deepcopy=False)
-    lines = [f"study {study.study_name}: {len(trials)} trials, {study.direction.name.lower()}"]
+    lines = [f"study {study.study_name}: {plural(len(trials), 'trial')}, {study.direction.name.lower()}"]
     best, confirmed = best_trial(study), study.user_attrs.get(CONFIRMATION)
     if best is not None:
         lines.append(f"best value: {number(best.value)} (trial {best.number})")
     if confirmed and confirmed["mean"] is not None:
         lines.append(f"confirmed: trial {confirmed['trial']} with {confirmed['mean']:.6g} ± {confirmed['std']:.3g}")
+    if directory.is_dir():
+        lines.append(f"files: {shown_size(size_of(directory))} in {near(directory)}")
     return Group(trial_table([row(trial, space) for trial in trials]), Text("\n".join(lines)))
 
 

@@ -20,18 +20,24 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 OWNER = "directory"
-"""User attribute: the trial's directory, by which a driver knows its own trials."""
+"""User attribute: the trial's directory in the study's; before it, where several directories share a storage, which."""
 AGAIN = "again"
 """User attribute of a trial that repeats another one's parameters: that one's number."""
 OUTCOME = "outcome"
 """User attribute: done, pruned, diverged, stopped, failed or invalid; more than Optuna's states can say."""
 
 
-def open_study(config: StudyConfig, space: Space, objective: Objective, storage: BaseStorage) -> optuna.Study:
-    """The study of this config, made where there is none; `BadInput` for one with another space or direction."""
-    study = find_study(config.study.name, storage)
+def open_study(
+    config: StudyConfig, space: Space, objective: Objective, storage: BaseStorage, called: str | None = None
+) -> optuna.Study:
+    """The study of this config, made where there is none; `BadInput` for one with another space or direction.
+
+    `called`: its name in the storage, where its directory has another now.
+    """
+    name = called or config.study.name
+    study = find_study(name, storage)
     if study is None:
-        study = optuna.create_study(storage=storage, study_name=config.study.name, direction=config.study.direction)
+        study = optuna.create_study(storage=storage, study_name=name, direction=config.study.direction)
     else:
         refuse_another(study, config, space)
     for key, value in (("id", uuid.uuid4().hex), ("space", space.describe())):
@@ -48,6 +54,14 @@ def find_study(name: str, storage: BaseStorage) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+
+
+def is_deleted(study: optuna.Study) -> bool:
+    """Whether somebody has deleted it, as Optuna Dashboard's button does."""
+    try:
+        return study._storage.get_study_id_from_name(study.study_name) != study._study_id
+    except KeyError:
+        return True
 
 
 def existing_study(name: str, storage: BaseStorage) -> optuna.Study:
@@ -98,8 +112,9 @@ def changed_settings(study: optuna.Study, config: StudyConfig) -> list[str]:
 
 
 def is_finished(trial: FrozenTrial) -> bool:
-    """Whether it counts as one of the trials asked for: a stopped one does not, its parameters wait in another."""
-    return trial.state.is_finished() and trial.user_attrs.get(OUTCOME) != "stopped"
+    """Whether it counts as one of the trials asked for: a stopped one does not, its parameters wait in another, nor
+    does one that could not be run."""
+    return trial.state.is_finished() and trial.user_attrs.get(OUTCOME) not in ("stopped", "invalid")
 
 
 def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -15,19 +13,19 @@ import optuna
 import tomli_w
 from optuna.samplers import PartialFixedSampler, RandomSampler
 
-from harness.config import RunConfig, load_table, resolve
+from harness.config import EvaluationSettings, RunConfig, load_table, resolve
 from harness.envs import share_of
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching.ours import python_module
 from harness.mpi_settings import ALLOWED_EXIT
 from harness.run import check
-from harness.settings import copy_tables, set_dotted
+from harness.settings import copy_tables, set_dotted, validate
 from search.config import StudyConfig, dotted
 from search.space import Space, Stored, show
+from search.words import check_places, filled, places_in, stands_for_all
 
 JOINT_SAMPLES = 20
-PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][\w.-]*)\}")
 
 
 class Task(ABC):
@@ -45,6 +43,10 @@ class Task(ABC):
     @abstractmethod
     def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
         """Refuses (`BadInput`) sampled settings that do not go together."""
+
+    @abstractmethod
+    def values(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All settings of a run by their dotted names, for constraints; `BadInput` where there can be no such run."""
 
     @abstractmethod
     def describe(self, settings: Mapping[str, Any], seed: int) -> str:
@@ -67,7 +69,7 @@ class PresetTask(Task):
         self.preset = preset
         self.fixed = fixed
         self.table = load_table(preset)
-        self.evaluations = self.resolve({}, 0).evaluation.count
+        self.evaluations = self.evaluation_count()
         self._checked: list[Any] = []
 
     def resolve(self, settings: Mapping[str, Any], seed: int, episodes: int | None = None) -> RunConfig:
@@ -77,6 +79,16 @@ class PresetTask(Task):
         if episodes is not None:
             set_dotted(table, "evaluation.final_episodes", episodes)
         return resolve(table, self.preset)
+
+    def evaluation_count(self) -> int:
+        """Of every trial, since it cannot be searched; whatever else the preset lacks without the space's values."""
+        table = copy_tables(self.table)
+        for name, value in self.fixed.items():
+            set_dotted(table, name, value)
+        return validate(EvaluationSettings, table.get("evaluation", {}), self.preset, "evaluation").count
+
+    def values(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**dotted(self.resolve(settings, 0).to_table()), **self.fixed, **settings}
 
     def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
         config = self.resolve(settings, 0)
@@ -92,7 +104,11 @@ class PresetTask(Task):
         for name in ("seed", "evaluation.count"):
             if name in space.names or name == "seed" and name in self.fixed:
                 raise BadInput(f"{name} cannot be searched or fixed here: the trials of a study share it (study.seed)")
-        self.check_settings({}, ranks)
+        try:
+            self.check_settings({}, ranks)
+        except BadInput:  # no trial runs the preset as it is: the space sets what does not fit
+            if not self.runs_with_some(space, {}, ranks):
+                raise
         for parameter, stored in space.probes():
             try:
                 self.check_settings(space.settings(stored), ranks)
@@ -142,42 +158,52 @@ class CommandTask(Task):
 
     @property
     def placeholders(self) -> list[str]:
-        return [name for word in self.words for name in PLACEHOLDER.findall(word)]
+        return [place.name for place in places_in(self.words)]
 
     def check(self, space: Space, ranks: int) -> None:
-        known = [*space.names, *self.fixed, *self.GIVEN]
-        for name in self.placeholders:
-            if name not in known:
+        named, searched = self.placeholders, [*space.names, *self.fixed]
+        known = [*searched, *self.GIVEN]
+        takes_all = any(stands_for_all(name, known) for name in named)
+        for name in named:
+            if name not in known and not stands_for_all(name, known):
                 raise BadInput(f"trial.command has {{{name}}}, which is no parameter of the space; it may be {known}")
-        for name in (*space.names, *self.fixed):
+        for name in searched:
             if name in self.GIVEN:
                 raise BadInput(f"{name} cannot be searched or fixed: each run of a trial is given its own {{{name}}}")
-            if name not in self.placeholders:
-                raise BadInput(f"space.{name} is not used: trial.command has no {{{name}}}")
+            if name not in named and not takes_all:
+                where = "space" if name in space.names else "trial.overrides"
+                raise BadInput(f"{where}.{name} is not used: trial.command has no {{{name}}}")
+        values = {name: [value] for name, value in self.fixed.items()}
+        values |= {each.name: [each.setting(at) for at in each.extremes()] for each in space.parameters}
+        check_places(self.words, known, lambda name: values.get(name, [""]))
         if shutil.which(self.words[0]) is None:
             raise BadInput(f"trial.command: {self.words[0]!r} is no program on the PATH")
+
+    def check_seeds(self, seeds: int, confirmed: int) -> None:
+        """`BadInput` where several runs are asked for that would all be the same one."""
+        if "seed" in self.placeholders:
+            return
+        asked = [("trial.seeds", seeds)] * (seeds > 1) + [("confirm.seeds", confirmed)] * (confirmed > 0)
+        if asked:
+            wants = " and ".join(f"{name} = {count}" for name, count in asked)
+            raise BadInput(
+                f"trial.command has no {{seed}}, so that {wants} would repeat one run and confirm nothing: give the "
+                "command its {seed}, or set trial.seeds = 1 and confirm.seeds = 0"
+            )
+
+    def values(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**self.fixed, **settings}
 
     def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
         """What goes together only the command knows."""
 
     def describe(self, settings: Mapping[str, Any], seed: int) -> str:
-        return tomli_w.dumps({"command": self.words, "seed": seed, "settings": {**self.fixed, **settings}})
+        values = {name: "none" if value is None else value for name, value in {**self.fixed, **settings}.items()}
+        return tomli_w.dumps({"command": self.words, "seed": seed, "settings": values})
 
     def command(self, settings: Mapping[str, Any], seed: int, output: Path, episodes: int | None) -> tuple[str, ...]:
         values = {**self.fixed, **settings, "seed": seed, "output": str(output)}
-        filled: list[str] = []
-        for word in self.words:
-            names = PLACEHOLDER.findall(word)
-            if all(name in values for name in names):
-                filled.append(PLACEHOLDER.sub(lambda found: as_argument(values[found[1]]), word))
-            elif PLACEHOLDER.fullmatch(word) and filled[-1].startswith("-"):
-                filled.pop()  # `--momentum {momentum}` of a parameter that does not exist here goes as a whole
-        return (*confined(), *filled)
-
-
-def as_argument(value: Any) -> str:
-    """Texts as they are, all else as JSON: 0.001, true, [64, 64]."""
-    return value if isinstance(value, str) else json.dumps(value)
+        return (*confined(), *filled(self.words, values, self.GIVEN))
 
 
 def make_task(config: StudyConfig) -> Task:
@@ -187,7 +213,9 @@ def make_task(config: StudyConfig) -> Task:
             raise BadInput(
                 "objective.evaluations is missing: for a command with trial.seeds > 1, the most reports of one seed"
             )
-        return CommandTask(trial.command, fixed, config.objective.evaluations)
+        command = CommandTask(trial.command, fixed, config.objective.evaluations)
+        command.check_seeds(trial.seeds, config.confirm.seeds)
+        return command
     assert trial.preset is not None
     if config.objective.evaluations is not None:
         raise BadInput("objective.evaluations is for commands; a preset's is trial.overrides.evaluation.count")

@@ -6,6 +6,7 @@ import re
 import time
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from search.judging import End
@@ -28,7 +29,12 @@ def tell(study: optuna.Study, run: TrialRun, end: End, on_divergence: str) -> No
         if value not in ("", []):
             run.trial.set_user_attr(key, value)
     value, state = value_and_state(study, end, on_divergence)
-    study.tell(run.trial, value, state)
+    try:
+        study.tell(run.trial, value, state)
+    except ValueError:  # how `tell` refuses a trial that others have told
+        if not frozen_trial(study, run.number).state.is_finished():
+            raise
+        raise UpdateFinishedTrialError(f"trial {run.number} was told by others") from None
     if end.status == "stopped":
         enqueue_again(study, frozen_trial(study, run.number))
 

@@ -8,6 +8,7 @@ import optuna
 
 from search.config import StudyConfig
 from search.display import Display
+from search.drawing import Drawer
 from search.objective import Objective
 from search.seed_run import Runner
 from search.signals import StopRequests
@@ -21,6 +22,7 @@ class Tools:
     config: StudyConfig
     study: optuna.Study
     space: Space
+    drawer: Drawer
     objective: Objective
     runner: Runner
     slots: Slots

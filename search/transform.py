@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.distributions import FloatDistribution, IntDistribution
+
 from harness.errors import BadInput
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -34,6 +36,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
 }
+HALVINGS = 200  # of an interval of floats: after that it is two neighbours
 LARGEST_BITS = 4096  # of a whole number: 9**9**9 would keep the driver busy for ever
 
 
@@ -61,10 +64,31 @@ class Transform:
             raise BadInput(f"transform {self.text!r} has no finite value at x = {x!r}: {value}")
         return value
 
+    def inverse(self, value: int | float, within: IntDistribution | FloatDistribution) -> int | float | None:
+        """An x of `within` that gives `value`, of a formula that only rises or only falls there; None where there is
+        none. Found by halving."""
+        low, high = within.low, within.high
+        whole = isinstance(within, IntDistribution)
+        rising = self(low) <= self(high)
+        for _ in range(HALVINGS):
+            middle = (low + high) // 2 if whole else (low + high) / 2
+            if (self(middle) < value) == rising:
+                low = middle
+            else:
+                high = middle
+        if within.step is not None:  # only these exist
+            at = round((low - within.low) / within.step)
+            near = [within.low + step * within.step for step in (at - 1, at, at + 1)]
+            candidates = [x for x in near if within.low <= x <= within.high]
+        else:
+            candidates = [low, high]
+        best = min(candidates, key=lambda x: abs(self(x) - value))
+        return best if math.isclose(self(best), value, rel_tol=1e-9, abs_tol=1e-12) else None
+
     def _tree(self) -> ast.expr:
         try:
             return ast.parse(self.text.strip().replace("^", "**"), mode="eval").body
-        except SyntaxError:
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise self._wrong("is no formula") from None
 
     def _check(self, node: ast.AST) -> None:

@@ -18,7 +18,7 @@ class Report:
     seed: int
     """Index of the seed, 0 … seeds - 1."""
     step: int
-    """Number of the evaluation, 1 … K."""
+    """Number of the evaluation, 1 … K, or 0 … K - 1 of a script that counts so."""
     value: float | None
     """None where it was not finite."""
 
@@ -111,7 +111,7 @@ class TrialDir:
             return None
         step: Any = line.get("step")
         seed: Any = line.get("seed", 0)
-        if not (is_whole(step) and is_whole(seed)) or step < 1 or seed < 0:
+        if not (is_whole(step) and is_whole(seed)) or seed < 0:
             return None
         return Report(seed, step, finite(line.get("value")))
 
@@ -148,9 +148,13 @@ def is_whole(value: Any) -> bool:
 
 
 def finite(value: Any) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def trial_path(study_dir: Path, number: int) -> Path:

@@ -15,6 +15,8 @@ from search.seed_run import Runner, SeedRun
 from search.slots import Lease
 from search.trial_dir import Report, TrialDir
 
+LARGEST_STEP = 2**31 - 1  # what every database has for a step
+
 
 class TrialRun:
     """`start` or `attach` it, then `poll` until it gives an end."""
@@ -36,14 +38,20 @@ class TrialRun:
         self.runner = runner
         self.values: list[float] = []
         """Of the seeds that are done."""
-        self.began = time.time()
         self.diverged: str | None = None
+        self.pruned_because: str | None = None
+        """Why this driver ends it as pruned, where no pruner does."""
+        self._noticed = False
+        self.notices: list[str] = []
+        """What the user is to hear of it: each begins where `trial 3` ends."""
         self.stopping = False
         self.params = trial.params
         """As the study stores them."""
         frozen = trial.storage.get_trial(trial._trial_id)
         self.reports: dict[int, float] = dict(frozen.intermediate_values)
         """Optuna's step -> value."""
+        self.began = frozen.datetime_start.timestamp() if frozen.datetime_start else time.time()
+        """Also of a trial that a driver before this one started."""
         self._run: SeedRun | None = None
 
     @property
@@ -77,6 +85,12 @@ class TrialRun:
         if self._run is not None:
             self._run.ask_to_stop("stopped")
 
+    def prune(self, why: str) -> None:
+        """Tells it to stop, and it is pruned at its last report."""
+        if self.pruned_because is None and self._run is not None:
+            self.pruned_because = why
+            self._run.ask_to_stop("pruned")
+
     def end_now(self) -> End:
         """Ends its job at once, because the driver must."""
         if self._run is not None:
@@ -88,7 +102,13 @@ class TrialRun:
         assert self._run is not None
         end = self._run.poll(self._read_reports)
         if end is None:
+            minutes = self.runner.limits.max_total_minutes
+            if minutes is not None and time.time() - self.began > 60 * minutes:
+                self.prune(f"took more than {minutes:g} minutes (trial.max_total_minutes)")
             return None
+        if end.status == "pruned" and self.pruned_because is not None and self.diverged is None:
+            because = self.pruned_because + (f"; {end.reason}" if end.reason else "")
+            return End("pruned", reason=because, last_lines=end.last_lines)
         if self.diverged is not None and end.status != "stopped":
             return End("diverged", reason=self.diverged, last_lines=end.last_lines)
         if end.status != "done" or end.value is None:
@@ -97,7 +117,7 @@ class TrialRun:
         if len(self.values) >= len(self.objective.seeds):  # more where the study had more seeds when it began
             return End("done", self.objective.value(self.values))
         if self._run.asked == "pruned":  # too late for this seed, but not for the next
-            return End("pruned")
+            return End("pruned", reason=self.pruned_because or "")
         if self.stopping:
             return End("stopped", reason="stopped on request")
         self.start()
@@ -112,11 +132,23 @@ class TrialRun:
         assert self._run is not None
         self._run.heard()
         step = self.objective.step(report.seed, report.step)
+        if step is None or not 0 <= step <= LARGEST_STEP:
+            most = self.objective.evaluations if step is None else LARGEST_STEP
+            self._notice(f"reported evaluation {report.step}, and the study keeps 0 to {most}: it is left out")
+            if report.value is not None:
+                return
         if report.value is None:
             self.diverged = f"evaluation {report.step} gave a value that is not finite"
             self._run.ask_to_stop("pruned")
-        elif step is not None and step not in self.reports:
+        elif step not in self.reports:
+            assert step is not None
             self.reports[step] = report.value
             self.trial.report(report.value, step)
             if step != self.objective.steps and self._run.asked is None and self.trial.should_prune():
                 self._run.ask_to_stop("pruned")
+
+    def _notice(self, text: str) -> None:
+        """Once a trial: a script that numbers its reports so does it each time."""
+        if not self._noticed:
+            self.notices.append(text)
+            self._noticed = True

@@ -84,7 +84,7 @@ def test_a_study_that_exists_with_another_space_or_direction_is_left_alone(workp
     before = workplace.trials()
 
     for change, says in (
-        ("space.x.high=3.0", "exists with another space (x was"),
+        ("space.x.low=1.5", "exists with another space (x was"),
         ("study.direction=minimize", "direction"),
     ):
         told = workplace.run(change, rc=2)
@@ -149,7 +149,7 @@ def test_what_the_commands_show_of_a_study(
     assert "runs a command of its own" in capsys.readouterr().err
 
     assert main(["retry", "--study", "s"]) == 0
-    assert capsys.readouterr().out.startswith("1 failed trials are queued again")
+    assert capsys.readouterr().out.startswith("1 failed trial is queued again")
     assert main(["retry", "--study", "s"]) == 0
     assert capsys.readouterr().out.startswith("0 failed trials")
     workplace.plan(all={})
@@ -250,7 +250,7 @@ def test_a_storage_elsewhere_is_found_again_and_not_written_into_the_studys_conf
 
     assert not list(workplace.path.glob("studies/s/*.db"))
     assert main(["status", "--study", "s"]) == 0
-    assert "1 trials" in capsys.readouterr().out
+    assert "1 trial," in capsys.readouterr().out
     study = existing_study("s", open_storage(url))
     assert "storage" not in study.user_attrs["config"]["study"]
     assert "pass" not in without_password("postgresql://user:pass@host/db")

@@ -14,11 +14,12 @@ from optuna.trial import TrialState
 
 from harness.errors import BadInput
 from search.config import StudyConfig, dotted, load_study, resolve_study
+from search.drawing import Drawer
 from search.objective import Objective
 from search.plan import Plan
 from search.pruners import PRUNERS
 from search.read_space import read_space
-from search.samplers import SAMPLERS, is_exhausted, sampler_seed
+from search.samplers import SAMPLERS, sampler_seed
 from search.space import Space
 from search.storage import open_storage
 from search.study import OUTCOME, best_trial, changed_settings, enqueue_again, open_study, worst_value
@@ -57,7 +58,8 @@ def test_every_sampler_proposes_points_of_a_conditional_space(sampler: str, tmp_
 def test_the_grid_is_each_point_once_and_then_over(tmp_path: Path) -> None:
     study, space = opened(tmp_path, config_of({"sampler": "grid"}))
     points: list[dict[str, Any]] = []
-    while not is_exhausted(study):
+    drawer = Drawer(study, space, lambda settings: None)
+    while not drawer.exhausted:
         pair = [study.ask(), study.ask()] if len(points) < 6 else [study.ask()]  # at times two are running
         points += [space.suggest(trial) for trial in pair]
         for trial in pair:
@@ -74,9 +76,10 @@ def test_a_queued_point_is_run_before_the_grid_is_over(tmp_path: Path) -> None:
         trial = study.ask()
         space.suggest(trial)
         study.tell(trial, state=TrialState.FAIL)
-    assert is_exhausted(study)
+    drawer = Drawer(study, space, lambda settings: None)
+    assert drawer.exhausted
     enqueue_again(study, study.trials[0])
-    assert not is_exhausted(study)
+    assert not drawer.exhausted
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_what_an_older_attempt_left_does_not_exist(tmp_path: Path) -> None:
 
 def test_lines_that_are_no_reports_are_passed_over(tmp_path: Path) -> None:
     trial = TrialDir(tmp_path)
-    for line in ("text", [1], {"value": 1.0}, {"step": 0, "value": 1.0}, {"step": "1", "value": 1}, {"step": True}):
+    for line in ("text", [1], {"value": 1.0}, {"step": 0.0, "value": 1.0}, {"step": "1", "value": 1}, {"step": True}):
         append_json_line(tmp_path / "reports.jsonl", line)
     assert trial.new_reports() == []
 
