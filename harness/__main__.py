@@ -8,16 +8,15 @@ import errno
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from harness.bench.arguments import add_arguments as add_bench
 from harness.errors import BadInput
 from harness.launching.ours import add_present_folder
-
-if TYPE_CHECKING:
-    from harness.lifecycle.run_directory import Result
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +48,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     evaluate.add_argument("--episodes", type=int, default=100, metavar="N")
     evaluate.add_argument("--seed", type=int, default=None, metavar="S", help="of the episodes")
     evaluate.add_argument("--best", action="store_true", help="the best policy instead of the last")
+    how = evaluate.add_mutually_exclusive_group()
+    how.add_argument("--deterministic", action="store_true", default=None, help="the likeliest actions")
+    how.add_argument("--stochastic", action="store_false", dest="deterministic", help="actions drawn as in training")
     evaluate.add_argument("--video", action="store_true", help="also write RUN_DIR/video.mp4")
 
     add_bench(commands)
@@ -70,13 +72,24 @@ def train(arguments: argparse.Namespace) -> int:
     from harness.config import load_run_config
     from harness.lifecycle.elastic import is_elastic
     from harness.lifecycle.run_directory import read_result
+    from harness.reporting.summary import summary
     from harness.run import default_run_dir
 
     config = load_run_config(arguments.config, arguments.overrides)
     output = arguments.output or default_run_dir(config)
     names = ("ranks", "elastic", "hostfile", "launcher", "resume")
-    before = read_result(output)
-    result = train_run(config, output=output, **{name: getattr(arguments, name) for name in names})
+    before, written = read_result(output), time_of(output / "result.json")
+    try:
+        result = train_run(config, output=output, **{name: getattr(arguments, name) for name in names})
+    except (Exception, SystemExit) as error:  # also of an environment that ends the process itself, even with 0
+        failed = read_result(output)
+        unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
+        if isinstance(error, BadInput) or unwritable or failed is None or time_of(output / "result.json") == written:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        print(summary(replace(failed, last_lines=[]), output), flush=True)
+        return 1
     if not is_other_rank():
         print(summary(result, output), flush=True)
         if before == result:
@@ -88,42 +101,48 @@ def train(arguments: argparse.Namespace) -> int:
     return result.exit_code
 
 
+def time_of(path: Path) -> int | None:
+    """When the file was written; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def is_other_rank() -> bool:
     from harness.cluster.place import detect_place
 
     return detect_place(os.environ).rank != 0
 
 
-def summary(result: Result, run_dir: Path) -> str:
-    """The last lines of a run."""
-    steps = f"{result.env_steps:,} steps in {result.wall_seconds:.1f} s ({result.env_steps_per_second:,.0f} steps/s)"
-    ranks = f"{result.ranks} rank{'s' if result.ranks > 1 else ''}"
-    lines = []
-    if result.status == "done":
-        value = f"{result.eval_return_mean:.4g} ± {result.eval_return_std:.3g} over {result.eval_episodes} episodes"
-        early = f" ({result.reason})" if result.reason else ""
-        lines.append(f"done{early}: {value}, {steps}, {ranks}")
-    else:
-        lines.append(f"{result.status}: {result.reason}; {steps}, {ranks}")
-        lines += [f"  | {line}" for line in result.last_lines]
-    lines.append(f"files: {run_dir}")
-    return "\n".join(lines)
-
-
 def evaluate(arguments: argparse.Namespace) -> int:
+    from harness.lifecycle.signals import StopRequests
     from harness.policy import evaluate as evaluate_policy
+    from harness.reporting.summary import listed
 
     for name, least in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise BadInput(f"--{name} must be >= {least}, got {value}")
     which: Literal["latest", "best"] = "best" if arguments.best else "latest"
-    found = evaluate_policy(arguments.run_dir, arguments.episodes, arguments.seed, which, arguments.video)
-    print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
-    print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g})")
+    with StopRequests() as requests:
+        found = evaluate_policy(
+            arguments.run_dir,
+            arguments.episodes,
+            arguments.seed,
+            which,
+            arguments.video,
+            arguments.deterministic,
+            stop=lambda: requests.received is not None,
+        )
+    early = len(found.returns) < arguments.episodes
+    if early:
+        print(f"stopped ({requests.received}) after {len(found.returns)} of {arguments.episodes} episodes")
+    if len(found.returns):
+        print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
+        print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){listed(found.metrics)}")
+    if found.cut:
+        print(f"{found.cut} of them were cut by evaluation.max_steps")
     if arguments.video:
         print(f"video: {arguments.run_dir / 'video.mp4'}")
-    return 0
+    return 75 if early else 0
 
 
 def presets(arguments: argparse.Namespace) -> int:

@@ -97,6 +97,19 @@ class EvaluationSettings(Settings):
     """Episodes of the evaluation of the final policy, whose mean is the run's value."""
     stop_at: float | None = None
     """End the run early once an evaluation's mean return is at least this."""
+    deterministic: bool = True
+    """Evaluate the policy's likeliest actions. Off: actions drawn as in training, of `dqn` with its present ε; `td3`'s
+    policy draws nothing."""
+    max_steps: int | None = Field(None, ge=1)
+    """Steps after which an evaluation's episode is cut, and counts as it is. Unset: never where the environment has a
+    time limit of its own, else 100,000, which a line tells."""
+    at_once: int = Field(16, ge=1)
+    """Episodes that a rank plays side by side, each in an environment of its own, which is made when it is first needed
+    and kept for later evaluations."""
+    environments: Literal["own", "training"] = "own"
+    """`own`: environments that are made for evaluations, beside those of training. `training`: those of training
+    themselves, all of a rank at once, for simulators that can be open once. Training goes on in them as if nothing had
+    been; where their state cannot be had, it begins new episodes after each evaluation, which a line tells."""
     patience: int | None = Field(None, ge=1)
     """End the run early after so many evaluations without a better mean."""
 

@@ -21,5 +21,18 @@ class RanksDisagree(Exception):
         self.rank = rank
 
 
+class StopHere(Exception):
+    """The ranks agreed, all at the same place, to end the run in the middle of something that can last."""
+
+    def __init__(self, reason: int) -> None:
+        """`reason`: of those that the run's loop knows."""
+        self.reason = reason
+
+
+class StopAtStart(BaseException):
+    """A request to stop before the run's first iteration: nothing was trained that would have to be kept, so the start
+    is broken off wherever it is. No Exception: what a compiler or an environment may raise is caught in places."""
+
+
 class EnvironmentFailed(Exception):
     """An environment broke in a worker process, or the process died; says how, in one line."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,30 @@ from torch import nn
 
 from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
+from harness.algorithms.probing import kept_buffers
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import World, flushed_denormals, set_threads
-from harness.envs import make_environments, play_episodes
+from harness.envs import Environments, make_environments
 from harness.envs.choosing import agree_on_backend
-from harness.envs.playing import AT_ONCE, episode_seeds
-from harness.errors import BadInput, Diverged, RanksDisagree
+from harness.envs.making import one_line
+from harness.envs.playing import (
+    InEnvironmentsOfTheirOwn,
+    InTrainingEnvironments,
+    Played,
+    Players,
+    episode_seeds,
+    longest_episode,
+)
+from harness.errors import BadInput, Diverged, RanksDisagree, StopHere
 from harness.files import write_text
 from harness.keeping import Keeping
 from harness.lifecycle.elastic import Membership, RanksChange
-from harness.lifecycle.run_directory import Result, Start, git_commit, prepare, versions
+from harness.lifecycle.run_directory import Made, Result, Start, git_commit, prepare, versions
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
 from harness.training.allocation import keep_freed_memory
+from harness.training.batchnorm import agree_on_buffers
 from harness.training.trainer import check_equal
 
 SMALL_NETWORK = 500_000
@@ -40,13 +51,6 @@ SMALL_NETWORK = 500_000
 
 GO_ON, RANKS_CHANGE, STOP_REQUEST, TIME_IS_UP, STOP_VERDICT, PRUNED, SUPERSEDED = range(7)
 """Why a run ends before its budget, in the order in which one reason outranks another."""
-
-
-class StopHere(Exception):
-    """The ranks agreed to end the run before an evaluation is over; it is made again when the run goes on."""
-
-    def __init__(self, reason: int) -> None:
-        self.reason = reason
 
 
 @dataclass
@@ -106,7 +110,16 @@ class Run:
         self.phases = PhaseTimer()
         self.return_mean: float | None = None
         self.eval: Evaluation | None = None
+        self.evaluating = False
+        self.played: Played | None = None
+        """The last evaluation's episodes, where it had any."""
+        self.eval_metrics: dict[str, float] = {}
+        """Of the infos of the final evaluation's episodes."""
+        self.already: set[str] = set()
+        """What was told that is told once."""
         self.began = time.monotonic()
+        self.resumed_seconds = 0.0
+        """Those of the attempts before this one."""
         self.spent = spent
         self.keeping: Keeping | None = None
         """None where nothing is kept."""
@@ -127,8 +140,38 @@ class Run:
             rank, size = self.collectives.rank, self.collectives.size
             environments = make_environments(chosen, rank, size, gamma, self.world.cores)
         self.environments = environments
+        self.players = None if environments is None else self._make_players(environments)
         own = config, self.collectives, self.world.device, self.phases, environments, self._play, self._settle_threads
-        return algorithm_class(config.algorithm.name)(Context(*own))
+        return algorithm_class(config.algorithm.name)(Context(*own, self._listen))
+
+    def _make_players(self, environments: Environments) -> Players:
+        """What plays the evaluations; in environments of their own the first is made now: where none can be had beside
+        those of training, that is told before anything is trained."""
+        settings, evaluation = self.config.env, self.config.evaluation
+        assert settings is not None
+        players: Players
+        if evaluation.environments == "training":
+            players = InTrainingEnvironments(settings, self.collectives, environments.vector)
+            players.max_steps = longest_episode(settings, evaluation.max_steps)
+        else:
+            players = InEnvironmentsOfTheirOwn(settings, self.collectives, evaluation.at_once)
+            try:
+                first = players.make()
+            except Exception as error:  # whatever a simulator raises that is open already
+                environments.close()
+                raise BadInput(
+                    "evaluation.environments = 'own' needs environments beside those of training, but no other "
+                    f"{settings.id!r} can be made ({one_line(error)}); it may be 'training', to evaluate in these"
+                ) from error
+            players.max_steps = longest_episode(settings, evaluation.max_steps, first)
+        if evaluation.max_steps is None and players.max_steps is not None:
+            self.told.append(
+                f"{settings.id} has no time limit: episodes of evaluations are cut after {players.max_steps:,} steps "
+                "(evaluation.max_steps)"
+            )
+        if not evaluation.deterministic:
+            self.told.append("evaluations draw their actions (evaluation.deterministic = false)")
+        return players
 
     def _settle_threads(self, module: nn.Module) -> None:
         if self.config.run.threads is None:
@@ -136,27 +179,61 @@ class Run:
             set_threads(1 if small else self.world.cores)
 
     def _play(self, act: Act, episodes: int, final: bool) -> np.ndarray:
-        assert self.config.env is not None and self.environments is not None
-        normalize = self.environments.normalize
+        environments, players, phases = self.environments, self.players, self.phases
+        assert environments is not None and players is not None
+        normalize = environments.normalize
+        noise = None if self.config.evaluation.deterministic else self.algorithm.drawn_from
+        draws = self.algorithm.act_drawn
 
-        def act_on(observations: np.ndarray) -> np.ndarray:
-            self.phases.start("evaluate")  # once more: it shows that a long evaluation goes on
-            return act(normalize(observations))
+        def act_on(observations: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
+            phases.start("evaluate")  # once more: it shows that a long evaluation goes on
+            seen = normalize(observations)
+            return act(seen) if drawn is None else draws(seen, drawn)
 
         seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
-        at_once = AT_ONCE * self.collectives.size
-        returns = []
-        for first in range(0, episodes, at_once):  # between them, a request to stop is heard
-            if first and (reason := self._agreed_reason()) != GO_ON:
-                raise StopHere(reason)
-            part = seeds[first : first + at_once]
-            returns.append(play_episodes(self.config.env, act_on, part, self.collectives))
-        return np.concatenate(returns)
+        lent = environments.vector.state() if isinstance(players, InTrainingEnvironments) else None
+        try:
+            self.played = players.play(act_on, seeds, self._listen_playing, noise)
+        except StopHere:
+            self._take_back(lent)
+            raise
+        self._take_back(lent)
+        return self.played.returns
+
+    def _take_back(self, lent: dict[str, Any] | None) -> None:
+        """After an evaluation in the environments of training, whose state was `lent`: they go on from it."""
+        if isinstance(self.players, InTrainingEnvironments):
+            assert self.environments is not None
+            goes_on, begun = self.environments.begin_again(self.config.seed, self.counters.iteration, lent)
+            self.algorithm.begin_again(goes_on, begun)
+            if self._tell_once("lent") and self.collectives.agree({"begun": float((~goes_on).sum())})["begun"]:
+                self._say("after each evaluation training begins new episodes: the environments' state cannot be had")
+
+    def _listen_playing(self, busy: bool) -> bool:
+        """Whether any rank still plays; StopHere where the ranks agree to break off, unless all have played."""
+        agreed = self._agree(playing=float(busy))
+        if agreed["playing"] and agreed["reason"] != GO_ON:
+            raise StopHere(int(agreed["reason"]))
+        return bool(agreed["playing"])
+
+    def _listen(self, most: float) -> float:
+        """As `Context.listen`."""
+        agreed = self._agree(most=most)
+        if agreed["reason"] != GO_ON:
+            raise StopHere(int(agreed["reason"]))
+        return agreed["most"]
+
+    def _tell_once(self, what: str) -> bool:
+        """Whether it is the first time; the same on all ranks."""
+        first = what not in self.already
+        self.already.add(what)
+        return first
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     def go(self, resume: str) -> Result:
         self._open(resume)
+        self.requests.starting = False  # from here on there is something to keep
         try:
             result = self._train()
         except BadInput as error:  # it was good when the run began
@@ -173,6 +250,8 @@ class Run:
                 self.keeping.close()
             self.metrics.close()
             self.progress.close()
+            if self.players is not None:
+                self.players.close()
             self.algorithm.close()
         self.write(result)
         return result
@@ -180,18 +259,23 @@ class Run:
     def _train(self) -> Result:
         """Iterations until the budget is used up, or the ranks agree to end before; then what is done at the end."""
         counters = self.counters
-        resumed_seconds = counters.seconds
         reason = GO_ON
         try:
             while reason == GO_ON and self._goes_on():
                 if counters.pending is None:
                     counters.pending = self.iterate()
-                counters.seconds = resumed_seconds + time.monotonic() - self.began
+                self.stop_clock()
                 reason = self.account(self._evaluate_where_due(counters.pending))
             check_equal(self.collectives, self._parameters())
             return self._conclude(reason)
-        except StopHere as stop:  # raised by all ranks alike, in the middle of an evaluation
-            return self._conclude(stop.reason)
+        except StopHere as stop:  # raised by all ranks alike
+            self.stop_clock()
+            where = "in an evaluation, which is made again when the run goes on" if self.evaluating else None
+            return self._conclude(stop.reason, where)
+
+    def stop_clock(self) -> None:
+        """The run has taken so many seconds up to now, of all its attempts together."""
+        self.counters.seconds = self.resumed_seconds + time.monotonic() - self.began
 
     def iterate(self) -> dict[str, float]:
         """The next iteration, counted; its metrics."""
@@ -199,9 +283,15 @@ class Run:
         self.phases.start("rest")
         with flushed_denormals():
             done = self.algorithm.iterate(counters.iteration)
-        counters.iteration += 1
+        for module in self.algorithm.restless:
+            agree_on_buffers(module, self.collectives, samples=1)
         counters.env_steps += done.env_steps
         counters.gradient_steps += done.gradient_steps
+        if done.cut is not None:
+            if self.keeping is not None:
+                self.keeping.iteration = -1  # what there is of this iteration has no checkpoint yet
+            raise StopHere(done.cut)
+        counters.iteration += 1
         self.return_mean = done.metrics.get("return_mean", self.return_mean)
         self.phases.start("rest")
         return done.metrics
@@ -220,7 +310,7 @@ class Run:
         if counters.iteration % self.config.sync.check_every == 0:
             check_equal(self.collectives, self._parameters())
         self._show()
-        reason = self._agreed_reason()
+        reason = int(self._agree()["reason"])
         if self.keeping is not None and self.keeping.ready:
             self._save()
         return reason
@@ -265,6 +355,7 @@ class Run:
             done = self.counters.iteration - (self.counters.pending is not None)
             self.counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
         counters = self.counters
+        self.resumed_seconds = counters.seconds
         written = counters.pending is None  # else the last iteration's metrics come with its evaluation
         last = (counters.iteration, counters.env_steps) if written else (counters.iteration - 1, counters.env_steps - 1)
         self.metrics = open_metrics(self.run_dir, self.rank, self.config.logging.tensorboard, *last)
@@ -302,8 +393,9 @@ class Run:
         reached = counters.iteration * count // self.algorithm.iterations
         if reached > counters.evaluations:
             self.phases.start("evaluate")
-            self.eval = self.algorithm.evaluate(self.config.evaluation.episodes)
+            self.eval = self._evaluate(self.config.evaluation.episodes)
             metrics = {**metrics, "eval_return_mean": self.eval.mean, "eval_return_std": self.eval.std}
+            metrics |= {f"eval_{name}": value for name, value in self._look_at_episodes().items()}
             counters.evaluated += 1
             better = counters.best is None or self.eval.mean > counters.best
             if better:
@@ -317,6 +409,28 @@ class Run:
                 self.keeping.due, self.keeping.best = True, better
             self.phases.start("rest")
         return metrics
+
+    def _evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        self.evaluating = True
+        with ExitStack() as stack:  # what networks change when they are called stays as training has left it
+            for module in self.algorithm.restless:
+                stack.enter_context(kept_buffers(module))
+            evaluation = self.algorithm.evaluate(episodes, final)
+        self.evaluating = False
+        return evaluation
+
+    def _look_at_episodes(self) -> dict[str, float]:
+        """The metrics of the last evaluation's infos; tells, once, what a person should know of its episodes."""
+        played, players = self.played, self.players
+        if played is None or players is None:
+            return {}
+        if played.cut and self._tell_once("cut"):
+            of = f"{played.cut} of {len(played.returns)} episodes"
+            self._say(f"{of} of an evaluation were cut after {players.max_steps:,} steps (evaluation.max_steps)")
+        for name in players.settings.info_metrics:
+            if name not in played.metrics and self._tell_once(name):
+                self._say(f"env.info_metrics: no episode of an evaluation had {name!r} in its last info")
+        return {f"{name}_mean": value for name, value in played.metrics.items()}
 
     def _save(self) -> None:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
@@ -344,8 +458,9 @@ class Run:
         waited = counters.evaluated - counters.best_at
         return settings.patience is not None and counters.best is not None and waited >= settings.patience
 
-    def _agreed_reason(self) -> int:
-        """Why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the verdict."""
+    def _agree(self, **others: float) -> dict[str, float]:
+        """`reason`, why to end now, as the ranks agree: any rank's signal, rank 0's clock, rank 0's look at the
+        verdict; and the largest of each of `others`."""
         mine = STOP_REQUEST if self.requests.received else GO_ON
         if self.membership is not None and self.membership.changed:
             mine = max(mine, RANKS_CHANGE)
@@ -356,10 +471,10 @@ class Run:
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
         words = {} if self.keeping is None else self.keeping.words()
-        agreed = self.collectives.agree({"reason": mine, **words}, "max")
+        agreed = self.collectives.agree({"reason": mine, **others, **words}, "max")
         if self.keeping is not None:
             self.keeping.hear(agreed)
-        return int(agreed["reason"])
+        return agreed
 
     def _show(self) -> None:
         counters = self.counters
@@ -384,7 +499,8 @@ class Run:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _conclude(self, reason: int) -> Result:
+    def _conclude(self, reason: int, where: str | None = None) -> Result:
+        """`where`: in the middle of what the run ended."""
         assert self.keeping is not None
         if reason == RANKS_CHANGE:
             self._save()
@@ -405,10 +521,12 @@ class Run:
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
-            return self.result("stopped", with_problem(why.get(reason, "stopped by the study"), problem))
+            told = why.get(reason, "stopped by the study") + (f" {where}" if where else "")
+            return self.result("stopped", with_problem(told, problem))
         self._save()
         self.phases.start("evaluate")
-        self.eval = self.algorithm.evaluate(self.config.evaluation.final_episodes, final=True)
+        self.eval = self._evaluate(self.config.evaluation.final_episodes, final=True)
+        self.eval_metrics = self._look_at_episodes()
         problem = self.keeping.settle()
         self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
@@ -421,6 +539,11 @@ class Run:
 
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
+
+    def made(self) -> Made:
+        """How far it has come by now."""
+        self.stop_clock()
+        return Made(self.counters.env_steps, self.counters.gradient_steps, self.counters.seconds)
 
     def result(self, status: str, reason: str | None, value: float | None = None, divergence: bool = False) -> Result:
         counters = self.counters
@@ -440,6 +563,7 @@ class Run:
             eval_return_mean=None if self.eval is None else self.eval.mean,
             eval_return_std=None if self.eval is None else self.eval.std,
             eval_episodes=0 if self.eval is None else len(self.eval.returns),
+            eval_metrics=self.eval_metrics,
             best_return_mean=counters.best,
             seed=self.config.seed,
             divergence=divergence,

@@ -31,7 +31,16 @@ from harness.launching import (
 )
 from harness.launching.ours import python_module
 from harness.lifecycle.heartbeat import Beat, Hang, Watch, forget_beats, tell_end
-from harness.lifecycle.run_directory import Result, failed_result, read_result, refuse_unwritable, saves, take_failures
+from harness.lifecycle.run_directory import (
+    Made,
+    Result,
+    failed_result,
+    made_of,
+    read_result,
+    refuse_unwritable,
+    saves,
+    take_failures,
+)
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, Status, open_display, read_progress
 from harness.run import SECONDS_SPENT
@@ -225,7 +234,7 @@ def conclude(
 ) -> Result:
     """The result that rank 0 wrote, or else one that says who died and how; BadInput for what the ranks refused, which
     they do not once training has `begun`."""
-    failures = take_failures(run_dir)
+    failures, made = take_failures(run_dir), Made()
     written = read_result(run_dir)
     if written is not None:
         return written
@@ -237,6 +246,7 @@ def conclude(
         first = failures[0]
         rank, host, lines = first["rank"], first["host"], first["lines"]
         reason = f"rank {rank} on {host} failed: {first['reason']}"
+        made = made_of(first)
     else:
         rank, host, lines = outcome.failed_rank, outcome.host or host_name(), list(outcome.last_lines)
         reason = outcome.describe() if outcome.exit_code else "the ranks ended without a result"
@@ -244,7 +254,9 @@ def conclude(
         kept = (run_dir / "checkpoints" / "latest").exists()
         left = "its last checkpoint is kept" if kept else "before a checkpoint was written"
         reason = f"ended after {asked}, {left}: {reason}"
-    result = failed_result(reason, rank, host, lines, ranks=ranks, seed=config.seed)
+    if not made.env_steps and (status := read_progress(run_dir)[0]) is not None:
+        made = Made(status.env_steps, 0, status.seconds)
+    result = failed_result(reason, rank, host, lines, ranks=ranks, seed=config.seed, made=made)
     try:
         result.write(run_dir)
     except OSError as error:  # a full disk, say: whoever started this is told all the same

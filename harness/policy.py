@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,9 @@ import torch
 from harness.algorithms import Context, Evaluation, algorithm_class
 from harness.config import RunConfig, load_run_config
 from harness.distributed.collectives import Alone
-from harness.envs import Environments, make_environment, make_environments, play_episodes
+from harness.envs import Environments, make_environment, make_environments
 from harness.envs.making import one_line
-from harness.envs.playing import episode_seeds
+from harness.envs.playing import InEnvironmentsOfTheirOwn, episode_seeds, longest_episode
 from harness.envs.settings import LIFE_LOST
 from harness.errors import BadInput
 from harness.lifecycle import checkpoint
@@ -27,8 +28,8 @@ Which = Literal["latest", "best"]
 
 
 class Policy:
-    """`policy(observations)`: observations (n, *obs_shape) to the deterministic actions, as the environment takes
-    them."""
+    """`policy(observations)`: observations (n, *obs_shape), or a single one (*obs_shape), to the deterministic actions
+    (n, …), or the single one, as the environment takes them."""
 
     def __init__(self, config: RunConfig, state: dict) -> None:
         assert config.env is not None
@@ -47,9 +48,29 @@ class Policy:
         self.algorithm = algorithm_class(config.algorithm.name)(context)
         self.algorithm.load_state(state)
         self.algorithm.close()
+        self.generator = np.random.default_rng(config.seed)
 
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        return self.algorithm.act_best(self.environments.normalize(observations))
+    def __call__(self, observations: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """`deterministic`: the likeliest actions; off: drawn as in training, where the policy draws any."""
+        space = self.environments.observation_space
+        seen = np.asarray(observations)
+        single = seen.shape == space.shape
+        if not single and seen.shape[1:] != space.shape:
+            raise ValueError(
+                f"observations must be of shape (n, {', '.join(map(str, space.shape))}), or a single one of shape "
+                f"{space.shape}, got {seen.shape}"
+            )
+        drawn_from, batch = self.algorithm.drawn_from, seen[None] if single else seen
+        drawn = None
+        if not deterministic and drawn_from is not None:
+            drawn = np.stack([drawn_from.draw(self.generator) for _ in batch])
+        actions = self.act(batch.astype(space.dtype, copy=False), drawn)
+        return actions[0] if single else actions
+
+    def act(self, observations: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
+        """Actions for observations (n, *obs_shape), by random numbers where they are `drawn` by these."""
+        seen = self.environments.normalize(observations)
+        return self.algorithm.act_best(seen) if drawn is None else self.algorithm.act_drawn(seen, drawn)
 
 
 def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
@@ -67,23 +88,53 @@ def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
 
 
 def evaluate(
-    run_dir: Path | str, episodes: int = 100, seed: int | None = None, which: Which = "latest", video: bool = False
+    run_dir: Path | str,
+    episodes: int = 100,
+    seed: int | None = None,
+    which: Which = "latest",
+    video: bool = False,
+    deterministic: bool | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Whole episodes of a run's policy, with seeds that training and its own evaluations never used.
 
-    `seed` gives other episodes; `video` also writes the first of them to RUN_DIR/video.mp4.
+    `seed` gives other episodes; `video` also writes the first of them to RUN_DIR/video.mp4. `deterministic`: as the
+    run's `evaluation.deterministic`, which it is where it is None. Episodes are cut, and environments made, as the
+    run's `evaluation` says. `stop` is asked several times a second; once it is true, the evaluation is that of the
+    episodes that are over (of none, a mean of NaN).
     """
     policy = load_policy(run_dir, which)
-    assert policy.config.env is not None
+    settings, evaluation = policy.config.env, policy.config.evaluation
+    assert settings is not None
+    if deterministic is None:
+        deterministic = evaluation.deterministic
     seeds = episode_seeds(policy.config.seed if seed is None else seed, "command", episodes)
+    max_steps = longest_episode(settings, evaluation.max_steps)
     if video:  # first: it can fail, and the episodes take their time
-        film(policy, seeds[0], Path(run_dir) / "video.mp4")
-    return Evaluation(play_episodes(policy.config.env, policy, seeds, Alone()))
+        film(policy, seeds[0], Path(run_dir) / "video.mp4", max_steps, stop)
+    at_once = evaluation.at_once if evaluation.environments == "own" else min(evaluation.at_once, settings.count)
+    players = InEnvironmentsOfTheirOwn(settings, Alone(), at_once)
+    try:
+        players.max_steps = longest_episode(settings, evaluation.max_steps, players.make())
+
+        def listen(busy: bool) -> bool:
+            return busy and not stop()
+
+        played = players.play(policy.act, seeds, listen, None if deterministic else policy.algorithm.drawn_from)
+    finally:
+        players.close()
+    return Evaluation(played.returns, played.metrics, played.cut)
 
 
-def film(policy: Policy, seed: int, path: Path) -> None:
-    """One episode as a video, written frame by frame; BadInput where what draws or writes it is not installed, or
-    nothing is drawn."""
+def film(
+    policy: Policy,
+    seed: int,
+    path: Path,
+    max_steps: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """One episode as a video, written frame by frame, and cut after `max_steps` or once `stop` is true; BadInput where
+    what draws or writes it is not installed, or nothing is drawn."""
     settings = policy.config.env
     assert settings is not None
     try:
@@ -104,8 +155,9 @@ def film(policy: Policy, seed: int, path: Path) -> None:
     height, width = frame.shape[:2]
     with FFMPEG_VideoWriter(str(path), (width, height), env.metadata.get("render_fps", 30)) as film:
         film.write_frame(frame)
-        over = False
-        while not over:
+        over, steps = False, 0
+        while not over and steps != max_steps and not stop():
+            steps += 1
             observation, _, terminated, truncated, info = env.step(policy(np.asarray(observation)[None])[0])
             film.write_frame(np.asarray(env.render(), np.uint8))
             if LIFE_LOST in info:

@@ -18,29 +18,34 @@ from harness.algorithms import algorithm_class
 from harness.brief import one_line
 from harness.cluster.place import let_rank_0_speak_first
 from harness.config import RunConfig
-from harness.distributed.world import World
+from harness.distributed.world import Place, World
 from harness.envs import check_environment, share_of
 from harness.envs.choosing import check_backend
-from harness.errors import BadInput
+from harness.errors import BadInput, StopAtStart
 from harness.lifecycle import checkpoint
 from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
 from harness.lifecycle.heartbeat import Hang, Heartbeat, RanksWatch, forget_beats, tell_end
 from harness.lifecycle.lock import DirectoryLock, check_free
 from harness.lifecycle.run_directory import (
+    Made,
     Result,
     check_same_run,
     decisions,
     differing_keys,
     failed_result,
+    made_of,
     read_result,
     record_failure,
     refuse_unwritable,
     same_budget,
     saves,
     take_failures,
+    versions,
 )
 from harness.lifecycle.signals import StopRequests
 from harness.loop import Run
+from harness.reporting import Reporter
+from harness.reporting.summary import summary
 
 SECONDS_SPENT = "HARNESS_SECONDS_SPENT"
 """The variable by which a parent that starts ranks again tells them how much of `run.max_minutes` is spent."""
@@ -141,19 +146,53 @@ def attempt(
         if place.rank < 2 <= place.size and membership is None and not is_watched(os.environ):
             own = place.rank, place.size, place.host, config.run.hang_seconds
             look_around.append(RanksWatch(run_dir, *own, partial(end_for, run_dir)).look)
+        limit, began = config.run.max_minutes, time.monotonic() - spent
+        if limit is not None and place.rank == 0:
+            look_around.append(partial(end_late_start, requests, began + 60 * limit))
         with Heartbeat(run_dir, place.rank, place.host, *look_around) as heartbeat:
+            requests.starting = membership is None  # to Horovod's elastic driver that would be a rank that was lost
             run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
             run.told += [lock.remark] if lock.remark is not None else []
             heartbeat.watch(run.phases)
             result = run.go(resume)
             world.collectives.barrier()  # nobody leaves before rank 0 has written all
             return result
+    except StopAtStart as stop:
+        requests.starting = False
+        result = stopped_at_start(config, run_dir, resume, world, str(stop))
+        if world.place.size > 1:  # the others may be anywhere, and not all of them need have been asked
+            world.abort(result.exit_code)
+        return result
     except BaseException as error:
         if membership is None or not is_about_ranks(error):
-            leave_alone(world, run_dir, run, error)
+            leave_alone(world, config, run_dir, run, error)
         raise  # a rank that is alone tells it itself
     finally:
+        requests.starting = False
         lock.release()
+
+
+def end_late_start(requests: StopRequests, deadline: float) -> None:
+    if requests.starting and time.monotonic() > deadline:
+        requests.end_start("run.max_minutes is over")
+
+
+def stopped_at_start(config: RunConfig, run_dir: Path, resume: str, world: World, reason: str) -> Result:
+    """The result of a run that was asked to stop before its first iteration; what an earlier attempt has kept stays."""
+    kept = [] if resume == "never" else checkpoint.saved_steps(run_dir / "checkpoints")
+    result = Result(
+        status="stopped",
+        reason=f"{reason} at the start, before this attempt trained anything",
+        hosts=[world.place.host],
+        env_steps=int(kept[-1].name.partition("-")[2]) if kept else 0,
+        ranks=world.place.size,
+        seed=config.seed,
+        versions=versions(),
+    )
+    if not Reporter.from_environment(world.collectives).superseded():
+        with suppress(OSError):
+            result.write(run_dir)
+    return result
 
 
 def is_watched(env: Mapping[str, str]) -> bool:
@@ -212,17 +251,19 @@ def seconds_spent() -> float:
     return float(os.environ.get(SECONDS_SPENT, "0"))
 
 
-def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseException) -> None:
+def leave_alone(world: World, config: RunConfig, run_dir: Path, run: Run | None, error: BaseException) -> None:
     """This rank cannot go on and the others wait for it: it records why, and ends them with itself."""
     reason = one_line(f"{type(error).__name__}: {error}".strip().removesuffix(":"))
     lines = traceback.format_exc().splitlines()[-20:]
-    place = world.place
+    place, made = world.place, Made() if run is None else run.made()
     if place.size == 1:
-        if run is not None and not isinstance(error, BadInput):
+        if not isinstance(error, BadInput):
             with suppress(OSError):
-                run.write(
-                    replace(run.result("failed", reason), failed_rank=0, failed_host=place.host, last_lines=lines)
-                )
+                if run is not None:
+                    failed = run.result("failed", reason)
+                    run.write(replace(failed, failed_rank=0, failed_host=place.host, last_lines=lines))
+                else:
+                    failed_result(reason, 0, place.host, lines, ranks=1, seed=config.seed).write(run_dir)
         return
     if isinstance(error, BadInput):
         let_rank_0_speak_first(place)
@@ -231,12 +272,24 @@ def leave_alone(world: World, run_dir: Path, run: Run | None, error: BaseExcepti
     traceback.print_exc()
     if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
         with suppress(OSError):  # of a full disk, which may be the reason itself
-            record_failure(run_dir, place.rank, place.host, reason, lines)
+            record_failure(run_dir, place.rank, place.host, reason, lines, made)
+        tell_failure(config, run_dir, place, reason, made)
     world.abort(1)
+
+
+def tell_failure(config: RunConfig, run_dir: Path, place: Place, reason: str, made: Made) -> None:
+    """Where nobody watches the ranks, the one that ends them writes the result, and says what it is, itself."""
+    if is_watched(os.environ) or is_elastic(os.environ):
+        return
+    reason = f"rank {place.rank} on {place.host} failed: {reason}"
+    result = failed_result(reason, place.rank, place.host, [], ranks=place.size, seed=config.seed, made=made)
+    with suppress(OSError):
+        result.write(run_dir)
+    print(summary(result, run_dir), file=sys.stderr, flush=True)
 
 
 def failure(record: dict[str, Any], config: RunConfig, ranks: int) -> Result:
     """The result that follows from what a rank recorded before it ended."""
     rank, host = record["rank"], record["host"]
     reason = f"rank {rank} on {host} failed: {record['reason']}"
-    return failed_result(reason, rank, host, record["lines"], ranks=ranks, seed=config.seed)
+    return failed_result(reason, rank, host, record["lines"], ranks=ranks, seed=config.seed, made=made_of(record))

@@ -63,7 +63,7 @@ class Scarce(Line):
 
     made = 0
 
-    def __init__(self, how: str = "refuse", rank: int = 1, most: int = 20) -> None:
+    def __init__(self, how: str = "refuse", rank: int = 1, most: int = 12) -> None:
         from harness.distributed.world import detect_place
 
         Scarce.made += 1

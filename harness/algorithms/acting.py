@@ -7,6 +7,7 @@ batch then: values and log-probabilities. `ModuleActor` serves every other netwo
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from harness.algorithms.heads import VARIANCE_FLOOR, ActionHead, CategoricalHead, GaussianHead, StateDependentHead
 from harness.algorithms.memory import Rollout
 from harness.algorithms.networks import ActorCritic, ActorCriticMLP
+from harness.training.precision import Precision
 
 ALL = slice(None)
 
@@ -40,10 +42,11 @@ class Actor(ABC):
 
 
 class ModuleActor(Actor):
-    """Any network and head: one call of the module per step, without gradients."""
+    """Any network and head, in the arithmetic that it learns in: one call of the module per step, without gradients."""
 
-    def __init__(self, module: ActorCritic, device: torch.device) -> None:
+    def __init__(self, module: ActorCritic, device: torch.device, precision: Precision | None = None) -> None:
         self.module, self.head, self.device = module, module.head, device
+        self.arithmetic = contextlib.nullcontext if precision is None else precision.autocast
 
     def begin(self, rollout: Rollout, noise: np.ndarray) -> None:
         self.rollout = rollout
@@ -51,10 +54,13 @@ class ModuleActor(Actor):
 
     @torch.no_grad()
     def act(self, step: int, observations: np.ndarray, envs: slice = ALL) -> np.ndarray:
-        parameters, values = self.module(torch.from_numpy(observations).to(self.device))
-        actions = self.head.sample(parameters, self.noise[step, envs])
+        with self.arithmetic():
+            parameters, values = self.module(torch.from_numpy(observations).to(self.device))
+            actions = self.head.sample(parameters, self.noise[step, envs])
+            log_probs = self.head.log_prob(parameters, actions)
+        actions = actions.float() if actions.is_floating_point() else actions  # numpy has no bfloat16
         rollout = self.rollout
-        rollout.log_probs[step, envs] = self.head.log_prob(parameters, actions).cpu().numpy()
+        rollout.log_probs[step, envs] = log_probs.float().cpu().numpy()
         rollout.values[step, envs] = values.cpu().numpy()
         rollout.actions[step, envs] = chosen = actions.cpu().numpy()
         return chosen
@@ -197,6 +203,8 @@ class MLPActor(Actor):
         rollout.log_probs[:] = self.distribution.log_probs(rollout.actions)
 
 
-def make_actor(module: ActorCritic, device: torch.device) -> Actor:
-    """The quickest that serves this network there."""
-    return MLPActor(module) if MLPActor.serves(module, device) else ModuleActor(module, device)
+def make_actor(module: ActorCritic, device: torch.device, precision: Precision | None = None) -> Actor:
+    """The quickest that serves this network there. In arithmetic that is not what it learns in it would be another
+    policy than the one whose probabilities learning compares: numpy is for fp32."""
+    plain = precision is None or precision.kind == "fp32"
+    return MLPActor(module) if plain and MLPActor.serves(module, device) else ModuleActor(module, device, precision)

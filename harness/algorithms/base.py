@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.settings import Settings
 if TYPE_CHECKING:
     from harness.config import RunConfig
     from harness.envs import Environments
+    from harness.envs.playing import Noise
     from harness.reporting.phases import PhaseTimer
 
 
@@ -54,22 +56,29 @@ class Context:
     """`play(act, episodes, final)`: true returns, float64 (episodes,), equal on all ranks."""
     settle_threads: Callable[[nn.Module], None] = lambda module: None
     """To be called with the network before anything is compiled: compiled code is for so many threads."""
+    listen: Callable[[float], float] = lambda most: most
+    """Collective, in the middle of what can last: raises StopHere, on all ranks, where they agree to stop. Returns the
+    largest of what the ranks give."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Whole episodes of the deterministic policy, over all ranks; equal on all ranks."""
+    """Whole episodes of the policy, over all ranks; equal on all ranks."""
 
     returns: np.ndarray
     """Float64 (episodes,): undiscounted returns in the order of the episodes, whatever rank ran them."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of `env.info_metrics` the means over the episodes, by their names; filled where a policy is evaluated."""
+    cut: int = 0
+    """Episodes that were cut by `evaluation.max_steps`; as above."""
 
     @property
     def mean(self) -> float:
-        return float(self.returns.mean())
+        return float(self.returns.mean()) if len(self.returns) else math.nan
 
     @property
     def std(self) -> float:
-        return float(self.returns.std())
+        return float(self.returns.std()) if len(self.returns) else math.nan
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,9 @@ class Iteration:
     env_steps: int
     gradient_steps: int
     metrics: dict[str, float]
+    cut: int | None = None
+    """Why the ranks agreed, by `Context.listen`, to end before it was over; what it has made is in the algorithm's
+    state, and the next call makes the rest. None: it is whole."""
 
 
 class Algorithm(ABC):
@@ -91,6 +103,9 @@ class Algorithm(ABC):
     iterations: int
     env_steps_per_iteration: int
     module: nn.Module
+    restless: Sequence[nn.Module] = ()
+    """Networks that change their buffers whenever they are called; after each iteration these are made equal on all
+    ranks, and evaluations leave them as they are."""
     compiled: Any = None
     """What computes its gradient where that is compiled; None where it is eager."""
 
@@ -143,6 +158,10 @@ class Algorithm(ABC):
         this rank's now; bool (envs,), which of them go on with their episodes."""
         return np.zeros(0, dtype=bool)
 
+    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+        """Between iterations: of this rank's environments those that do not go on, bool (envs,), have begun new
+        episodes with the observations `begun` (envs, …)."""
+
     def rings(self) -> dict[str, Ring]:
         """What this rank keeps of all that its environments went through, by name."""
         return {}
@@ -150,6 +169,15 @@ class Algorithm(ABC):
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         """The deterministic actions for observations that are normalised already, as the environment takes them."""
         raise NotImplementedError(f"{type(self).__name__} acts in no environment")
+
+    @property
+    def drawn_from(self) -> Noise | None:
+        """What the policy draws its actions from; None where it draws nothing."""
+        return None
+
+    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """As `act_best`, with the actions that follow from `noise` (n, *drawn_from.shape), as training draws them."""
+        raise NotImplementedError(f"{type(self).__name__} draws no actions")
 
     def close(self) -> None:
         """Gives back environments and workers."""

@@ -23,9 +23,11 @@ from harness.algorithms.base import Context, Evaluation
 from harness.algorithms.memory.prioritized import PrioritizedReplay
 from harness.algorithms.memory.replay import Replay
 from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
-from harness.algorithms.q_networks import Greedy, make_q_network
+from harness.algorithms.probing import network_remarks
+from harness.algorithms.q_networks import Greedy, UsersQNetwork, make_q_network
 from harness.algorithms.randomness import generator
 from harness.distributed.arena import Arena
+from harness.envs.playing import Noise
 from harness.settings import named_object
 from harness.training.blocks import InBlocks
 from harness.training.optimizers import LearningRate, make_optimizer
@@ -114,6 +116,8 @@ class DQN(OffPolicy):
         self.target = copy.deepcopy(self.module)
         self.target_parameters = Arena(self.target).parameters
         self.target.requires_grad_(False)
+        if isinstance(self.module, UsersQNetwork) and self.module.changed:
+            self.restless = [self.module, self.target]
         self.greedy = Greedy(self.module, device)
 
         replay = self.make_replay(context)
@@ -169,7 +173,10 @@ class DQN(OffPolicy):
 
     def remarks(self) -> list[str]:
         how = "eager" if self.compiled is None else "compiled"
-        return [f"gradient {how} ({self.compile_reason})", *super().remarks()]
+        of_network: list[str] = []
+        if isinstance(self.module, UsersQNetwork):
+            of_network = network_remarks(self.module.network, self.settings.name, self.module.changed)
+        return [f"gradient {how} ({self.compile_reason})", *of_network, *super().remarks()]
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -203,6 +210,17 @@ class DQN(OffPolicy):
 
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         return self.for_environment(self.greedy(observations))
+
+    @property
+    def drawn_from(self) -> Noise:
+        return Noise("uniform", (2,))
+
+    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """With the ε that training goes on with."""
+        dice, choice = noise.T
+        drawn = np.minimum((choice * self.actions).astype(np.int64), self.actions - 1)
+        epsilon = self.epsilon(self.iteration * self.env_steps_per_iteration)
+        return self.for_environment(np.where(dice < epsilon, drawn, self.greedy(observations)))
 
     # -- learning ------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import nn
 from harness.algorithms.convolutions import ActorCriticCNN, convolves
 from harness.algorithms.heads import ACTIVATIONS, ActionHead, HeadOptions, StateDependentHead, make_action_head
 from harness.algorithms.initialization import orthogonal_
+from harness.algorithms.probing import probe, refuse_batch_statistics
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class ActorCritic(nn.Module):
     def __init__(self, network: nn.Module, head: ActionHead) -> None:
         super().__init__()
         self.network, self.head = network, head
+        self.changed: tuple[str, ...] = ()
+        """Buffers that every call changes, of a network of the user's."""
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(action parameters (n, a), values float32 (n,))"""
@@ -84,8 +87,7 @@ def make_classifier(settings: NetworkSettings, shape: tuple[int, ...], classes: 
         raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
     expected = f"take inputs {(1, *shape)} and return logits {(1, classes)}"
     try:
-        with torch.no_grad():
-            found = tuple(model.eval()(torch.zeros(1, *shape)).shape)
+        found = tuple(probe(model, torch.zeros(1, *shape)).outputs.shape)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise BadInput(f"{where}: forward must {expected}, but failed: {error}") from None
     if found != (1, classes):
@@ -145,16 +147,19 @@ def make_actor_critic(
         raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
     model = ActorCritic(network, head)
     kept = observation_space.dtype == np.uint8 and not env.normalize_observations
-    probe = torch.zeros((1, *observation_space.shape), dtype=torch.uint8 if kept else torch.float32)
+    seen = torch.zeros((1, *observation_space.shape), dtype=torch.uint8 if kept else torch.float32)
+    refuse_batch_statistics(network, where)
     try:
-        parameters, values = model(probe)
+        probed = probe(model, seen)
+        parameters, values = probed.outputs
         shapes = tuple(parameters.shape), tuple(values.shape)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        expected = f"observations {tuple(probe.shape)} and return (action_parameters, values)"
+        expected = f"observations {tuple(seen.shape)} and return (action_parameters, values)"
         raise BadInput(f"{where}: forward must take {expected}, but failed: {error}") from None
     if shapes != ((1, head.parameter_count), (1,)):
         expected = f"shapes (1, {head.parameter_count}) and (1,)"
         raise BadInput(f"{where}: forward must return (action_parameters, values) of {expected}, got {shapes}")
+    model.changed = tuple(name.removeprefix("network.") for name in probed.changed)
     return model
 
 

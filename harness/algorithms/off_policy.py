@@ -145,7 +145,7 @@ class OffPolicy(Algorithm):
         self.dones = np.zeros((steps, share.count), bool)
         self.lives: list[tuple[int, int]] = []
         """(step, environment) where a life was lost and the game goes on."""
-        self.episodes = EpisodeAccount(share.count)
+        self.episodes = EpisodeAccount(share.count, self.envs.settings.info_metrics)
         self.at_once = at_once
         self.minibatches = Minibatches(replay, share, settings.batch_size, at_once, self.device)
         self.updates = 0
@@ -208,11 +208,7 @@ class OffPolicy(Algorithm):
         self.lives = []
         if agreed["non_finite_rewards"]:
             raise Diverged("non-finite reward from the environment")
-        metrics = self.metrics()
-        if agreed["episodes"]:
-            metrics["episodes"] = agreed["episodes"]
-            metrics["return_mean"] = agreed["returns"] / agreed["episodes"]
-            metrics["length_mean"] = agreed["lengths"] / agreed["episodes"]
+        metrics = {**self.metrics(), **self.episodes.means(agreed)}
         self.iteration = iteration + 1
         return Iteration(self.env_steps_per_iteration, applied, metrics)
 
@@ -230,6 +226,8 @@ class OffPolicy(Algorithm):
             np.logical_or(result.terminated, result.truncated, out=self.dones[step])
             if result.lives_lost is not None:
                 self.lives += [(step, env) for env in np.flatnonzero(result.lives_lost).tolist()]
+            if result.info_metrics is not None:
+                self.episodes.note(result)
             self.observations = result.observations
         self.fed += len(steps)
 
@@ -246,6 +244,8 @@ class OffPolicy(Algorithm):
     ) -> tuple[CompiledGradient | None, str]:
         """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
         where it stays eager. `beside`: what is compiled with it."""
+        if self.restless:
+            return None, "network.class changes its buffers whenever it is called"
         wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
         wanted, reason = self.collectives.broadcast_object(wanted)
         if not wanted:
@@ -328,6 +328,13 @@ class OffPolicy(Algorithm):
         self.fed = int(state["fed"][0])
         return goes_on
 
+    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+        self.observations = self.observations.copy()
+        self.observations[~goes_on] = begun[~goes_on]
+        self.episodes.begin_again(goes_on)
+        for env in np.flatnonzero(~goes_on).tolist():
+            self.replay.break_off(env, begun[env])
+
     def rings(self) -> dict[str, Ring]:
         return self.replay.rings()
 
@@ -335,11 +342,22 @@ class OffPolicy(Algorithm):
         self.envs.close()
 
 
+STACKS: dict[str, int] = {}
+"""By the settings of environments: what `frames_of` has found. A simulator may be open once, and training opens it."""
+
+
 def frames_of(settings: EnvSettings) -> int:
     """How many frames an observation is a stack of, of which each step brings one: what the environment's metadata have
     as `frame_stack`."""
     if settings.wrappers:  # they may change anything
         return 1
+    name = settings.model_dump_json(exclude={"backend", "double_buffer", "count", "workers"})
+    if name not in STACKS:
+        STACKS[name] = stack_in_metadata(settings)
+    return STACKS[name]
+
+
+def stack_in_metadata(settings: EnvSettings) -> int:
     env = make_environment(settings)
     stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape
     env.close()

@@ -22,7 +22,9 @@ from harness.algorithms.device_actor import DeviceActor
 from harness.algorithms.heads import HeadOptions
 from harness.algorithms.memory import EpisodeAccount, Rollout, minibatch_indices
 from harness.algorithms.networks import ActorCritic, make_actor_critic
+from harness.algorithms.probing import network_remarks
 from harness.algorithms.randomness import generator
+from harness.envs.playing import Noise
 from harness.errors import Diverged
 from harness.settings import named_object
 from harness.training.captured import DeviceSteps
@@ -86,6 +88,7 @@ class OnPolicy(Algorithm):
     NUMBERS: ClassVar[tuple[str, ...]]
     """What a minibatch has beside its samples."""
     settings: OnPolicySettings
+    module: ActorCritic
 
     def __init__(
         self, context: Context, epochs: int, minibatches: int, kl_limit: float | None = None, rollouts: int = 1
@@ -109,6 +112,8 @@ class OnPolicy(Algorithm):
         # Dropout, and BatchNorm by its batch, would make the probability ratio compare two different networks, and the
         # deterministic policy none: the network stays in evaluation mode throughout.
         self.module.eval()
+        self.own = config.network.class_ is not None
+        self.restless = [self.module] if self.module.changed else []
         context.settle_threads(self.module)
         self.head = self.module.head
         self.precision = Precision(config.precision, self.device)
@@ -137,8 +142,8 @@ class OnPolicy(Algorithm):
         self.sizes = sizes_of([self.minibatch_plan(0, 0)[0]])
         self.compiled, self.compile_reason = self.compile(context)
         self.steps = self.make_steps(on_device=self.device.type != "cpu")
-        self.episodes = EpisodeAccount(share.count)
-        self.actor: Actor = make_actor(self.module, self.device)
+        self.episodes = EpisodeAccount(share.count, self.envs.settings.info_metrics)
+        self.actor: Actor = make_actor(self.module, self.device, self.precision)
         if self.device.type != "cpu":
             capture = config.compile.capture
             self.actor = DeviceActor(self.module, self.device, self.precision, self.rollout, self.envs.groups, capture)
@@ -155,6 +160,8 @@ class OnPolicy(Algorithm):
     def compile(self, context: Context) -> tuple[CompiledGradient | None, str]:
         """Rank 0 decides whether; (None, the reason) where the gradient stays eager."""
         steps = self.iterations * self.rollouts * self.epochs * self.minibatches
+        if self.restless:
+            return None, "network.class changes its buffers whenever it is called"
         wanted = wants_compiling(context.config.compile, steps, self.step)
         wanted, reason = context.collectives.broadcast_object(wanted)
         if not wanted:
@@ -177,7 +184,8 @@ class OnPolicy(Algorithm):
 
     def remarks(self) -> list[str]:
         gradient = f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"
-        return [remark for remark in (gradient, self.steps.remark, self.actor.remark) if remark]
+        of_network = network_remarks(self.module.network, self.settings.name, self.module.changed) if self.own else []
+        return [remark for remark in (gradient, self.steps.remark, self.actor.remark, *of_network) if remark]
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -209,10 +217,7 @@ class OnPolicy(Algorithm):
                 self.learning_rate.on_metric("kl", metrics["kl"])
             steps += int(metrics.pop("gradient_steps"))
             means = {name: means.get(name, 0.0) + value / self.rollouts for name, value in metrics.items()}
-        if agreed["episodes"]:
-            means["episodes"] = agreed["episodes"]
-            means["return_mean"] = agreed["returns"] / agreed["episodes"]
-            means["length_mean"] = agreed["lengths"] / agreed["episodes"]
+        means.update(self.episodes.means(agreed))
         means["lr"] = self.learning_rate.value
         self.iteration = iteration + 1
         return Iteration(self.env_steps_per_iteration, steps, means)
@@ -247,6 +252,8 @@ class OnPolicy(Algorithm):
                     skipped += [(step, rows.start + env) for env in np.flatnonzero(~result.valid)]
                 if result.lives_lost is not None:
                     lives += [(step, rows.start + env) for env in np.flatnonzero(result.lives_lost)]
+                if result.info_metrics is not None:
+                    self.episodes.note(result)
                 if step + 1 < rollout.steps:
                     self.act(step + 1, group, result.observations)
                 elif len(envs.groups) == 1:
@@ -368,10 +375,11 @@ class OnPolicy(Algorithm):
         for row, array in ((-2, returns), (-1, returns - values)):
             sums[row] = array.size, array.sum(), np.square(array).sum()
         count, first, second = self.collectives.all_reduce_(torch.from_numpy(sums), name="advantages").numpy().T
-        means = first / count
-        squares = np.maximum(second - count * np.square(means), 0.0)  # sums of squared deviations
+        several = count > 1
+        means = np.where(several, first / count, 0.0)  # a sample alone is not normalised: it would always be 0
+        squares = np.maximum(second - count * np.square(first / count), 0.0)  # sums of squared deviations
         self.explained_variance = float(1.0 - squares[-1] / squares[-2]) if squares[-2] > 0 else float("nan")
-        deviations = np.sqrt(squares / np.maximum(count - 1, 1)) + 1e-8
+        deviations = np.where(several, np.sqrt(squares / np.maximum(count - 1, 1)) + 1e-8, 1.0)
         shape = (len(plan), self.minibatches)
         return means[:-2].reshape(shape).astype(np.float32), deviations[:-2].reshape(shape).astype(np.float32)
 
@@ -385,6 +393,16 @@ class OnPolicy(Algorithm):
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
         return self.head.for_environment(self.head.mode(parameters).cpu().numpy())
+
+    @property
+    def drawn_from(self) -> Noise:
+        return Noise(self.head.noise, self.head.noise_shape, self.settings.sde_sample_freq if self.settings.gsde else 1)
+
+    @torch.no_grad()
+    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
+        actions = self.head.sample(parameters, torch.from_numpy(noise).to(self.device))
+        return self.head.for_environment(actions.cpu().numpy())
 
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
         return Evaluation(self.context.play(self.act_best, episodes, final))
@@ -423,6 +441,11 @@ class OnPolicy(Algorithm):
         self.observations[goes_on] = state["observations"][goes_on]
         self.episodes.load_state(state["episodes"], goes_on)
         return goes_on
+
+    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+        self.observations = self.observations.copy()
+        self.observations[~goes_on] = begun[~goes_on]
+        self.episodes.begin_again(goes_on)
 
     def close(self) -> None:
         self.envs.close()

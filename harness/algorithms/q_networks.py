@@ -13,6 +13,7 @@ from torch import nn
 from harness.algorithms.acting import NumpyMLP
 from harness.algorithms.convolutions import convolutions, convolves
 from harness.algorithms.heads import ACTIVATIONS
+from harness.algorithms.probing import probe, refuse_batch_statistics
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class UsersQNetwork(nn.Module):
     def __init__(self, network: nn.Module, actions: int, quantiles: int) -> None:
         super().__init__()
         self.network, self.actions, self.quantiles = network, actions, quantiles
+        self.changed: tuple[str, ...] = ()
+        """Buffers that every call changes."""
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         return self.network(observations).float().unflatten(-1, (self.actions, self.quantiles))
@@ -140,13 +143,15 @@ def make_q_network(
         expected = "Class(observation_space, outputs, **network.kwargs)"
         raise BadInput(f"{where} cannot be built as {expected}: {error}") from None
     dtype = torch.uint8 if observation_space.dtype == np.uint8 else torch.float32
-    probe = torch.zeros((1, *observation_space.shape), dtype=dtype)
-    expected = f"take observations {tuple(probe.shape)} and return values {(1, outputs)}"
+    seen = torch.zeros((1, *observation_space.shape), dtype=dtype)
+    refuse_batch_statistics(network.network, where)
+    expected = f"take observations {tuple(seen.shape)} and return values {(1, outputs)}"
     try:
-        with torch.no_grad():
-            found = tuple(network.network(probe).shape)
+        probed = probe(network.network, seen)
+        found = tuple(probed.outputs.shape)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise BadInput(f"{where}: forward must {expected}, but failed: {error}") from None
     if found != (1, outputs):
         raise BadInput(f"{where}: forward must {expected}, got {found}")
+    network.changed = probed.changed
     return network

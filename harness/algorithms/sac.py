@@ -21,6 +21,7 @@ from harness.algorithms.base import Context, Evaluation
 from harness.algorithms.continuous import ActorCritics, Continuous, ContinuousSettings, lerp
 from harness.algorithms.heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
 from harness.distributed.arena import Arena
+from harness.envs.playing import Noise
 from harness.training.compiled import Batch, CompiledGradient
 from harness.training.optimizers import LearningRate, make_optimizer
 from harness.training.precision import Precision
@@ -124,13 +125,26 @@ class SAC(Continuous):
         return draw.standard_normal(shape, dtype=np.float32)[:, share.slice]
 
     def explore_near(self, step: int, observations: np.ndarray) -> np.ndarray:
+        return self.drawn(observations, self.action_noise[self.drawing[step] if self.settings.gsde else step])
+
+    def drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Actions (n, a) in [-1, 1] that follow from the noise (n, a); with gSDE (n, features, a)."""
         features, outputs = self.acting(observations)
         if self.settings.gsde:
             std = np.exp(self.module.log_std.detach().cpu().numpy())
-            distance = np.matmul(features[:, None, :], std * self.action_noise[self.drawing[step]])[:, 0]
+            distance = np.matmul(features[:, None, :], std * noise)[:, 0]
             return np.tanh(np.clip(outputs, -MEAN_BOUND, MEAN_BOUND) + distance)
         mean, log_std = np.split(outputs, 2, axis=1)
-        return np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_BOUNDS)) * self.action_noise[step])
+        return np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_BOUNDS)) * noise)
+
+    @property
+    def drawn_from(self) -> Noise:
+        if self.settings.gsde:
+            return Noise("normal", tuple(self.matrix.shape), self.settings.sde_sample_freq)
+        return Noise("normal", (self.actions,))
+
+    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self.for_environment(self.drawn(observations, noise))
 
     def best(self, observations: np.ndarray) -> np.ndarray:
         outputs = self.acting(observations)[1]

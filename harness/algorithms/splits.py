@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from harness.algorithms.randomness import generator
 from harness.errors import BadInput
@@ -80,9 +80,12 @@ def as_they_are(batch: Any) -> Any:
     return batch
 
 
-def make_loader(split: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
+def make_loader(split: Dataset, batches: int | BatchSampler) -> DataLoader:
+    """`batches`: their size, in the order of the split, or what draws them."""
     collate = as_they_are if isinstance(split, Samples) else None
-    return DataLoader(split, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+    if isinstance(batches, int):
+        return DataLoader(split, batch_size=batches, collate_fn=collate)
+    return DataLoader(split, batch_sampler=batches, collate_fn=collate)
 
 
 def load_splits(name: str) -> Splits:

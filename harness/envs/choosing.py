@@ -37,8 +37,8 @@ def check_backend(settings: EnvSettings) -> None:
     """BadInput where `env.backend` asks for what this environment, or this machine, does not have."""
     if settings.backend == "native" and not (is_cartpole(settings) or has_vector_class(settings)):
         raise BadInput(
-            f"env.backend = 'native': {settings.id} has no vector class registered in gymnasium (or env.wrappers is "
-            "set, which wraps single environments); it may be 'auto', 'envpool', 'sync' or 'workers'"
+            f"env.backend = 'native': {settings.id} has no vector class registered in gymnasium (or env.wrappers or "
+            "env.info_metrics is set, which need single environments); it may be 'auto', 'envpool', 'sync' or 'workers'"
         )
     if settings.backend == "envpool":
         check_envpool(settings)
@@ -93,7 +93,7 @@ def make_vector(settings: EnvSettings, count: int, first: int, cores: int) -> Ve
 def is_cartpole(settings: EnvSettings) -> bool:
     """Whether the vector of this project moves as these settings say."""
     ours = set(settings.kwargs) <= {"max_episode_steps", "sutton_barto_reward"}
-    return settings.id in CARTPOLES and not settings.wrappers and ours
+    return settings.id in CARTPOLES and not settings.wrappers and not settings.info_metrics and ours
 
 
 def cartpole_arguments(settings: EnvSettings) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.settings import Settings
 
@@ -64,6 +64,10 @@ class EnvSettings(Settings):
     policy acts on a GPU, or beside four workers or more, each of which has environments in both halves."""
     wrappers: list[str] = []
     """Wrappers around each environment, innermost first, each `module:callable`, called with the environment."""
+    info_metrics: list[str] = []
+    """Numbers and truths in the last info of an episode that are metrics, such as `["is_success"]`: their means over
+    the episodes of all ranks are `is_success_mean` of training and `eval_is_success_mean` of evaluations. Environments
+    are then single ones, whatever `backend` would be."""
     normalize_observations: bool = False
     """Centre and scale observations by the moments of all that all ranks have seen, clipped to ±10."""
     normalize_rewards: bool = False
@@ -76,6 +80,15 @@ class EnvSettings(Settings):
     @classmethod
     def games_are_preprocessed(cls, table: Any) -> Any:
         return {"atari": {}, **table} if isinstance(table, dict) and is_atari(str(table.get("id"))) else table
+
+    @field_validator("info_metrics")
+    @classmethod
+    def names_are_free(cls, names: list[str]) -> list[str]:
+        taken = sorted({"return", "length"} & set(names))
+        if taken or len(set(names)) < len(names) or "" in names:
+            problem = f"{taken[0]}_mean is a metric of its own" if taken else "each must be a name that is there once"
+            raise ValueError(f"must be keys of an episode's last info, such as ['is_success']: {problem}")
+        return names
 
     @model_validator(mode="after")
     def games_alone_are_preprocessed_as_such(self) -> EnvSettings:

@@ -148,6 +148,16 @@ class Environments:
             self.scaler.returns[goes_on] = state["returns"][goes_on]
         return goes_on
 
+    def begin_again(self, seed: int, iteration: int, before: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+        """After others have stepped the vector: bool (envs,), which environments go on from the vector's state
+        `before` that; and first observations (envs, …) of the others, whose episodes begin anew."""
+        observations = self.reset(seed, iteration)
+        own = {"vector": before, "returns": None if self.scaler is None else self.scaler.returns.copy()}
+        goes_on = self.load_own_state(own, observations)
+        if self.scaler is not None:
+            self.scaler.returns[~goes_on] = 0.0
+        return goes_on, observations
+
     def close(self) -> None:
         self.vector.close()
 
@@ -173,7 +183,17 @@ def joined(results: list[StepResult]) -> StepResult:
         one_or_none("final_observations", lambda result: result.observations),
         one_or_none("lives_lost", lambda result: np.zeros(len(result.rewards), dtype=bool)),
         one_or_none("valid", lambda result: np.ones(len(result.rewards), dtype=bool)),
+        joined_metrics(results),
     )
+
+
+def joined_metrics(results: list[StepResult]) -> np.ndarray | None:
+    told = next((result.info_metrics for result in results if result.info_metrics is not None), None)
+    if told is None:
+        return None
+    nothing = [np.full((len(result.rewards), told.shape[1]), np.nan) for result in results]
+    parts = zip(results, nothing)
+    return np.concatenate([none if each.info_metrics is None else each.info_metrics for each, none in parts])
 
 
 def make_environments(settings: EnvSettings, rank: int, size: int, gamma: float = 0.99, cores: int = 1) -> Environments:

@@ -42,6 +42,8 @@ class Result:
     eval_return_mean: float | None = None
     eval_return_std: float | None = None
     eval_episodes: int = 0
+    eval_metrics: dict[str, float] = field(default_factory=dict)
+    """Of `env.info_metrics`, such as `is_success_mean`."""
     best_return_mean: float | None = None
     seed: int = 0
     divergence: bool = False
@@ -60,13 +62,26 @@ class Result:
         write_json(run_dir / "result.json", asdict(self))
 
 
+@dataclass(frozen=True)
+class Made:
+    """How far a run has come when it ends, in the words of a result."""
+
+    env_steps: int = 0
+    gradient_steps: int = 0
+    wall_seconds: float = 0.0
+
+
 def failed_result(
-    reason: str, rank: int | None, host: str | None, lines: list[str], *, ranks: int, seed: int
+    reason: str, rank: int | None, host: str | None, lines: list[str], *, ranks: int, seed: int, made: Made = Made()
 ) -> Result:
     """Of a run that a rank, where one is known, has ended."""
     return Result(
         status="failed",
         reason=one_line(reason),
+        env_steps=made.env_steps,
+        gradient_steps=made.gradient_steps,
+        wall_seconds=made.wall_seconds,
+        env_steps_per_second=made.env_steps / made.wall_seconds if made.wall_seconds else 0.0,
         hosts=[host] if host else [],
         ranks=ranks,
         seed=seed,
@@ -136,9 +151,10 @@ def refuse_unwritable(run_dir: Path) -> None:
 
 
 def began_nothing(run_dir: Path) -> bool:
-    """Whether the result is that of a start whose ranks died before the run wrote anything of its own."""
+    """Whether the result is that of a start whose ranks died, or were stopped, before the run wrote anything of its
+    own."""
     result = read_result(run_dir)
-    return result is not None and result.status == "failed" and not result.env_steps
+    return result is not None and result.status in ("failed", "stopped") and not result.env_steps
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
@@ -258,10 +274,15 @@ def saves(run_dir: Path) -> set[str]:
     return {str(manifest.get(checkpoint.SUM)) for manifest in manifests if isinstance(manifest, dict)}
 
 
-def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str]) -> None:
+def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str], made: Made = Made()) -> None:
     """What a rank that cannot go on leaves behind: its own file, for whoever writes the result."""
     record = {"rank": rank, "host": host, "reason": one_line(reason), "lines": last_that_fit(lines)}
-    write_json(run_dir / f"failure.rank-{rank}.json", record)
+    write_json(run_dir / f"failure.rank-{rank}.json", {**record, "made": asdict(made)})
+
+
+def made_of(record: Mapping[str, Any]) -> Made:
+    """How far the run had come when a rank recorded its failure."""
+    return Made(**record.get("made", {}))
 
 
 def take_failures(run_dir: Path) -> list[dict[str, Any]]:

@@ -8,18 +8,22 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from harness.errors import StopAtStart
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequests:
     """While it is open, the STOP_SIGNALS only set `received`; a second SIGINT ends the process at once.
 
-    A signal that was ignored before (`nohup`) stays so.
+    A signal that was ignored before (`nohup`) stays so. While a run is `starting` a request raises StopAtStart instead,
+    in whatever the main thread does.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         """The first signal's name."""
+        self.starting = False
         self._before: dict[int, object] = {}
         self._launcher = os.getppid()
         self._shell = shell_around(self._launcher)
@@ -46,6 +50,14 @@ class StopRequests:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
+        if self.starting:
+            raise StopAtStart(f"stop requested ({self.received})")
+
+    def end_start(self, reason: str) -> None:
+        """From another thread: the start is broken off for another reason than a signal."""
+        if self.starting and self._before:
+            self.received = self.received or reason
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
 
 
 def shell_around(pid: int) -> int | None:

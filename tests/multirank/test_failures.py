@@ -94,16 +94,16 @@ def test_a_number_that_is_not_finite_on_one_rank_is_divergence_on_all(how: str, 
     assert result["divergence"] and "non-finite" in result["reason"]
 
 
-SCARCE = RUN.replace("Broken", "Scarce") + """
+SCARCE = RUN.replace("Broken", "Scarce").replace("100_000", "4_000") + """
 [evaluation]
-count = 100
+count = 5
 episodes = 4
 """
 
 
 @pytest.mark.parametrize("how", ["refuse", slow("exit")])
 def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: str, tmp_path: Path) -> None:
-    """Its next environment cannot be made, or some code in it ends with what is the code of bad input."""
+    """Another environment cannot be made then, or code in it ends with what is the code of bad input."""
     result = broken(how, tmp_path, settings=SCARCE)
     assert result["failed_rank"] == 1
     assert ("no licence is left" if how == "refuse" else "exit code 2") in result["reason"]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from harness.envs.backends.base import StepResult
+
+PARTS = ("sum", "count")
+
 
 class EpisodeAccount:
-    """Returns and lengths of the episodes that end, whatever rollouts they lie in."""
+    """Returns and lengths of the episodes that end, whatever rollouts they lie in, and what their last infos tell."""
 
-    def __init__(self, envs: int) -> None:
+    def __init__(self, envs: int, metrics: Sequence[str] = ()) -> None:
+        """`metrics`: `env.info_metrics`."""
+        self.metrics = tuple(metrics)
+        self.told = np.zeros((2, len(self.metrics)))
+        """Of each of them the sum over the episodes that ended since `take_in`, and how many had it."""
         self.returns = np.zeros(envs)
         """Float64 (envs,): of the episodes that still run."""
         self.lengths = np.zeros(envs, dtype=np.int64)
@@ -22,6 +30,20 @@ class EpisodeAccount:
         """Takes up the episodes of the environments that go on, bool (envs,)."""
         self.returns = np.where(goes_on, state["returns"], 0.0)
         self.lengths = np.where(goes_on, state["lengths"], 0)
+
+    def note(self, result: StepResult) -> None:
+        """Takes the metrics of the episodes that ended in a step; `result.info_metrics` is there."""
+        ended = result.terminated | result.truncated
+        if result.lives_lost is not None:
+            ended = ended & ~result.lives_lost
+        assert result.info_metrics is not None
+        values = result.info_metrics[ended]
+        there = ~np.isnan(values)
+        self.told += np.where(there, values, 0.0).sum(0), there.sum(0)
+
+    def begin_again(self, goes_on: np.ndarray) -> None:
+        """The episodes of the environments that do not go on, bool (envs,), are forgotten."""
+        self.load_state(self.state(), goes_on)
 
     def take_in(
         self, rewards: np.ndarray, dones: np.ndarray, lives: Sequence[tuple[int, int]] = ()
@@ -49,4 +71,19 @@ class EpisodeAccount:
         self.lengths[env[last]] = steps - 1 - ends[last]
         non_finite = float((~np.isfinite(sums[-1])).sum())
         counted = {"episodes": float(len(ends)), "returns": float(returns.sum()), "lengths": float(lengths.sum())}
-        return {**counted, "non_finite_rewards": non_finite}
+        told = {f"info.{name}": self.told[:, place].tolist() for place, name in enumerate(self.metrics)}
+        self.told = np.zeros_like(self.told)
+        of_infos = {f"{name}.{part}": value for name, both in told.items() for part, value in zip(PARTS, both)}
+        return {**counted, "non_finite_rewards": non_finite, **of_infos}
+
+    def means(self, agreed: Mapping[str, float]) -> dict[str, float]:
+        """The metrics that follow from what the ranks agreed of `take_in`; none where no episode ended."""
+        count = agreed["episodes"]
+        if not count:
+            return {}
+        means = {"episodes": count, "return_mean": agreed["returns"] / count, "length_mean": agreed["lengths"] / count}
+        for name in self.metrics:
+            total, had = (agreed[f"info.{name}.{part}"] for part in PARTS)
+            if had:
+                means[f"{name}_mean"] = total / had
+        return means

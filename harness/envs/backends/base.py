@@ -34,6 +34,9 @@ class StepResult:
     valid: np.ndarray | None = None
     """bool (envs,): False where the environment only began a new episode and its action was ignored, so that this is
     no transition to learn from. None: all are."""
+    info_metrics: np.ndarray | None = None
+    """float64 (envs, names): `env.info_metrics` of the last info where an episode ended, NaN where it had none. None:
+    nowhere."""
 
 
 class Vector(ABC):

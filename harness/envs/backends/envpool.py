@@ -37,6 +37,8 @@ def check_envpool(settings: EnvSettings) -> None:
         raise BadInput(
             f"{asked} steps environments in C++, which env.wrappers cannot wrap; it may be 'sync' or 'workers'"
         )
+    if settings.info_metrics:
+        raise BadInput(f"{asked} gives no infos, which env.info_metrics needs; it may be 'sync' or 'workers'")
     game = settings.game
     if game is not None and (not game.max_pool or game.frame_skip < 2 or game.noop_max < 1):
         raise BadInput(

@@ -27,14 +27,14 @@ INDEPENDENT = "seeds_per_environment"
 
 
 def has_vector_class(settings: EnvSettings) -> bool:
-    """Whether a vector class is registered. Wrappers, and the preprocessing of Atari games, need single
-    environments."""
+    """Whether a vector class is registered. Wrappers, metrics of infos and the preprocessing of Atari games need
+    single environments."""
     module, colon, _ = settings.id.partition(":")
     if colon:
         with suppress(ImportError):  # whoever makes the environment tells
             import_module(module)
     spec = gym.registry.get(settings.id.rpartition(":")[2])
-    if settings.wrappers or settings.game is not None:
+    if settings.wrappers or settings.info_metrics or settings.game is not None:
         return False
     return spec is not None and spec.vector_entry_point is not None
 

@@ -19,8 +19,10 @@ class SharedArrays:
     """A row for each environment of a rank. The memory is that of a file without a name, so that nothing stays behind
     however its processes end."""
 
-    def __init__(self, count: int, observation_space: spaces.Box, action_space: spaces.Space, fd: int = -1) -> None:
-        """`fd`: of the memory that another process has made; -1 makes it."""
+    def __init__(
+        self, count: int, observation_space: spaces.Box, action_space: spaces.Space, fd: int = -1, metrics: int = 0
+    ) -> None:
+        """`fd`: of the memory that another process has made; -1 makes it. `metrics`: how many an info has."""
         self.fd = fd
         seen = (count, *observation_space.shape), observation_space.dtype
         flags = (count,), np.dtype(bool)
@@ -33,6 +35,7 @@ class SharedArrays:
             "truncated": flags,
             "final_observations": seen,
             "lives_lost": flags,
+            "info_metrics": ((count, metrics), np.dtype(np.float64)),
         }
         starts, size = {}, 0
         for name, (shape, dtype) in kinds.items():

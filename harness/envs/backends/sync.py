@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.info import metrics_of
 from harness.envs.making import make_environment
 from harness.envs.settings import LIFE_LOST, EnvSettings
 from harness.envs.states import put_back, state_of
@@ -24,14 +26,19 @@ class Arrays(NamedTuple):
     final_observations: np.ndarray
     lives_lost: np.ndarray
     """Like the observations above it, it means something where an episode ended."""
+    info_metrics: np.ndarray
+    """As above."""
 
     def rows(self, which: slice) -> Arrays:
         return Arrays(*(array[which] for array in self))
 
 
-def step_in_turn(envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: int) -> bool:
-    """Steps each by its action; where an episode ends, keeps its last observation and begins the next. Whether any
-    ended. An error says in a note in which environment it was; `first` is the global index of the first."""
+def step_in_turn(
+    envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: int, metrics: Sequence[str] = ()
+) -> bool:
+    """Steps each by its action; where an episode ends, keeps its last observation and the `metrics` of its last info,
+    and begins the next. Whether any ended. An error says in a note in which environment it was; `first` is the global
+    index of the first."""
     ended, row = False, 0
     try:
         for row, env in enumerate(envs):
@@ -40,6 +47,8 @@ def step_in_turn(envs: list[gym.Env], actions: np.ndarray, out: Arrays, first: i
             if terminated or truncated:
                 ended = True
                 out.final_observations[row], out.lives_lost[row] = observation, LIFE_LOST in info
+                if metrics:
+                    out.info_metrics[row] = metrics_of(info, metrics)
                 observation, _ = env.reset()
             out.observations[row] = observation
     except Exception as error:
@@ -61,12 +70,12 @@ def put_back_each(envs: list[gym.Env], states: list[Any], seeds: list[int]) -> n
 class Sync(InTurn):
     def __init__(self, settings: EnvSettings, count: int, first: int = 0) -> None:
         """`first`: the global index of the first environment."""
-        self.first = first
+        self.first, self.metrics = first, settings.info_metrics
         self.envs = [make_environment(settings) for _ in range(count)]
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, spaces.Box)
         super().__init__("sync", count, observation_space, action_space)
-        self.final = self.zeros()
+        self.final, self.no_metrics = self.zeros(), np.empty((count, 0))
 
     def zeros(self) -> np.ndarray:
         """Where rows that are not written are cast and normalised beside the others."""
@@ -83,13 +92,18 @@ class Sync(InTurn):
 
     def step(self, actions: np.ndarray) -> StepResult:
         flags = np.zeros((3, self.count), dtype=bool)
-        out = Arrays(self.empty(), np.empty(self.count, np.float32), flags[0], flags[1], self.final, flags[2])
+        rewards, told = np.empty(self.count, np.float32), self.no_metrics
+        if self.metrics:
+            told = np.empty((self.count, len(self.metrics)))
+        out = Arrays(self.empty(), rewards, flags[0], flags[1], self.final, flags[2], told)
         final = lives_lost = None
-        if step_in_turn(self.envs, actions, out, self.first):
+        if step_in_turn(self.envs, actions, out, self.first, self.metrics):
             final, self.final = self.final, self.zeros()
             lives_lost = out.lives_lost
-        rewards = out.rewards
-        return StepResult(out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost)
+        metrics = told if self.metrics and final is not None else None
+        return StepResult(
+            out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost, info_metrics=metrics
+        )
 
     def state(self) -> dict[str, Any] | None:
         return {"envs": states} if any(states := [state_of(env) for env in self.envs]) else None

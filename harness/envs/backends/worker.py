@@ -118,7 +118,9 @@ def main() -> None:
 
 def serve(task: Task) -> None:
     """Obeys until told to close."""
-    shared = SharedArrays(task.count, task.observation_space, task.action_space, task.memory)
+    shared = SharedArrays(
+        task.count, task.observation_space, task.action_space, task.memory, len(task.settings.info_metrics)
+    )
     if task.spec is not None and task.spec.id not in gym.registry:
         gym.registry[task.spec.id] = task.spec
     groups = [[make_environment(task.settings) for _ in range(rows.stop - rows.start)] for rows in task.rows]
@@ -148,7 +150,7 @@ def serve(task: Task) -> None:
             rows = task.rows[read[0]]
             # a copy: an environment may keep the action that it was given
             actions, first = shared.actions[rows].copy(), task.first + rows.start
-            step_in_turn(groups[read[0]], actions, shared.out.rows(rows), first)
+            step_in_turn(groups[read[0]], actions, shared.out.rows(rows), first, task.settings.info_metrics)
         os.write(task.answers, DONE)
     for envs in groups:
         for env in envs:

@@ -139,7 +139,8 @@ class Workers(Vector):
         """`first`: the global index of the first environment."""
         self.count, self.observation_space, self.action_space = count, observation_space, action_space
         self.groups = tuple(parts_of(slice(0, count), min(groups, count)))
-        self.arrays = SharedArrays(count, observation_space, action_space)
+        self.metrics = len(settings.info_metrics)
+        self.arrays = SharedArrays(count, observation_space, action_space, metrics=self.metrics)
         largest = max(group.stop - group.start for group in self.groups)
         shares = [parts_of(group, min(workers, largest)) for group in self.groups]
         # a module that env.id names, and ale-py, register theirs in the worker too; cloudpickle carries classes of the
@@ -176,11 +177,14 @@ class Workers(Vector):
             process.wait()
         out = self.arrays.out.rows(self.groups[group])
         terminated, truncated, rewards = out.terminated.copy(), out.truncated.copy(), out.rewards.copy()
-        final = lives_lost = None
+        final = lives_lost = metrics = None
         done = terminated | truncated
         if done.any():
             final, lives_lost = out.final_observations.copy(), out.lives_lost & done
-        return StepResult(out.observations.copy(), rewards, rewards, terminated, truncated, final, lives_lost)
+            metrics = out.info_metrics.copy() if self.metrics else None
+        return StepResult(
+            out.observations.copy(), rewards, rewards, terminated, truncated, final, lives_lost, info_metrics=metrics
+        )
 
     def state(self) -> dict[str, Any] | None:
         states: list[Any] = [None] * self.count
