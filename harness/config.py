@@ -122,7 +122,7 @@ class LoggingSettings(Settings):
 
 
 class RunConfig(Settings):
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     """All that is random follows from it and from global indices of environments, never from the rank."""
     run: RunSettings = RunSettings()
     env: EnvSettings | None = None

@@ -9,7 +9,7 @@ class BadInput(Exception):
 
 
 class Diverged(Exception):
-    """A non-finite loss, reward or gradient, agreed by all ranks: an outcome of these settings, not a fault."""
+    """A non-finite loss or gradient, agreed by all ranks: an outcome of these settings, not a fault."""
 
 
 class RanksDisagree(Exception):
@@ -34,5 +34,15 @@ class StopAtStart(BaseException):
     is broken off wherever it is. No Exception: what a compiler or an environment may raise is caught in places."""
 
 
+class EnvironmentFault(Exception):
+    """An environment gave a number that is none, as all ranks agree: nothing that other settings would mend, and no
+    outcome of these."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        """`rank`: whose environment it is."""
+        super().__init__(message)
+        self.rank = rank
+
+
 class EnvironmentFailed(Exception):
-    """An environment broke in a worker process, or the process died; says how, in one line."""
+    """An environment broke in a worker process or an evaluation, or the process died; says how, in one line."""

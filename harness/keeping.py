@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.algorithms import Algorithm
 from harness.config import RunConfig
 from harness.distributed.collectives import Collectives
@@ -18,6 +20,24 @@ from harness.lifecycle.checkpoint import Checkpoint
 from harness.lifecycle.generators import load_generators
 from harness.lifecycle.parts import share_from
 from harness.lifecycle.saver import Saver, Snapshot
+
+MUCH = 50 * 2**20
+"""Bytes of a rank's environments in each checkpoint from which on they are told."""
+ITEM_BYTES = 16
+"""What a plain value takes, about."""
+
+
+def bytes_in(value: Any) -> int:
+    """Of a state, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(bytes_in(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(bytes_in(item) for item in value)
+    return ITEM_BYTES
 
 
 class Keeping:
@@ -82,6 +102,15 @@ class Keeping:
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
             self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
+        elif self.iteration is None and own and self.config.env is not None:
+            size = bytes_in(own["environments"]["vector"])
+            if size >= MUCH:
+                count = f"{self.environments.share.count}" if self.environments is not None else "its"
+                self.say(
+                    f"what {count} environments of {self.config.env.id} on a rank go on from takes {size >> 20} MB in "
+                    "each checkpoint: all that they hold and a reset does not leave as it was; where they offer "
+                    "get_state() and set_state(state), it is what these say"
+                )
         self.iteration, self.saved_at = iteration, time.monotonic()
 
     def settle(self) -> str | None:

@@ -35,7 +35,7 @@ from harness.envs.playing import (
     episode_seeds,
     longest_episode,
 )
-from harness.errors import BadInput, Diverged, RanksDisagree, StopHere
+from harness.errors import BadInput, Diverged, EnvironmentFault, RanksDisagree, StopHere
 from harness.files import write_text
 from harness.keeping import Keeping
 from harness.lifecycle.elastic import Membership, RanksChange
@@ -238,12 +238,12 @@ class Run:
             result = self._train()
         except BadInput as error:  # it was good when the run began
             raise RuntimeError(str(error)) from error
-        except (Diverged, RanksDisagree) as error:  # raised by all ranks alike
+        except (Diverged, RanksDisagree, EnvironmentFault) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
             if self.keeping is not None:
                 self.keeping.settle()
             result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
-            if isinstance(error, RanksDisagree):
+            if isinstance(error, (RanksDisagree, EnvironmentFault)):
                 result = replace(result, failed_rank=error.rank, failed_host=self.host_of[error.rank])
         finally:
             if self.keeping is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.cluster.place import host_name
 from harness.config import RunConfig
+from harness.envs.registration import REGISTERED, refuse_names_of_the_script, registration
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import (
@@ -76,10 +77,18 @@ def train_on_ranks(
     if config.sync.path == "mpi" and starter.name in ("horovodrun-gloo", "horovodrun-elastic"):
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
     refuse_unwritable(run_dir)
+    registered = None
+    if config.env is not None:
+        wrappers = [each if isinstance(each, str) else each.class_ for each in config.env.wrappers]
+        refuse_names_of_the_script("env.wrappers", *wrappers)
+        refuse_names_of_the_script("network.class", config.network.class_)
+        registered = registration(config.env)
     fresh = not run_dir.exists()
     tell_end(run_dir)
-    settings = run_dir / "requested.toml"
+    settings, handed = run_dir / "requested.toml", run_dir / "registration.pkl"
     write_text(settings, config.to_toml())
+    if registered is not None:
+        handed.write_bytes(registered)
     try:
         return start_and_watch(config, run_dir, settings, ranks, starter, hosts, resume)
     except BadInput:
@@ -89,6 +98,7 @@ def train_on_ranks(
     finally:
         with suppress(OSError):  # it may lie in a directory that has become read-only
             settings.unlink(missing_ok=True)
+            handed.unlink(missing_ok=True)
 
 
 def start_and_watch(
@@ -103,6 +113,8 @@ def start_and_watch(
     """Starts the ranks on `settings`, as often again as the config allows: from this run's last checkpoint
     where it has one, else as at first."""
     before, began = saves(run_dir), time.monotonic()
+    handed = run_dir / "registration.pkl"
+    known = {REGISTERED: str(handed.resolve())} if handed.exists() else {}
     for restarts in range(config.run.max_restarts + 1):
         spent = time.monotonic() - began if restarts else 0.0
         command = ("train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
@@ -110,7 +122,7 @@ def start_and_watch(
             command=(*python_module("harness"), *command),
             ranks=ranks,
             hosts=hosts,
-            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", SECONDS_SPENT: str(spent)},
+            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", SECONDS_SPENT: str(spent), **known},
             run_id=f"{config.run.name}-{uuid.uuid4().hex[:12]}",
             output=run_dir / "output.log",
             cwd=Path.cwd(),

@@ -19,8 +19,9 @@ from harness.brief import one_line
 from harness.cluster.place import let_rank_0_speak_first
 from harness.config import RunConfig
 from harness.distributed.world import Place, World
-from harness.envs import check_environment, share_of
+from harness.envs import share_of
 from harness.envs.choosing import check_backend
+from harness.envs.inspection import close_spare, inspect_environment, inspected
 from harness.errors import BadInput, StopAtStart
 from harness.lifecycle import checkpoint
 from harness.lifecycle.elastic import Membership, RanksChange, is_elastic, keep_going
@@ -55,14 +56,22 @@ def default_run_dir(config: RunConfig) -> Path:
     return Path("runs") / f"{config.run.name}-seed{config.seed}"
 
 
-def check(config: RunConfig, ranks: int) -> None:
-    """Refuses, before anything starts, what this machine or so many ranks cannot run."""
+def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
+    """Refuses, before anything starts, what this machine or so many ranks cannot run. `keeps`: the environment that was
+    looked at stays open, for the run to take it."""
     if ranks < 1:
         raise BadInput(f"--ranks must be >= 1, got {ranks}")
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
-        algorithm_class(config.algorithm.name).check(config, *check_environment(config.env))
-        check_backend(config.env)
+        try:
+            found = inspect_environment(config.env)
+            algorithm_class(config.algorithm.name).check(config, found.observation_space, found.action_space)
+            check_backend(config.env)
+        except BaseException:
+            close_spare()
+            raise
+        if not keeps:
+            close_spare()
     else:
         algorithm_class(config.algorithm.name).check_data(config, ranks)
 
@@ -105,7 +114,7 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     if is_elastic(os.environ):
         return train_elastic(config, run_dir, resume)
     world = World()
-    check(config, world.place.size)
+    check(config, world.place.size, keeps=True)
     known: Result | None = None
     if world.place.rank == 0:
         known = finished(run_dir, config, resume)
@@ -117,6 +126,7 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     collectives = world.start(config.sync.path)
     known, config = collectives.broadcast_object((known, config))  # other hosts may not see the directory
     if known is not None:
+        close_spare()
         world.stop()
         return known
     with StopRequests() as requests:
@@ -153,6 +163,7 @@ def attempt(
             requests.starting = membership is None  # to Horovod's elastic driver that would be a rank that was lost
             run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
             run.told += [lock.remark] if lock.remark is not None else []
+            run.told += notices(config)
             heartbeat.watch(run.phases)
             result = run.go(resume)
             world.collectives.barrier()  # nobody leaves before rank 0 has written all
@@ -170,6 +181,13 @@ def attempt(
     finally:
         requests.starting = False
         lock.release()
+        close_spare()
+
+
+def notices(config: RunConfig) -> tuple[str, ...]:
+    """What was noticed of the environment before the run."""
+    found = inspected(config.env) if config.env is not None else None
+    return () if found is None else found.notices
 
 
 def end_late_start(requests: StopRequests, deadline: float) -> None:

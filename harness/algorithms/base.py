@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.distributed.collectives import Collectives
+from harness.errors import EnvironmentFault
 from harness.rings import Ring
 from harness.settings import Settings
 
@@ -91,6 +92,14 @@ class Iteration:
     cut: int | None = None
     """Why the ranks agreed, by `Context.listen`, to end before it was over; what it has made is in the algorithm's
     state, and the next call makes the rest. None: it is whole."""
+
+
+def fault_of_ranks(fault: str | None, collectives: Collectives) -> EnvironmentFault | None:
+    """What is wrong with an environment of any rank, the first of them; collective. `fault`: this rank's, in words."""
+    for rank, found in enumerate(collectives.gather_objects(fault)):
+        if found is not None:
+            return EnvironmentFault(found, rank)
+    return None
 
 
 class Algorithm(ABC):

@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from harness.algorithms.acting import NumpyMLP
 from harness.algorithms.base import Context
 from harness.algorithms.convolutions import convolves
-from harness.algorithms.heads import check_bounds
+from harness.algorithms.heads import Bounds, check_bounds
 from harness.algorithms.memory.replay import Replay
 from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
 from harness.algorithms.q_networks import layers
@@ -139,7 +139,7 @@ class Continuous(OffPolicy):
         config, settings, envs = context.config, context.config.algorithm, context.environments
         assert isinstance(settings, ContinuousSettings) and envs is not None
         assert isinstance(envs.action_space, spaces.Box)
-        self.action_space = envs.action_space
+        self.action_space, self.bounds = envs.action_space, Bounds(envs.action_space)
         self.actions = int(np.prod(self.action_space.shape))
         torch.manual_seed(config.seed)
         self.set_up(context)
@@ -171,8 +171,8 @@ class Continuous(OffPolicy):
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
         assert config.env is not None
         name, where = config.algorithm.name, f"env.id = {config.env.id!r}"
-        if not (isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating)):
-            raise BadInput(f"{where} has {action_space} actions; with {name} they must be a Box of floats")
+        if not isinstance(action_space, spaces.Box):
+            raise BadInput(f"{where} has {action_space} actions; with {name} they must be a Box")
         check_bounds(action_space, config.env.id, name)
         if convolves(config.network, observation_space):
             raise BadInput(f"{where} has images, which {name} takes as vectors alone, with network.kind = 'mlp'")
@@ -219,9 +219,7 @@ class Continuous(OffPolicy):
         """The policy's deterministic actions (n, a) in [-1, 1]."""
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        low, high = self.action_space.low, self.action_space.high
-        scaled = low + 0.5 * (actions.reshape(-1, *low.shape) + 1.0) * (high - low)
-        return scaled.astype(self.action_space.dtype, copy=False)
+        return self.bounds.scale(actions)
 
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         return self.for_environment(self.best(observations))

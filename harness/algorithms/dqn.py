@@ -127,7 +127,8 @@ class DQN(OffPolicy):
         minibatches = max(1, STAGED_BYTES // (settings.batch_size * sample))
         at_once = 1 if settings.prioritized else min(settings.gradient_steps, minibatches)
         super().__init__(context, replay, at_once)
-        self.start = int(envs.action_space.start)
+        self.start, self.action_dtype = int(envs.action_space.start), np.dtype(envs.action_space.dtype)
+        self.as_drawn = not self.start and self.action_dtype == np.int64
         self.data = {**self.minibatches.data, "errors": torch.zeros(len(self.minibatches.rows), device=device)}
         """What a minibatch has of each of its samples; its errors come from the loss."""
         self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
@@ -206,7 +207,7 @@ class DQN(OffPolicy):
         return np.where(self.random[step], self.random_actions[step], self.greedy(observations))
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        return actions + self.start if self.start else actions
+        return actions if self.as_drawn else (actions + self.start).astype(self.action_dtype, copy=False)
 
     def act_best(self, observations: np.ndarray) -> np.ndarray:
         return self.for_environment(self.greedy(observations))

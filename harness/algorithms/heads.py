@@ -60,15 +60,20 @@ class ActionHead(nn.Module):
         """The actions as the environment takes them."""
 
 
+Choices = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
 class CategoricalHead(ActionHead):
-    """Discrete and MultiDiscrete actions: a softmax for each of the choices."""
+    """Discrete, MultiDiscrete and MultiBinary actions: a softmax for each of the choices."""
 
     noise = "uniform"
 
-    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+    def __init__(self, space: Choices) -> None:
         super().__init__()
-        self.sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec.ravel()]
-        self.start = np.asarray(space.start)
+        self.sizes, self.start = choices_of(space)
+        self.dtype = np.dtype(space.dtype)
+        self.as_drawn = self.dtype == np.int64 and not self.start.any()
+        """Whether the environment takes actions as they are drawn."""
         self.shape = self.start.shape
         self.parameter_count = sum(self.sizes)
         self.noise_shape = (len(self.sizes),)
@@ -98,7 +103,66 @@ class CategoricalHead(ActionHead):
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         actions = actions.reshape(-1, *self.shape)
-        return actions + self.start if self.start.any() else actions
+        return actions if self.as_drawn else (actions + self.start).astype(self.dtype, copy=False)
+
+
+def choices_of(space: Choices) -> tuple[list[int], np.ndarray]:
+    """How many values each choice has, and, in the shape of an action, the least of them."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)], np.asarray(space.start)
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * int(np.prod(space.shape)), np.zeros(space.shape, np.int64)
+    return [int(n) for n in space.nvec.ravel()], np.asarray(space.start)
+
+
+class Bounds:
+    """Numbers brought into a Box, whatever its bounds and dtype: actions never leave their space, not by a rounding
+    either. Of whole numbers it takes the nearest."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.shape, self.dtype = space.shape, space.dtype
+        self.whole = self.dtype.kind != "f"
+        self.lowest, self.highest = space.low, space.high
+        self.low, self.high = (inner(bound, self.dtype) for bound in (space.low, space.high))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.span = self.high - self.low
+        self.wide = not np.isfinite(self.span).all()
+        """Where bounds are too far apart for their distance to be a number; then there may be none at all."""
+
+    def clip(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (n, …) in the space's shape and dtype, those outside at the nearest bound."""
+        actions = actions.reshape(-1, *self.shape)
+        return self.within(np.fmax(np.rint(actions) if self.whole else actions, self.low))
+
+    def scale(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (n, …) in [-1, 1], which are the bounds of a space that has bounds."""
+        share = 0.5 * (actions.reshape(-1, *self.shape) + 1.0)
+        if self.wide:
+            share = share.astype(np.float64)
+            scaled = self.low * (1.0 - share) + self.high * share
+        else:
+            scaled = self.low + share * self.span
+        if self.whole:
+            np.rint(scaled, out=scaled)
+        return self.within(np.fmax(scaled, self.low, out=scaled))
+
+    def within(self, actions: np.ndarray) -> np.ndarray:
+        """Of actions that are at least `low`, which this may overwrite. (fmin and fmax make a bound of what is no
+        number.)"""
+        actions = np.fmin(actions, self.high, out=actions).astype(self.dtype, copy=False)
+        return np.clip(actions, self.lowest, self.highest) if self.whole else actions
+
+
+def inner(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A bound in floats that the dtype can hold: of the largest whole numbers the nearest float may lie outside."""
+    if dtype.kind == "f":
+        return bound
+    near = bound.astype(np.float64)
+    exact = [int(each) for each in bound.ravel().tolist()]
+    towards_zero = [
+        np.nextafter(each, 0.0) if abs(int(each)) > abs(number) else each for each, number in zip(near.ravel(), exact)
+    ]
+    return np.array(towards_zero, np.float64).reshape(bound.shape)
 
 
 def normal_log_prob(distance: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
@@ -137,7 +201,7 @@ class GaussianHead(ActionHead):
         self.actions = int(np.prod(space.shape))
         self.parameter_count = self.actions
         self.noise_shape: tuple[int, ...] = (self.actions,)
-        self.low, self.high, self.dtype = space.low, space.high, space.dtype
+        self.bounds = Bounds(space)
         self.log_std = nn.Parameter(torch.full(self.std_shape, log_std_init))
 
     @property
@@ -165,10 +229,7 @@ class GaussianHead(ActionHead):
         return entropy + mean_log_slope_of_tanh(mean, log_std.exp()) if self.squash else entropy
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
-        actions = actions.reshape(-1, *self.shape)
-        if self.squash:
-            return (self.low + 0.5 * (np.tanh(actions) + 1.0) * (self.high - self.low)).astype(self.dtype)
-        return np.clip(actions, self.low, self.high).astype(self.dtype)
+        return self.bounds.scale(np.tanh(actions)) if self.squash else self.bounds.clip(actions)
 
 
 class StateDependentHead(GaussianHead):
@@ -211,7 +272,7 @@ def state_dependent_variance(features: torch.Tensor, log_std: torch.Tensor) -> t
 
 def check_bounds(space: spaces.Box, env_id: str, setting: str) -> None:
     """BadInput where actions cannot be squashed, because the space has no bounds."""
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    if not (space.bounded_below.all() and space.bounded_above.all()):
         raise BadInput(f"env.id = {env_id!r} has actions without bounds; {setting} squashes them to bounds")
 
 
@@ -220,7 +281,7 @@ def make_action_head(
 ) -> ActionHead:
     """`features`, `activation`: of a head with state-dependent exploration, which the network gives so many numbers."""
     options = options or HeadOptions()
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box):
         if options.squash:
             check_bounds(space, env_id, "algorithm.squash")
         if options.gsde:
@@ -229,7 +290,8 @@ def make_action_head(
         return GaussianHead(space, options.squash, options.log_std_init)
     for name in ("squash", "gsde"):
         if getattr(options, name):
-            raise BadInput(f"algorithm.{name} must be false: env.id = {env_id!r} has {space} actions, no Box of floats")
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+            raise BadInput(f"algorithm.{name} must be false: env.id = {env_id!r} has {space} actions, no Box")
+    if isinstance(space, Choices):
         return CategoricalHead(space)
-    raise BadInput(f"env.id = {env_id!r} has {space} actions; they may be Discrete, MultiDiscrete or a Box of floats")
+    may_be = "they may be Discrete, MultiDiscrete, MultiBinary or a Box"
+    raise BadInput(f"env.id = {env_id!r} has {space} actions; {may_be}")

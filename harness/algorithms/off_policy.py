@@ -18,14 +18,16 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import Field
 
-from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
+from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration, fault_of_ranks
 from harness.algorithms.memory import EpisodeAccount
 from harness.algorithms.memory.minibatches import Minibatches
 from harness.algorithms.memory.replay import Replay, bytes_of
 from harness.algorithms.randomness import generator
 from harness.distributed.collectives import Collectives
 from harness.distributed.world import free_memory
-from harness.envs.making import check_environment, make_environment
+from harness.envs.faults import fault_in_observation, fault_in_reward, is_finite
+from harness.envs.inspection import check_environment, inspected
+from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
 from harness.envs.vectors import observation_dtype, share_of
 from harness.errors import BadInput, Diverged
@@ -146,6 +148,11 @@ class OffPolicy(Algorithm):
         self.lives: list[tuple[int, int]] = []
         """(step, environment) where a life was lost and the game goes on."""
         self.episodes = EpisodeAccount(share.count, self.envs.settings.info_metrics)
+        self.sees_floats = self.envs.observation_dtype.kind == "f"
+        self.broken: list[tuple[int, np.ndarray]] = []
+        """(step, observations (envs, …)) with a number in them that is not finite."""
+        self.fault: str | None = None
+        """What is wrong with what an environment of this rank gave, in words."""
         self.at_once = at_once
         self.minibatches = Minibatches(replay, share, settings.batch_size, at_once, self.device)
         self.updates = 0
@@ -200,14 +207,19 @@ class OffPolicy(Algorithm):
             self.collect(range(first, first + self.steps_of_a_round))
             env_steps += settings.train_freq
             self.on_round(env_steps)
+            if self.fault is None:
+                self.fault = self.fault_of_round(iteration, first)
+            if self.fault is not None:  # a loss that is none ends the updates of all ranks
+                self.minibatches.spoilt = True
             if self.can_learn:
                 applied += self.learn(draws[number], env_steps)
                 self.updates += settings.gradient_steps
         phases.start("agree")
-        agreed = collectives.agree(self.episodes.take_in(self.true_rewards, self.dones, self.lives))
+        episodes = self.episodes.take_in(self.true_rewards, self.dones, self.lives)
+        agreed = collectives.agree({**episodes, "faults": float(self.fault is not None)})
         self.lives = []
-        if agreed["non_finite_rewards"]:
-            raise Diverged("non-finite reward from the environment")
+        if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
+            raise fault
         metrics = {**self.metrics(), **self.episodes.means(agreed)}
         self.iteration = iteration + 1
         return Iteration(self.env_steps_per_iteration, applied, metrics)
@@ -224,12 +236,29 @@ class OffPolicy(Algorithm):
             replay.add(actions, result)
             self.true_rewards[step] = result.true_rewards
             np.logical_or(result.terminated, result.truncated, out=self.dones[step])
+            if self.sees_floats and not is_finite(result.observations):
+                self.broken.append((step, result.observations))
+            if result.final_observations is not None and self.sees_floats:
+                final = result.final_observations[result.truncated]
+                if not is_finite(final):
+                    whole = np.zeros_like(result.final_observations)
+                    whole[result.truncated] = final
+                    self.broken.append((step, whole))
             if result.lives_lost is not None:
                 self.lives += [(step, env) for env in np.flatnonzero(result.lives_lost).tolist()]
             if result.info_metrics is not None:
                 self.episodes.note(result)
             self.observations = result.observations
         self.fed += len(steps)
+
+    def fault_of_round(self, iteration: int, first: int) -> str | None:
+        """What is wrong with what this rank's environments gave in the round whose first step of the iteration is
+        `first`, if anything."""
+        before, own = iteration * len(self.dones), self.envs.share.first
+        for step, observations in self.broken:
+            return fault_in_observation(observations, own, before + step + 1)
+        rewards = self.true_rewards[first : first + self.steps_of_a_round]
+        return None if is_finite(rewards) else fault_in_reward(rewards, own, before + first + 1)
 
     @property
     def can_learn(self) -> bool:
@@ -260,12 +289,9 @@ class OffPolicy(Algorithm):
         )
         return compiled, problem or reason
 
-    def diverged(self) -> Diverged:
+    def diverged(self) -> Exception:
         """Why the loss of all ranks is not finite; collective."""
-        bad = float((~np.isfinite(self.true_rewards)).sum())
-        if self.collectives.agree({"non_finite_rewards": bad})["non_finite_rewards"]:
-            return Diverged("non-finite reward from the environment")
-        return Diverged("non-finite loss")
+        return fault_of_ranks(self.fault, self.collectives) or Diverged("non-finite loss")
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -358,9 +384,13 @@ def frames_of(settings: EnvSettings) -> int:
 
 
 def stack_in_metadata(settings: EnvSettings) -> int:
-    env = make_environment(settings)
-    stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape
-    env.close()
+    found = inspected(settings)
+    if found is not None:
+        stack, shape = found.frame_stack, found.observation_space.shape
+    else:
+        env = make_environment(settings)
+        stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape or ()
+        env.close()
     if stack != 1 and (not isinstance(stack, int) or stack < 1 or not shape or shape[0] % stack):
         raise BadInput(
             f"env.id = {settings.id!r}: metadata['frame_stack'] must be how many frames its observations {shape} have "

@@ -17,13 +17,14 @@ from gymnasium import spaces
 from pydantic import Field
 
 from harness.algorithms.acting import Actor, make_actor
-from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
+from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration, fault_of_ranks
 from harness.algorithms.device_actor import DeviceActor
 from harness.algorithms.heads import HeadOptions
 from harness.algorithms.memory import EpisodeAccount, Rollout, minibatch_indices
 from harness.algorithms.networks import ActorCritic, make_actor_critic
 from harness.algorithms.probing import network_remarks
 from harness.algorithms.randomness import generator
+from harness.envs.faults import fault_in_observation, fault_in_reward, is_finite
 from harness.envs.playing import Noise
 from harness.errors import Diverged
 from harness.settings import named_object
@@ -135,6 +136,8 @@ class OnPolicy(Algorithm):
         self.rollout = Rollout(settings.rollout_steps, share.count, shape, dtype, example[0].detach().cpu().numpy())
         self.iteration = 0
         """The next one."""
+        self.fault: str | None = None
+        """What is wrong with what an environment of this rank gave, in words."""
         self.observations = self.envs.reset(config.seed)
         if self.device.type == "cuda":
             self.rollout.pin(DATA)
@@ -203,15 +206,15 @@ class OnPolicy(Algorithm):
             sums = {name: sums.get(name, 0.0) + value for name, value in episodes.items()}
             phases.start("agree")
             if (number + 1) % self.rollouts == 0:
-                agreed = collectives.agree(sums)
-                if agreed["non_finite_rewards"]:
-                    raise Diverged("non-finite reward from the environment")
+                agreed = collectives.agree({**sums, "faults": float(self.fault is not None)})
+                if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
+                    raise fault
             self.envs.take_in(collectives)
             try:
                 metrics = self.update(number)
             except Diverged:  # on all ranks alike
-                if collectives.agree(sums)["non_finite_rewards"]:
-                    raise Diverged("non-finite reward from the environment") from None
+                if (fault := fault_of_ranks(self.fault, collectives)) is not None:
+                    raise fault from None
                 raise
             if "kl" in metrics:
                 self.learning_rate.on_metric("kl", metrics["kl"])
@@ -262,10 +265,34 @@ class OnPolicy(Algorithm):
                     self.observations[rows] = result.observations
         phases.start("advantages")
         self.actor.finish()
+        self.fault = self.fault or self.find_fault(number, cut)
         last_values = self.bootstrap(cut)
         rollout.compute_advantages(last_values, self.settings.gamma, self.settings.gae_lambda)
         rollout.replace(skipped)
+        if self.fault is not None:  # a loss that is none ends the updates of all ranks, where they do not agree before
+            rollout.returns[:] = rollout.advantages[:] = np.nan
         return self.episodes.take_in(rollout.true_rewards, rollout.dones, lives)
+
+    def find_fault(self, number: int, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> str | None:
+        """What is wrong with what this rank's environments gave in rollout number `number`, if anything."""
+        rollout, first = self.rollout, self.envs.share.first
+        before = number * rollout.steps
+        if not is_finite(rollout.true_rewards):
+            return fault_in_reward(rollout.true_rewards, first, before + 1)
+        seen: list[np.ndarray] = []
+        if self.envs.moments is None:
+            if not (is_finite(rollout.observations) and is_finite(self.observations)):
+                seen = [*rollout.observations, self.observations]
+        elif not is_finite(np.concatenate(self.envs.seen)):  # normalised and clipped, they would look as if they were
+            seen = self.envs.seen_in_steps(rollout.steps)
+        for after, observations in enumerate(seen, start=before + rollout.steps + 1 - len(seen)):
+            if not is_finite(observations):
+                return fault_in_observation(observations, first, after)
+        for step, envs, observations in cut:
+            if not is_finite(observations):
+                row = int(np.flatnonzero(~np.isfinite(observations).reshape(len(envs), -1).all(1))[0])
+                return fault_in_observation(observations[row : row + 1], first + int(envs[row]), before + step + 1)
+        return None
 
     def act(self, step: int, group: int, observations: np.ndarray) -> None:
         """Sends a group of environments into their step number `step`."""

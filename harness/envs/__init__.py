@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.envs.backends.base import StepResult
     from harness.envs.choosing import choose_backend
-    from harness.envs.making import check_environment, make_environment
+    from harness.envs.inspection import check_environment
+    from harness.envs.making import make_environment
     from harness.envs.normalization import RunningMoments
     from harness.envs.playing import play_episodes
     from harness.envs.settings import EnvSettings
@@ -32,7 +33,7 @@ HOMES = {
     "EnvSettings": "settings",
     "RunningMoments": "normalization",
     "StepResult": "backends.base",
-    "check_environment": "making",
+    "check_environment": "inspection",
     "choose_backend": "choosing",
     "make_environment": "making",
     "play_episodes": "playing",

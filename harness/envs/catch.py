@@ -22,6 +22,7 @@ class Catch(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8, "frame_stack": STACK}
     observation_space = spaces.Box(0, 255, (STACK, CELLS * PIXELS, CELLS * PIXELS), np.uint8)
     action_space = spaces.Discrete(3)
+    episode_length = CELLS - 1
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from harness.envs.backends.envpool import EnvPool, check_envpool, prefers_envpoo
 from harness.envs.backends.registered import Registered, has_vector_class
 from harness.envs.backends.sync import Sync
 from harness.envs.backends.workers import Workers
-from harness.envs.making import check_environment, make_environment
+from harness.envs.inspection import borrowed, check_environment, close_spare
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
 
@@ -37,8 +38,9 @@ def check_backend(settings: EnvSettings) -> None:
     """BadInput where `env.backend` asks for what this environment, or this machine, does not have."""
     if settings.backend == "native" and not (is_cartpole(settings) or has_vector_class(settings)):
         raise BadInput(
-            f"env.backend = 'native': {settings.id} has no vector class registered in gymnasium (or env.wrappers or "
-            "env.info_metrics is set, which need single environments); it may be 'auto', 'envpool', 'sync' or 'workers'"
+            f"env.backend = 'native': {settings.id} has no vector class registered in gymnasium (or env.wrappers, "
+            "env.reset_options or env.info_metrics is set, which need single environments); it may be 'auto', "
+            "'envpool', 'sync' or 'workers'"
         )
     if settings.backend == "envpool":
         check_envpool(settings)
@@ -78,6 +80,8 @@ def agree_on_backend(settings: EnvSettings, collectives: Collectives, cores: int
 def make_vector(settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
     """`settings` as `choose_backend` gives them; `first`: the global index of this rank's first environment."""
     check_backend(settings)
+    if settings.backend != "sync":
+        close_spare()
     if settings.backend == "native":
         return CartPole(count, **cartpole_arguments(settings)) if is_cartpole(settings) else Registered(settings, count)
     if settings.backend == "sync":
@@ -93,7 +97,8 @@ def make_vector(settings: EnvSettings, count: int, first: int, cores: int) -> Ve
 def is_cartpole(settings: EnvSettings) -> bool:
     """Whether the vector of this project moves as these settings say."""
     ours = set(settings.kwargs) <= {"max_episode_steps", "sutton_barto_reward"}
-    return settings.id in CARTPOLES and not settings.wrappers and not settings.info_metrics and ours
+    single = settings.wrappers or settings.reset_options or settings.info_metrics
+    return settings.id in CARTPOLES and not single and ours
 
 
 def cartpole_arguments(settings: EnvSettings) -> dict:
@@ -131,19 +136,17 @@ def seems_slow(settings: EnvSettings, count: int, cores: int) -> bool:
 def seconds_of_one(settings: EnvSettings) -> float:
     """Of one environment's step with random actions, resets among them: the least of BLOCKS means, so that what else
     runs on the machine decides nothing."""
-    env = make_environment(settings)
-    try:
+    with borrowed(settings) as env:
         env.reset(seed=0)
-        env.action_space.seed(0)
-        env.step(env.action_space.sample())  # the first may be slower
+        actions = copy.deepcopy(env.action_space)
+        actions.seed(0)
+        env.step(actions.sample())  # the first may be slower
         seconds: list[float] = []
         until = time.perf_counter() + MEASURE_SECONDS
         while len(seconds) < BLOCKS or time.perf_counter() < until and len(seconds) < 1000:
             began = time.perf_counter()
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            _, _, terminated, truncated, _ = env.step(actions.sample())
             if terminated or truncated:
                 env.reset()
             seconds.append(time.perf_counter() - began)
         return float(min(block.mean() for block in np.array_split(seconds, BLOCKS)))
-    finally:
-        env.close()

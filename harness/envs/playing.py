@@ -7,6 +7,7 @@ from earlier episodes is put back, where its state can be had. So a run that was
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,13 @@ from gymnasium.wrappers import TimeLimit
 
 from harness.distributed.collectives import Alone, Collectives
 from harness.envs.backends.base import Vector
+from harness.envs.faults import is_finite
 from harness.envs.info import metrics_of
-from harness.envs.making import make_environment
+from harness.envs.making import make_environment, number_of
 from harness.envs.settings import LIFE_LOST, EnvSettings
 from harness.envs.states import found, layers, put_back, state_of
 from harness.envs.vectors import joined
+from harness.errors import EnvironmentFailed
 
 AT_ONCE = 16
 """Episodes that a rank plays side by side, so that the policy acts for several in one call."""
@@ -154,10 +157,20 @@ class Players(ABC):
         return self.max_steps is not None and episode.steps >= self.max_steps
 
     def end(self, episode: Episode, cut: bool, metrics: tuple[float, ...]) -> None:
+        if not math.isfinite(episode.total):
+            raise EnvironmentFailed(f"episode {episode.number} of an evaluation gave a reward that is no number")
         self.finished[episode.number] = Outcome(episode.total, cut, metrics)
 
     def close(self) -> None:
         """Gives back the environments that were made."""
+
+
+def refuse_broken(observations: np.ndarray, playing: Sequence[Episode]) -> None:
+    """EnvironmentFailed for what is no observation, before the policy sees it."""
+    if not is_finite(observations):
+        row = int(np.flatnonzero(~np.isfinite(observations).reshape(len(observations), -1).all(1))[0])
+        number = playing[row].number
+        raise EnvironmentFailed(f"episode {number} of an evaluation gave an observation that is no number")
 
 
 def noise_of(playing: Sequence[Episode], noise: Noise | None) -> np.ndarray | None:
@@ -243,12 +256,14 @@ class InEnvironmentsOfTheirOwn(Players):
         begun = [(place, begin(place)) for place in range(min(self.at_once, len(mine)))]
         places, playing = [place for place, _ in begun], [episode for _, episode in begun if episode is not None]
         while playing:
-            actions = act(np.stack([episode.observation for episode in playing]), noise_of(playing, noise))
+            observations = np.stack([episode.observation for episode in playing])
+            refuse_broken(observations, playing)
+            actions = act(observations, noise_of(playing, noise))
             ended = []
             for at, episode in enumerate(playing):
                 env = self.envs[places[at]].env
                 episode.observation, reward, terminated, truncated, info = env.step(actions[at])
-                episode.total += float(reward)
+                episode.total += number_of(reward)
                 episode.steps += 1
                 over = terminated or truncated
                 if LIFE_LOST in info:
@@ -290,6 +305,7 @@ class InTrainingEnvironments(Players):
             playing = [self.episode(number, observations[row], seeds[number], noise) for row, number in enumerate(rows)]
             left = set(range(len(part)))
             while left:
+                refuse_broken(observations, playing)
                 actions = act(observations, noise_of(playing, noise))
                 for group, which in enumerate(vector.groups):
                     vector.send(actions[which], group)

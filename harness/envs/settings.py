@@ -5,11 +5,35 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from harness.settings import Settings
 
-LIFE_LOST = "life_lost"
+
+class PrivateKey(str):
+    """A key of an info that equals no other, whatever a user's environments and wrappers call theirs; copies of an
+    info have it too."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __copy__(self) -> PrivateKey:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrivateKey:
+        return self
+
+    def __reduce__(self) -> str:
+        return "LIFE_LOST"
+
+
+LIFE_LOST = PrivateKey("harness: life lost")
 """In a step's info: the episode ended since a life was lost, and the next `reset` goes on with the same game."""
 
 
@@ -44,6 +68,17 @@ class AtariSettings(Settings):
     """All 18 actions of the joystick instead of those that the game knows."""
 
 
+class WrapperSettings(Settings):
+    """A wrapper with its arguments: `{class = "gymnasium.wrappers:TimeLimit", kwargs = {max_episode_steps = 50}}`."""
+
+    model_config = ConfigDict(**{**Settings.model_config, "populate_by_name": True})
+
+    class_: str = Field(alias="class")
+    """`module:callable`, called with the environment and `kwargs`."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments for it."""
+
+
 class EnvSettings(Settings):
     id: str
     """A gymnasium id, or `module:Name-v0`: the module is imported first and registers the name."""
@@ -62,8 +97,11 @@ class EnvSettings(Settings):
     double_buffer: Literal["auto", "on", "off"] = "auto"
     """With `workers`, step half of a rank's environments while the policy acts for the other half. `auto`: where the
     policy acts on a GPU, or beside four workers or more, each of which has environments in both halves."""
-    wrappers: list[str] = []
-    """Wrappers around each environment, innermost first, each `module:callable`, called with the environment."""
+    wrappers: list[str | WrapperSettings] = []
+    """Wrappers around each environment, innermost first: each `"module:callable"`, called with the environment, or with
+    keyword arguments `{class = "module:callable", kwargs = {…}}`."""
+    reset_options: dict[str, Any] = {}
+    """What each `reset` of an environment is given as its `options`, in training and in evaluations."""
     info_metrics: list[str] = []
     """Numbers and truths in the last info of an episode that are metrics, such as `["is_success"]`: their means over
     the episodes of all ranks are `is_success_mean` of training and `eval_is_success_mean` of evaluations. Environments
@@ -75,6 +113,18 @@ class EnvSettings(Settings):
     ones."""
     atari: AtariSettings | None = None
     """Preprocessing of Atari games, `ALE/…-v5` and `…NoFrameskip-v4`; absent: the standard one."""
+
+    @field_validator("wrappers", mode="before")
+    @classmethod
+    def wrappers_are_named(cls, wrappers: Any) -> Any:
+        if not isinstance(wrappers, list):
+            raise ValueError("must be a list of wrappers, such as ['gymnasium.wrappers:FlattenObservation']")
+        for each in wrappers:
+            table = isinstance(each, dict) and isinstance(each.get("class", each.get("class_")), str)
+            if not (isinstance(each, (str, WrapperSettings)) or table and each.keys() <= {"class", "class_", "kwargs"}):
+                either = "'module:callable' or {class = 'module:callable', kwargs = {…}}"
+                raise ValueError(f"must be each {either}: {each!r}")
+        return wrappers
 
     @model_validator(mode="before")
     @classmethod

@@ -5,14 +5,21 @@ Each layer of an environment, from its outermost wrapper inward, gives its own p
 and `set_state(state)` says itself what that is. Of any other it is all that its attributes hold, where that is
 understood to the last of them: numbers, arrays, enumerations, containers of these, random generators, the emulator of
 Atari games, the physics of MuJoCo. What cannot be stored but told apart (functions, classes, spaces) must be what a
-reset leaves. Where it is not understood (Box2D's worlds, handles of other libraries) there is no state to be had.
+reset leaves. What is large and a reset leaves as it was (a table of prices, a map) is told apart too, and not stored.
+Where it is not understood (Box2D's worlds, handles of other libraries) there is no state to be had.
 """
 
 from __future__ import annotations
 
+import hashlib
+import marshal
+import os
+import pickle
 import random
 import sys
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,6 +36,8 @@ NOT_OWN = {"env", "_saved_kwargs", "_cached_spec", "_metadata", "_ezpickle_args"
 """Attributes that hold what is inside a wrapper, or how it was made."""
 LARGEST_ITEMS = 100_000
 """Items that containers have together at most; what holds more is no state of an environment but a memory."""
+LARGE_BYTES, LARGE_ITEMS = 2**16, 1_000
+"""Arrays of so many bytes, and containers of so many items, are looked at whether they are ever changed."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,48 @@ class Around:
     """Types whose values do not change while the layer steps."""
     met: dict[int, Any] = field(default_factory=dict)
     """By id: the lists, sets and dicts met so far."""
+    unchanged: frozenset[str] = frozenset()
+    """Fingerprints of what need not be stored: a reset leaves it as it was."""
+    known: dict[int, tuple[Any, str | None]] = field(default_factory=dict)
+    """By id: values, and their fingerprints."""
 
 
-def state_of(env: Environment) -> list[Any] | None:
+class Snapshots:
+    """The states of environments that lie in one process, without what their resets leave as it was: a table that all
+    of them look into, say."""
+
+    def __init__(self) -> None:
+        self.unchanged: list[frozenset[str]] | None = None
+        """Of each environment: fingerprints of what is large, and its first reset has not changed."""
+
+    @contextmanager
+    def resetting(self, envs: Sequence[Environment]) -> Iterator[None]:
+        """While they are reset; only the first time counts."""
+        if self.unchanged is not None:
+            yield
+            return
+        before = fingerprints(envs)
+        yield
+        self.unchanged = [one & other for one, other in zip(before, fingerprints(envs))]
+
+    def take(self, envs: Sequence[Environment]) -> list[list[Any] | None]:
+        """The state of each."""
+        known: dict[int, tuple[Any, str | None]] = {}
+        unchanged = self.unchanged or [frozenset[str]()] * len(envs)
+        return [state_of(env, same, known) for env, same in zip(envs, unchanged)]
+
+
+def state_of(
+    env: Environment,
+    unchanged: frozenset[str] = frozenset(),
+    known: dict[int, tuple[Any, str | None]] | None = None,
+) -> list[Any] | None:
     """What each layer goes on from, the outermost first, as plain values, lists, dicts and arrays of its own; None
-    where it cannot be had."""
+    where it cannot be had. `unchanged`, `known`: as `Around` has them."""
     each, met = layers(env), dict[int, Any]()
+    own = met, unchanged, {} if known is None else known
     try:
-        taken = [own_state(layer, Around(each, constants_of(layer), met)) for layer in each]
+        taken = [own_state(layer, Around(each, constants_of(layer), *own)) for layer in each]
     except (NotUnderstood, RecursionError, ValueError):  # ValueError: a function closes over what is not there yet
         return None
     places = sorted(place_of(array) for array in found(taken) if array.size)
@@ -77,6 +120,58 @@ def put_back(env: Environment, state: list[Any]) -> bool:
     except (NotUnderstood, RecursionError, AttributeError, KeyError, TypeError, ValueError):
         return False
     return True
+
+
+def fingerprints(envs: Sequence[Environment]) -> list[frozenset[str]]:
+    """Of all that is large in each environment."""
+    known: dict[int, tuple[Any, str | None]] = {}
+    found = []
+    for env in envs:
+        attributes = [vars(layer) for layer in layers(env) if hasattr(layer, "__dict__")]
+        values = [value for each in attributes for name, value in each.items() if name not in NOT_OWN]
+        found.append(frozenset(each for value in values for each in fingerprints_in(value, known)))
+    return found
+
+
+def fingerprints_in(value: Any, known: dict[int, tuple[Any, str | None]], depth: int = 3) -> Iterator[str]:
+    of_it = fingerprint(value, known)
+    if of_it is not None:
+        yield of_it
+    elif depth and type(value) in (list, tuple, dict) and len(value) < LARGE_ITEMS:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from fingerprints_in(item, known, depth - 1)
+
+
+def fingerprint(value: Any, known: dict[int, tuple[Any, str | None]]) -> str | None:
+    """What tells something large from all else, alike in every process; None of what is small or cannot be told so."""
+    kind = type(value)
+    if kind is np.memmap and not value.flags.writeable:  # a file that nobody writes: its numbers need not be read
+        return f"{os.path.basename(str(value.filename))} {value.dtype.str} {value.shape} {value.offset}"
+    if kind is np.ndarray or kind in (bytes, str):
+        large = (value.nbytes if kind is np.ndarray else len(value)) >= LARGE_BYTES
+    else:
+        large = kind in (list, tuple, dict) and len(value) >= LARGE_ITEMS or kind.__module__.startswith("pandas.")
+    if not large:
+        return None
+    if id(value) not in known:
+        known[id(value)] = value, digest(value)
+    return known[id(value)][1]
+
+
+def digest(value: Any) -> str | None:
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            return None
+        told = hashlib.sha256(f"{value.dtype.str} {value.shape}".encode())
+        told.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data if value.ndim else value.tobytes())
+        return told.hexdigest()
+    writers: tuple[Callable[..., bytes], ...] = (marshal.dumps, pickle.dumps)
+    for write in writers:  # the former is the quicker, of plain values; its version 2 knows no sharing
+        try:
+            return hashlib.sha256(write(value, 2)).hexdigest()
+        except Exception:  # whatever its items may raise
+            pass
+    return None
 
 
 def layers(env: Environment) -> list[Environment]:
@@ -131,6 +226,8 @@ def constants_of(layer: Environment) -> tuple[type, ...]:
 def encoded(value: Any, around: Around) -> Any:
     """`value` in plain values, lists, dicts and arrays; arrays are those that it holds, not copies."""
     kind = type(value)
+    if around.unchanged and (of_it := fingerprint(value, around.known)) in around.unchanged:
+        return {"kind": "unchanged", "is": of_it}
     if kind in PLAIN:
         return value
     if kind is np.ndarray and is_stored(value.dtype):
@@ -220,6 +317,10 @@ def decoded(value: Any, present: Any, around: Around) -> Any:
         return {key: decoded(item, found.get(key), around) for key, item in pairs}
     if kind == "member":
         return enumeration(value["of"]).__members__[value["name"]]
+    if kind == "unchanged":
+        if fingerprint(present, around.known) != value["is"]:
+            raise NotUnderstood("a reset leaves another one")
+        return present
     if present is None:
         raise NotUnderstood(f"nothing to put a {kind} back into")
     if kind == "same":

@@ -98,13 +98,24 @@ class Environments:
             result.rewards = self.scaler.scale(result.rewards, done, self.groups[group], result.valid)
         result.observations = self._observe(result.observations)
         if result.final_observations is not None:
-            result.final_observations = self.normalize(result.final_observations)
+            final = result.final_observations
+            result.final_observations = self.normalize(final)
+            if self.moments is not None:  # clipped, an infinite number would look like one
+                result.final_observations[~np.isfinite(final)] = np.nan
         return result
 
     def _observe(self, observations: np.ndarray) -> np.ndarray:
         if self.moments is not None:
             self.seen.append(observations)
         return self.normalize(observations)
+
+    def seen_in_steps(self, steps: int) -> list[np.ndarray]:
+        """Where observations are normalised: (envs, *obs_shape) as they came, of each of the last `steps`, and of the
+        reset before them if there was one."""
+        groups = len(self.groups)
+        before, last = np.split(np.arange(len(self.seen)), [len(self.seen) - steps * groups])
+        found = [self.seen[at] for at in before.tolist() if len(self.seen[at]) == self.count]
+        return found + [np.concatenate([self.seen[at] for at in step]) for step in last.reshape(steps, groups).tolist()]
 
     def normalize(self, observations: np.ndarray) -> np.ndarray:
         """Observations as the policy takes them; changes no moments, so evaluations may call it too."""

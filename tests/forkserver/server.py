@@ -1,7 +1,7 @@
 """Stands ready with all imports done, and forks itself into what its clients ask for.
 
-Every process that it makes is a fresh one: nothing has run before the fork but imports (no tensor, no thread, no MPI, no
-generator drawn from), and from then on it has the client's arguments, environment, directory, cores, limits and
+Every process that it makes is a fresh one: nothing has run before the fork but imports (no tensor, no thread, no MPI,
+no generator drawn from), and from then on it has the client's arguments, environment, directory, cores, limits and
 streams. What is saved is two to six seconds of imports for each.
 
     python -m tests.forkserver.server ADDRESS PARENT_PID PADDING…
@@ -28,12 +28,13 @@ from typing import Any
 
 from tests.forkserver.client.sitecustomize import PADDING, network, read_at_import
 
-MODULES = (
-    *("torch", "torch._dynamo", "torch.optim", "numpy.random", "gymnasium", "optuna", "pydantic", "rich.live", "rich.table"),
-    *("torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2", "horovod.torch", "horovod.runner.launch", "mpi4py"),
-    *("harness.bench.arguments", "harness.api", "harness.run", "harness.parent", "harness.policy", "harness.bench.commands"),
-    *("search.run", "search.driver", "search.report", "optuna.storages", "sqlalchemy"),
-)  # fmt: skip
+MODULES = """
+torch torch._dynamo torch.optim numpy.random gymnasium optuna optuna.storages sqlalchemy pydantic rich.live rich.table
+torch.utils.tensorboard tensorboard.compat.proto.event_pb2 horovod.torch horovod.runner.launch mpi4py
+harness.bench.arguments harness.api harness.run harness.parent harness.policy harness.bench.commands
+search.run search.driver search.report
+""".split()
+STREAMS = (("stdin", "r", "strict"), ("stdout", "w", "strict"), ("stderr", "w", "backslashreplace"))
 SECONDS_BETWEEN_LOOKS = 2.0
 """…at whether the process that this server is for still lives."""
 
@@ -202,11 +203,11 @@ def take_environment(asked: dict[str, Any]) -> None:
 def open_streams() -> None:
     """sys.stdin and the others on the descriptors that are now there, as Python opens them."""
     encoding, unbuffered = "utf-8", bool(os.environ.get("PYTHONUNBUFFERED"))
-    for number, name, mode, errors in ((0, "stdin", "r", "strict"), (1, "stdout", "w", "strict"), (2, "stderr", "w", "backslashreplace")):  # fmt: skip
+    for number, (name, mode, errors) in enumerate(STREAMS):
         raw = io.FileIO(number, mode, closefd=False)
-        buffer = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
+        buffer: Any = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
         lines = number == 2 or raw.isatty()
-        stream = io.TextIOWrapper(buffer, encoding, errors, line_buffering=lines, write_through=unbuffered)  # type: ignore[arg-type,type-var]
+        stream: Any = io.TextIOWrapper(buffer, encoding, errors, line_buffering=lines, write_through=unbuffered)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

@@ -89,9 +89,12 @@ def killed_at(folder: Path, rank: int) -> float:
 @pytest.mark.parametrize(
     ("how", "launcher"), [("nan-reward", "mpirun"), slow("nan-observation", "horovodrun-gloo")]
 )
-def test_a_number_that_is_not_finite_on_one_rank_is_divergence_on_all(how: str, launcher: str, tmp_path: Path) -> None:
+def test_a_number_that_is_none_is_told_of_its_environment_and_step(how: str, launcher: str, tmp_path: Path) -> None:
     result = broken(how, tmp_path, launcher)
-    assert result["divergence"] and "non-finite" in result["reason"]
+    assert not result["divergence"], "no other settings would mend it"
+    assert result["reason"].startswith("environment 2 gave nan")
+    assert result["reason"].endswith("in its step 10 of this run")
+    assert result["failed_rank"] == 1
 
 
 SCARCE = RUN.replace("Broken", "Scarce").replace("100_000", "4_000") + """
@@ -113,8 +116,8 @@ def test_what_comes_of_a_run_is_kept_where_a_rank_refuses_to_go_on_later(how: st
 def test_what_the_attempt_before_left_is_told_once_and_is_no_reason_of_this_one(tmp_path: Path) -> None:
     left = {"rank": 0, "host": "far", "reason": "it was long ago", "lines": []}
     write_json(tmp_path / "run" / "failure.rank-0.json", left)
-    result = broken("crash", tmp_path, settings=SCARCE.replace("kwargs = {{", "kwargs = {{most = 0, "))
-    assert result["failed_rank"] == 1 and "no licence server" in result["reason"]
+    result = broken("raise", tmp_path)
+    assert result["failed_rank"] == 1 and "broke on purpose" in result["reason"]
     (told,) = (tmp_path / "run" / "attempts.jsonl").read_text().splitlines()
     assert "it was long ago" in told
 
@@ -161,5 +164,6 @@ def test_one_rank_alone_fails_with_its_reason_too(tmp_path: Path) -> None:
     assert "RuntimeError: the environment broke on purpose" in result["reason"]
 
 
-def test_one_rank_alone_diverges_too(tmp_path: Path) -> None:
-    assert broken("nan-reward", tmp_path, rank=0, ranks=1)["divergence"]
+def test_one_rank_alone_tells_of_its_environment_too(tmp_path: Path) -> None:
+    result = broken("nan-reward", tmp_path, rank=0, ranks=1)
+    assert not result["divergence"] and "environment 0 gave nan as its reward" in result["reason"]

@@ -124,5 +124,5 @@ def test_all_ranks_end_alike_where_one_has_rewards_that_are_no_numbers(tmp_path:
     run = [str(tmp_path / "run"), *DQN, *broken, "compile.mode=off", "env.kwargs.at=19", "env.count=2"]
     given = run_ranks(2, "mpirun", SCRIPT, tmp_path, json.dumps({"broken": run}), sync_path="mpi").given
     assert {(rank["broken"]["status"], rank["broken"]["reason"]) for rank in given} == {
-        ("failed", "non-finite reward from the environment")
+        ("failed", "environment 1 gave nan as its reward in its step 19 of this run")
     }

@@ -69,12 +69,10 @@ class EpisodeAccount:
         last = np.roll(first, -1)
         self.returns[env[last]] -= totals[last]
         self.lengths[env[last]] = steps - 1 - ends[last]
-        non_finite = float((~np.isfinite(sums[-1])).sum())
         counted = {"episodes": float(len(ends)), "returns": float(returns.sum()), "lengths": float(lengths.sum())}
         told = {f"info.{name}": self.told[:, place].tolist() for place, name in enumerate(self.metrics)}
         self.told = np.zeros_like(self.told)
-        of_infos = {f"{name}.{part}": value for name, both in told.items() for part, value in zip(PARTS, both)}
-        return {**counted, "non_finite_rewards": non_finite, **of_infos}
+        return counted | {f"{name}.{part}": value for name, both in told.items() for part, value in zip(PARTS, both)}
 
     def means(self, agreed: Mapping[str, float]) -> dict[str, float]:
         """The metrics that follow from what the ranks agreed of `take_in`; none where no episode ended."""

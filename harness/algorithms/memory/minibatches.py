@@ -38,6 +38,8 @@ class Minibatches:
         self.rows = torch.arange(most, device=device)
         self.edges = [0]
         """Where the rows of each minibatch that was drawn begin, and where the last ends."""
+        self.spoilt = False
+        """Whether nothing is to be learned from them any more."""
         self.own = np.zeros(0, np.int64)
         """Which samples of the minibatches that were drawn together the rows are, counted over all ranks."""
 
@@ -66,6 +68,8 @@ class Minibatches:
             fractions = self.stratified(first, own, env, fractions)
         self.numbers = replay.sample(env, fractions)
         replay.fetch(env, self.numbers, self.arrays)
+        if self.spoilt:
+            self.arrays["returns"][:] = np.nan
         if isinstance(replay, PrioritizedReplay):
             self.arrays["weights"][: len(own)] = replay.weights(env, self.numbers, beta)
         for name, values in self.data.items():

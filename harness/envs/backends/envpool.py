@@ -39,6 +39,8 @@ def check_envpool(settings: EnvSettings) -> None:
         )
     if settings.info_metrics:
         raise BadInput(f"{asked} gives no infos, which env.info_metrics needs; it may be 'sync' or 'workers'")
+    if settings.reset_options:
+        raise BadInput(f"{asked} resets environments without options: env.reset_options must be absent")
     game = settings.game
     if game is not None and (not game.max_pool or game.frame_skip < 2 or game.noop_max < 1):
         raise BadInput(

@@ -18,23 +18,26 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from harness.envs.backends.base import InTurn, StepResult
-from harness.envs.making import one_line
+from harness.envs.inspection import keeps_values
+from harness.envs.making import one_line, raised
+from harness.envs.registration import take_over
 from harness.envs.settings import EnvSettings
-from harness.envs.states import put_back, state_of
+from harness.envs.states import Snapshots, put_back
 from harness.errors import BadInput
 
 INDEPENDENT = "seeds_per_environment"
 
 
 def has_vector_class(settings: EnvSettings) -> bool:
-    """Whether a vector class is registered. Wrappers, metrics of infos and the preprocessing of Atari games need
-    single environments."""
+    """Whether a vector class is registered. Wrappers, options of resets, metrics of infos and the preprocessing of Atari
+    games need single environments."""
+    take_over(settings.id)
     module, colon, _ = settings.id.partition(":")
     if colon:
         with suppress(ImportError):  # whoever makes the environment tells
             import_module(module)
     spec = gym.registry.get(settings.id.rpartition(":")[2])
-    if settings.wrappers or settings.info_metrics or settings.game is not None:
+    if settings.wrappers or settings.reset_options or settings.info_metrics or settings.game is not None:
         return False
     return spec is not None and spec.vector_entry_point is not None
 
@@ -50,13 +53,24 @@ class Registered(InTurn):
             )
         except (TypeError, ImportError, gym.error.Error) as error:
             raise BadInput(f"env.id = {settings.id!r} with env.backend = 'native': {one_line(error)}") from None
+        except Exception as error:
+            raise BadInput(f"env.id = {settings.id!r} with env.backend = 'native': {raised(error)}") from error
         observation_space = self.vector.single_observation_space
         if not isinstance(observation_space, spaces.Box):
             self.vector.close()
             kind = type(observation_space).__name__
             raise BadInput(f"env.id = {settings.id!r} has {kind} observations with env.backend = 'native', not a Box")
-        super().__init__("native", count, observation_space, self.vector.single_action_space)
+        action_space = self.vector.single_action_space
+        if any(isinstance(space, spaces.Box) and space.shape == () for space in (observation_space, action_space)):
+            self.vector.close()
+            raise BadInput(
+                f"env.id = {settings.id!r} has observations or actions of shape () with env.backend = 'native', where "
+                "they must be vectors; env.backend may be 'sync' or 'workers'"
+            )
+        super().__init__("native", count, observation_space, action_space)
+        self.where = f"env.id = {settings.id!r} with env.backend = 'native'"
         self.mode = self.vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.snapshots = Snapshots()
         self.independent = bool(self.vector.metadata.get(INDEPENDENT))
         self.begins = np.zeros(count, dtype=bool)
         """Environments whose next step only begins an episode (NEXT_STEP)."""
@@ -75,9 +89,17 @@ class Registered(InTurn):
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         seed: Any = seeds if self.independent else seeds[0]
-        observations, _ = self.vector.reset(seed=seed)
+        with self.snapshots.resetting([self.vector]):
+            observations, _ = self.vector.reset(seed=seed)
         self.begins = np.zeros(self.count, dtype=bool)
-        return np.array(observations)
+        array, space = np.array(observations), self.observation_space
+        shape = (self.count, *space.shape)
+        if array.shape != shape or array.dtype.kind not in "biuf" or not keeps_values(array.dtype, space.dtype):
+            raise BadInput(
+                f"{self.where}: reset gives observations of shape {array.shape} and {array.dtype}, and its "
+                f"observation_space says {shape} and {space.dtype}"
+            )
+        return array
 
     def step(self, actions: np.ndarray) -> StepResult:
         observations, given, terminated, truncated, info = self.vector.step(actions)
@@ -102,11 +124,13 @@ class Registered(InTurn):
 
     def state(self) -> dict[str, Any] | None:
         """All of the vector's, with each of its environments: they go on together or not at all."""
-        together = state_of(self.vector)
+        together = self.snapshots.take([self.vector])[0]
         if together is None:
             return None
         return {
-            "envs": [{"row": row, "of": self.count, "all": together} for row in range(self.count)],
+            "envs": [
+                {"row": row, "of": self.count, "all": None if row else together} for row in range(self.count)
+            ],
             "begins": self.begins.copy(),
         }
 

@@ -11,9 +11,10 @@ from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.info import metrics_of
-from harness.envs.making import make_environment
+from harness.envs.inspection import take_spare
+from harness.envs.making import make_environment, number_of
 from harness.envs.settings import LIFE_LOST, EnvSettings
-from harness.envs.states import put_back, state_of
+from harness.envs.states import Snapshots, put_back
 
 
 class Arrays(NamedTuple):
@@ -43,7 +44,11 @@ def step_in_turn(
     try:
         for row, env in enumerate(envs):
             observation, reward, terminated, truncated, info = env.step(actions[row])
-            out.rewards[row], out.terminated[row], out.truncated[row] = reward, terminated, truncated
+            try:
+                out.rewards[row] = reward
+            except (TypeError, ValueError):  # an array of one number, or what is none
+                out.rewards[row] = number_of(reward)
+            out.terminated[row], out.truncated[row] = terminated, truncated
             if terminated or truncated:
                 ended = True
                 out.final_observations[row], out.lives_lost[row] = observation, LIFE_LOST in info
@@ -70,8 +75,10 @@ def put_back_each(envs: list[gym.Env], states: list[Any], seeds: list[int]) -> n
 class Sync(InTurn):
     def __init__(self, settings: EnvSettings, count: int, first: int = 0) -> None:
         """`first`: the global index of the first environment."""
-        self.first, self.metrics = first, settings.info_metrics
-        self.envs = [make_environment(settings) for _ in range(count)]
+        self.first, self.snapshots, self.metrics = first, Snapshots(), settings.info_metrics
+        spare = take_spare(settings)
+        self.envs = [] if spare is None else [spare]
+        self.envs += [make_environment(settings) for _ in range(count - len(self.envs))]
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, spaces.Box)
         super().__init__("sync", count, observation_space, action_space)
@@ -86,8 +93,9 @@ class Sync(InTurn):
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         observations, self.seeds = self.empty(), seeds
-        for row, (env, seed) in enumerate(zip(self.envs, seeds)):
-            observations[row], _ = env.reset(seed=seed)
+        with self.snapshots.resetting(self.envs):
+            for row, (env, seed) in enumerate(zip(self.envs, seeds)):
+                observations[row], _ = env.reset(seed=seed)
         return observations
 
     def step(self, actions: np.ndarray) -> StepResult:
@@ -106,7 +114,7 @@ class Sync(InTurn):
         )
 
     def state(self) -> dict[str, Any] | None:
-        return {"envs": states} if any(states := [state_of(env) for env in self.envs]) else None
+        return {"envs": states} if any(states := self.snapshots.take(self.envs)) else None
 
     def load_state(self, state: dict[str, Any]) -> np.ndarray:
         return put_back_each(self.envs, state["envs"], self.seeds)

@@ -22,7 +22,7 @@ from harness.envs.backends.shared import SharedArrays
 from harness.envs.backends.sync import put_back_each, step_in_turn
 from harness.envs.making import make_environment
 from harness.envs.settings import EnvSettings
-from harness.envs.states import state_of
+from harness.envs.states import Snapshots
 from harness.errors import BadInput
 
 STATE, LOAD_STATE, RESET, CLOSE = 252, 253, 254, 255
@@ -124,13 +124,14 @@ def serve(task: Task) -> None:
     if task.spec is not None and task.spec.id not in gym.registry:
         gym.registry[task.spec.id] = task.spec
     groups = [[make_environment(task.settings) for _ in range(rows.stop - rows.start)] for rows in task.rows]
+    snapshots = [Snapshots() for _ in groups]
     os.write(task.answers, DONE)
     while True:
         read = os.read(task.commands, 1)
         if not read or read[0] == CLOSE:
             break
         if read[0] == STATE:
-            states = [[state_of(env) for env in envs] for envs in groups]
+            states = [each.take(envs) for each, envs in zip(snapshots, groups)]
             os.write(task.answers, DONE)
             send_object(task.answers, states)
             continue
@@ -143,9 +144,10 @@ def serve(task: Task) -> None:
             send_object(task.answers, goes_on)
             continue
         if read[0] == RESET:
-            for rows, envs in zip(task.rows, groups):
-                for row, env in zip(range(rows.start, rows.stop), envs):
-                    shared.out.observations[row], _ = env.reset(seed=int(shared.seeds[row]))
+            for rows, envs, each in zip(task.rows, groups, snapshots):
+                with each.resetting(envs):
+                    for row, env in zip(range(rows.start, rows.stop), envs):
+                        shared.out.observations[row], _ = env.reset(seed=int(shared.seeds[row]))
         else:
             rows = task.rows[read[0]]
             # a copy: an environment may keep the action that it was given

@@ -13,7 +13,7 @@ from harness.algorithms.a2c import A2C, STATISTICS
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.envs import make_environments
-from harness.errors import BadInput, Diverged
+from harness.errors import BadInput, EnvironmentFault
 from harness.reporting import PhaseTimer
 from tests.harness.algorithms.formulas import gaussian_policy_gradient
 
@@ -105,5 +105,5 @@ def test_a_reward_that_is_no_number_is_told_as_such_whatever_rollout_it_is_in(tm
     broken = "env.id=tests.environments:Broken-v0", "env.kwargs.how=nan-reward", "env.kwargs.rank=0", "env.kwargs.at=6"
     a2c = make(tmp_path, *broken)
     assert a2c.rollouts > 2  # step 6 is in the second of them
-    with pytest.raises(Diverged, match="non-finite reward from the environment"):
+    with pytest.raises(EnvironmentFault, match="^environment 0 gave nan as its reward in its step 6 of this run$"):
         a2c.iterate(0)

@@ -17,7 +17,7 @@ from harness.algorithms.q_networks import QNetwork
 from harness.config import load_run_config
 from harness.distributed.collectives import Alone
 from harness.envs import make_environments
-from harness.errors import BadInput, Diverged
+from harness.errors import BadInput, EnvironmentFault
 from harness.reporting import PhaseTimer
 from tests.conftest import need
 
@@ -284,7 +284,7 @@ def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
 
 def test_rewards_that_are_no_numbers_end_the_run(tmp_path: Path) -> None:
     dqn = make(tmp_path, "env.kwargs.how=nan-reward", "env.kwargs.rank=0", env="tests.environments:Broken-v0")
-    with pytest.raises(Diverged, match="non-finite reward"):
+    with pytest.raises(EnvironmentFault, match="environment 0 gave nan as its reward in its step 10"):
         for iteration in range(3):
             dqn.iterate(iteration)
 

@@ -205,7 +205,7 @@ def test_a_loaded_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "env.id=CartPole-v1": "env.id = 'CartPole-v1' has Discrete(2) actions; with td3 they must be a Box of floats",
+    "env.id=CartPole-v1": "env.id = 'CartPole-v1' has Discrete(2) actions; with td3 they must be a Box",
     "algorithm.policy_delay=0": "algorithm.policy_delay must be >= 1, got 0",
     "env.id=tests.environments:Unbounded-v0": "env.id = 'tests.environments:Unbounded-v0' has actions without bounds",
 }
