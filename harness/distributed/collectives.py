@@ -191,7 +191,7 @@ def broadcast_state(collectives: Collectives, module: torch.nn.Module) -> None:
 @torch.no_grad()
 def put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
     """`value` as the parameter or buffer `name` of `module`: in its memory where it fits, else in its place."""
-    tensor = module._parameters.get(name)
+    tensor: torch.Tensor | None = module._parameters.get(name)
     if tensor is None:
         tensor = module._buffers.get(name)
     if tensor is not None:

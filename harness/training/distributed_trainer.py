@@ -357,15 +357,14 @@ class DistributedTrainer:
 
     def loss_and_statistics(self, share: Share, nominal: float) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's part of the loss, and of STATISTICS."""
-        _, _, (value, factor, count) = self.measure(share)
-        part = value * (factor / nominal)
+        measured = self.measure(share)[2]
+        count, part = measured.count, measured.value * (measured.factor / nominal)
+        statistics = torch.tensor([0.0, 0.0, float(share.samples), 0.0, 0.0], device=self.device)
         if isinstance(count, torch.Tensor):
-            known = torch.where(count > 0, part.detach(), 0.0)  # a mean of nothing is nan
-            own = torch.stack([known.float(), count.float()])
-        else:
-            own = torch.stack([part.detach().float() if count else part.new_zeros(()).float(), part.new_tensor(count)])
-        samples = torch.tensor([float(share.samples), 0.0, 0.0], device=self.device)
-        return part, torch.cat([own.to(self.device), samples])
+            statistics[0], statistics[1] = torch.where(count > 0, part.detach(), 0.0), count
+        elif count:  # a mean of nothing is nan
+            statistics[0], statistics[1] = part.detach(), count
+        return part, statistics
 
     def state(self) -> dict[str, Any]:
         """All that going on depends on, equal on all ranks: tensors and plain values."""

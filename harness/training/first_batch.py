@@ -11,7 +11,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import nn
 
 from harness.distributed.collectives import Collectives
 from harness.errors import BadInput
-from harness.training.containers import arrays_in, length_of, map_leaves
+from harness.training.containers import arrays_in, is_dataclass, length_of, map_leaves
 from harness.training.losses import CROSS_ENTROPIES, QUOTIENTS, Call, Loss, LossForm, LossSum, Watch, named
 
 LONGEST_FORWARD = 0.3
@@ -56,8 +56,8 @@ def look_at(
 ) -> LossForm | None:
     """The form of the loss, the same on all ranks; None where none of them has samples in this batch.
 
-    `predict(batch)` gives outputs and targets. `learns`: a backward pass belongs to it. Raises CannotTrain on all ranks
-    alike, but for what the user's own code raised, which the rank on which it did raises as it is.
+    `predict(batch)` gives outputs and targets. `learns`: a backward pass belongs to it. Raises CannotTrain on all
+    ranks alike, but for what the user's own code raised, which the rank on which it did raises as it is.
     """
     seen, error = Seen(), None
     if samples:
@@ -168,8 +168,22 @@ class Parts:
         self.loss_fn = loss_fn
         self.whole = outputs, targets
         lengths = [next(filter(None, map(length_of, arrays_in(side))), 0) for side in self.whole]
-        self.samples = lengths[0] if lengths[0] == lengths[1] else 0
-        """Rows that outputs and targets have in common; 0 where they cannot be cut."""
+        self.samples = lengths[0] if lengths[0] == lengths[1] and self.can_be_cut(lengths[0]) else 0
+        """Rows that all of the outputs and targets have in common; 0 where they cannot be cut."""
+
+    def can_be_cut(self, samples: int) -> bool:
+        """Whether all there is are tensors of so many rows, and numbers: a list of texts, a packed sequence or tensors
+        of other lengths would stay whole, and the loss of a part would be of something else."""
+        able = True
+
+        def look(leaf: Any) -> Any:
+            nonlocal able
+            dense = isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided and not leaf.is_nested
+            able = able and dense and length_of(leaf) in (samples, None)
+            return None
+
+        left = map_leaves(look, self.whole)
+        return able and all(map(is_plain, contents(left)))
 
     def are_of(self, call: Call, samples: int) -> bool:
         """Whether `call` averages over the outputs as they are, as many as the share has samples: over no selection."""
@@ -204,7 +218,7 @@ class Parts:
         dtypes = {array.dtype for array in arrays_in(self.whole[0]) if isinstance(array, torch.Tensor)}
         return 3e-2 if dtypes & {torch.float16, torch.bfloat16} else 1e-4
 
-    def rows(self, start: int, end: int) -> Any:
+    def rows(self, start: int, end: int) -> tuple[Any, Any]:
         def cut(leaf: Any) -> Any:
             whole = isinstance(leaf, torch.Tensor) and length_of(leaf) == self.samples
             return leaf[start:end] if whole else leaf
@@ -224,6 +238,23 @@ class Parts:
         if measured is None:
             return None
         return float(measured.value) * float(measured.factor), float(measured.count)
+
+
+def contents(value: Any) -> Iterator[Any]:
+    """What stands in lists, tuples, mappings and dataclasses."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif is_dataclass(value):
+        value = list(vars(value).values()) if hasattr(value, "__dict__") else [value]
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from contents(inner)
+    else:
+        yield value
+
+
+def is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def not_of_samples(loss_fn: Loss, ranks: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.nn import _reduction as legacy
@@ -23,7 +23,8 @@ Number = torch.Tensor | float
 Loss = Callable[[Any, Any], Any]
 
 
-class LossSum(NamedTuple):
+@dataclass(frozen=True)
+class LossSum:
     """What a loss function of one's own may return: the batch's loss is the sum of `total` over the ranks, divided by
     that of `count`. For a mask, or a weight of each sample: `LossSum((losses * weights).sum(), weights.sum())`."""
 
@@ -31,7 +32,8 @@ class LossSum(NamedTuple):
     count: Number
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """A loss of this rank's share: `value * factor` adds up over the ranks, and so does `count`."""
 
     value: torch.Tensor
@@ -146,7 +148,8 @@ FOUND: dict[Any, Callable[..., Number | None]] = {
 }
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True)
+class Call:
     """Of something in `FOUND`, as a loss was computed."""
 
     function: Any

@@ -55,13 +55,9 @@ def share_state(optimizer: torch.optim.Optimizer, collectives: Collectives) -> N
         )
         packed = None
         if collectives.rank == 0:
-            state = (
-                [optimizer.state.get(parameter, {}) for parameter in stepped]
-                if own_way
-                else optimizer.state_dict()  # type: ignore[assignment]
-            )
+            of_parameters = [dict(optimizer.state.get(parameter, {})) for parameter in stepped] if own_way else None
             groups = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
-            packed = pack(sendable({"state": [dict(s) for s in state] if own_way else state, "groups": groups}))
+            packed = pack(sendable({"state": of_parameters or optimizer.state_dict(), "groups": groups}))
         received = unpack(collectives.broadcast_object(packed), device)
         if not own_way:
             optimizer.load_state_dict(received["state"])
@@ -72,7 +68,7 @@ def share_state(optimizer: torch.optim.Optimizer, collectives: Collectives) -> N
             for group, values in zip(optimizer.param_groups, received["groups"]):
                 adopt(group, values)
     for parameter in stepped:  # the model may have been moved since the state was made
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in getattr(optimizer, "state", {}).get(parameter, {}).items():
             if isinstance(value, torch.Tensor) and value.dim() and value.device != parameter.device:
                 optimizer.state[parameter][key] = value.to(parameter.device)
 
