@@ -120,7 +120,7 @@ class Atari(gym.Env):
         lives = ale.lives()
         self.goes_on = settings.episodic_life and 0 < lives < self.lives and not over and not truncated
         self.lives = lives
-        info = {LIFE_LOST: True} if self.goes_on else {}
+        info: dict[str, Any] = {LIFE_LOST: True} if self.goes_on else {}
         return self.stack.copy(), reward, over or self.goes_on, truncated, info
 
     def get_state(self) -> dict[str, Any]:

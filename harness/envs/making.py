@@ -123,7 +123,7 @@ class OneNumber(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, *rest = self.env.step(np.asarray(action).reshape(()) if self.acts else action)
-        return self.seen(observation), *rest  # type: ignore[return-value]
+        return self.seen(observation), *rest
 
     def seen(self, observation: Any) -> Any:
         """Of another shape it stays, to be refused as such."""
