@@ -67,6 +67,7 @@ TELL = (
 )
 
 
+@pytest.mark.fresh_start
 def test_ranks_in_a_real_group_of_a_core_and_a_half() -> None:
     """As in a container of a core and a half: one slot, one thread, and the rank may run on every core."""
     need(os.geteuid() == 0 and Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(), "cgroups of version 1, as root")
