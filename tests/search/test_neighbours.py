@@ -132,10 +132,10 @@ def test_queued_values_that_cannot_be_suggested_cost_one_trial_each_and_first_se
         study_of(workplace).add_trial(added)
 
     display = Meddler(study_s_begins=enqueue)
-    result = run(workplace, display, "study.trials=3", "confirm.seeds=1")
+    result = run(workplace, display, "study.trials=4", "confirm.seeds=1")  # the one that was added is one of them
 
     trials = study_of(workplace).get_trials()
-    assert trials.pop(5).value == 1e9 and display.said("trial 5, the best, cannot be confirmed: other is no parameter")
+    assert trials.pop(5).value == 1e9 and display.said("trial 5, the best, cannot be confirmed: x = 9")
     assert [trial.state.name for trial in trials] == ["FAIL"] * 4 + ["COMPLETE"] * 3
     reasons = [trial.user_attrs["reason"] for trial in trials[:4]]
     assert reasons == [
