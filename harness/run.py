@@ -16,9 +16,9 @@ from typing import Any
 
 from harness.algorithms import algorithm_class
 from harness.brief import one_line
-from harness.cluster.place import let_rank_0_speak_first
+from harness.cluster.place import Place, let_rank_0_speak_first
 from harness.config import RunConfig
-from harness.distributed.world import Place, World
+from harness.distributed.world import World
 from harness.envs import share_of
 from harness.envs.choosing import check_backend
 from harness.envs.inspection import close_spare, inspect_environment, inspected

@@ -1,7 +1,8 @@
 """A fork server for the commands and ranks that tests start: each is a fresh process without its seconds of imports.
 
 `python -m harness …`, `python -m search …`, scripts and horovodrun become clients of the server
-(`client/sitecustomize.py`), under whatever launcher starts them; all else, and what a test marked `fresh_start` starts, is started as ever.
+(`client/sitecustomize.py`), under whatever launcher starts them; all else, and what a test marked `fresh_start`
+starts, is started as ever.
 `HARNESS_TESTS_FRESH=1 pytest …` starts everything as ever.
 """
 

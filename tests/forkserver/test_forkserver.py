@@ -24,7 +24,7 @@ print(json.dumps({
     "files": resource.getrlimit(resource.RLIMIT_NOFILE), "name": __name__, "executable": sys.executable,
     "ignored": [int(number) for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTERM)
                 if signal.getsignal(number) == signal.SIG_IGN],
-    "streams": [(stream.encoding, stream.errors, stream.line_buffering) for stream in (sys.stdin, sys.stdout, sys.stderr)],
+    "streams": [(each.encoding, each.errors, each.line_buffering) for each in (sys.stdin, sys.stdout, sys.stderr)],
     "input": sys.stdin.read(), "cmdline": open("/proc/self/cmdline").read().split("\\0")[1:3],
     "environ of the kernel": sorted(set(filter(None, open("/proc/self/environ").read().split("\\0")))),
     "torch": "torch" in sys.modules,
@@ -37,7 +37,9 @@ def forked() -> None:
     need(ADDRESS in os.environ, "the fork server (HARNESS_TESTS_FRESH is set)")
 
 
-def run(script: Path, *arguments: str, env: dict[str, str] | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    script: Path, *arguments: str, env: dict[str, str] | None = None, **more: Any
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, **more)
 
@@ -49,7 +51,8 @@ def test_arguments_environment_directory_limits_and_streams_are_those_of_a_fresh
     script.write_text(LOOK)
     looks = {}
     for how, address in (("forked", os.environ[ADDRESS]), ("fresh", "")):
-        done = run(script, "a b", "--c", env={ADDRESS: address, "MINE": "x=ü"}, cwd=tmp_path, input="line\n", umask=0o27)
+        env = {ADDRESS: address, "MINE": "x=ü"}
+        done = run(script, "a b", "--c", env=env, cwd=tmp_path, input="line\n", umask=0o27)
         assert done.returncode == 0, done.stderr
         looks[how] = json.loads(done.stdout)
         for where in (looks[how]["environ"], looks[how]):
@@ -58,7 +61,8 @@ def test_arguments_environment_directory_limits_and_streams_are_those_of_a_fresh
         looks[how]["environ of the kernel"] = [each for each in shown if not each.startswith(ADDRESS)]
     assert looks["forked"].pop("torch") and not looks["fresh"].pop("torch")
     added = set(looks["forked"]["environ"]) - set(looks["fresh"]["environ"])
-    assert added <= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR", "PYGAME_HIDE_SUPPORT_PROMPT"}
+    by_imports = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR", "PYGAME_HIDE_SUPPORT_PROMPT"}
+    assert added <= by_imports
     for name in added:
         del looks["forked"]["environ"][name]
     assert looks["forked"] == looks["fresh"]

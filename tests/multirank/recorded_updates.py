@@ -41,8 +41,10 @@ def record(run_dir: str, preset: str, *overrides: str) -> dict[str, Any]:
     with patch.object(kind, "iterate", recorded):
         result = train(config, Path(run_dir))
     replay = trained[0].replay
-    held = {name: torch.from_numpy(getattr(replay, name).reshape(replay.envs, -1).copy()) for name in ("actions", "rewards")}
-    held["frames"] = torch.from_numpy(replay.frames.reshape(replay.envs, -1).copy())
+    held = {
+        name: torch.from_numpy(getattr(replay, name).reshape(replay.envs, -1).copy())
+        for name in ("actions", "rewards", "frames")
+    }
     summary = {"status": result.status, "reason": result.reason, "gradient_steps": result.gradient_steps}
     return {
         "parameters": parameters,

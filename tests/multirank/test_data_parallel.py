@@ -19,7 +19,11 @@ LAUNCHES = [(2, way) for way in WAYS] + [(3, "mpi")]
 RARELY = [(2, "mpi"), (2, "horovod-gloo")]
 
 
-@pytest.fixture(scope="module", params=[slow(launch) if launch in RARELY else launch for launch in LAUNCHES], ids=lambda launch: f"{launch[0]}-{launch[1]}")
+@pytest.fixture(
+    scope="module",
+    params=[slow(launch) if launch in RARELY else launch for launch in LAUNCHES],
+    ids=lambda launch: f"{launch[0]}-{launch[1]}",
+)
 def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     ranks, way = request.param
     launcher, sync_path = WAYS[way]

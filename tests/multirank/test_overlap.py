@@ -21,7 +21,11 @@ SCRIPT = Path(__file__).with_name("overlapping.py")
 LAUNCHES = [(2, "mpi"), (2, "horovod-mpi"), (3, "horovod-gloo"), (3, "mpi")]
 
 
-@pytest.fixture(scope="module", params=[LAUNCHES[0], *map(slow, LAUNCHES[1:])], ids=lambda launch: f"{launch[0]}-{launch[1]}")
+@pytest.fixture(
+    scope="module",
+    params=[LAUNCHES[0], *map(slow, LAUNCHES[1:])],
+    ids=lambda launch: f"{launch[0]}-{launch[1]}",
+)
 def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     ranks, way = request.param
     launcher, sync_path = WAYS[way]

@@ -1,8 +1,8 @@
 """N ranks are the same experiment as one: the same rollouts, the same parameters, bit-equal on all ranks.
 
-Not every config by every way on every number of ranks: each way has two ranks or three, which are uneven shares; what a
-config adds (normalisation, a stop on KL, time limits, several rollouts an iteration) lies above the ways, and is tried by
-the one of a kind (Horovod's operations, MPI's) that it asks most of.
+Not every config by every way on every number of ranks: each way has two ranks or three, which are uneven shares; what
+a config adds (normalisation, a stop on KL, time limits, several rollouts an iteration) lies above the ways, and is
+tried by the one of a kind (Horovod's operations, MPI's) that it asks most of.
 """
 
 from __future__ import annotations
@@ -85,10 +85,11 @@ def test_three_iterations_on_two_ranks_by_horovod_are_those_of_one(
     assert {rank["cartpole"]["sync_path"] for rank in two_by_horovod} == {"horovod"}
 
 
-@pytest.mark.parametrize(("ranks", "way"), [(2, "horovod-gloo"), slow(3, "horovod-mpi"), slow(3, "horovod-gloo"), slow(2, "mpi")])
-def test_and_so_are_they_by_every_other_way(
-    ranks: int, way: str, alone: dict[str, Any], tmp_path: Path
-) -> None:
+OTHER_WAYS = [(2, "horovod-gloo"), slow(3, "horovod-mpi"), slow(3, "horovod-gloo"), slow(2, "mpi")]
+
+
+@pytest.mark.parametrize(("ranks", "way"), OTHER_WAYS)
+def test_and_so_are_they_by_every_other_way(ranks: int, way: str, alone: dict[str, Any], tmp_path: Path) -> None:
     given = train(ranks, way, tmp_path, "cartpole", "two hundred updates")
     assert_same(of("cartpole", given), alone["cartpole"])
     assert_equal_to_the_bit(given)

@@ -29,8 +29,8 @@ INDEPENDENT = "seeds_per_environment"
 
 
 def has_vector_class(settings: EnvSettings) -> bool:
-    """Whether a vector class is registered. Wrappers, options of resets, metrics of infos and the preprocessing of Atari
-    games need single environments."""
+    """Whether a vector class is registered. Wrappers, options of resets, metrics of infos and the preprocessing of
+    Atari games need single environments."""
     take_over(settings.id)
     module, colon, _ = settings.id.partition(":")
     if colon:
