@@ -23,8 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
         servers.append(ForkServer())
 
 
-def pytest_unconfigure() -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     while servers:
+        terminalreporter.write_line(servers.pop().close())
+
+
+def pytest_unconfigure() -> None:
+    while servers:  # nothing was run
         servers.pop().close()
 
 

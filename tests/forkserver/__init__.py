@@ -40,8 +40,12 @@ class ForkServer:
         )
         os.environ[ADDRESS] = str(address)
 
-    def close(self) -> None:
+    def close(self) -> str:
+        """What it did, in a line."""
         self.process.terminate()
         self.process.wait()
+        told = self.folder / "server.told"
+        line = f"fork server: {told.read_text() if told.exists() else 'it did not begin'}"
         del os.environ[ADDRESS]
         shutil.rmtree(self.folder, ignore_errors=True)
+        return line

@@ -34,7 +34,7 @@ torch.utils.tensorboard tensorboard.compat.proto.event_pb2 horovod.torch horovod
 harness.bench.arguments harness.api harness.run harness.parent harness.policy harness.bench.commands
 search.run search.driver search.report
 """.split()
-STREAMS = (("stdin", "r", "strict"), ("stdout", "w", "strict"), ("stderr", "w", "backslashreplace"))
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 SECONDS_BETWEEN_LOOKS = 2.0
 """…at whether the process that this server is for still lives."""
 
@@ -56,6 +56,9 @@ class Server:
         self.address, self.parent = address, parent
         self.added = {name: value for name, value in os.environ.items() if name not in before}
         self.children: dict[int, socket.socket] = {}
+        self.forked, self.stopping = 0, False
+        self.refused: set[str] = set()
+        """The names of what kept it from standing in."""
         self.at_import = read_at_import(before)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(address + ".new")
@@ -69,7 +72,8 @@ class Server:
 
     def serve(self) -> None:
         os.rename(self.address + ".new", self.address)  # clients find it when it can answer
-        while os.getppid() == self.parent:
+        signal.signal(signal.SIGTERM, self.stop)
+        while os.getppid() == self.parent and not self.stopping:
             watched = [self.listener, self.wake, *self.children.values()]
             ready, _, _ = select.select(watched, [], [], SECONDS_BETWEEN_LOOKS)
             if self.wake in ready:
@@ -82,6 +86,15 @@ class Server:
                 self.accept()
         for pid in list(self.children):
             self.end(pid)
+        self.tell()
+
+    def stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def tell(self) -> None:
+        """How much it was used, beside its address: a server that refused all would be noticed by its slowness alone."""
+        fresh = f"; fresh where these differed: {', '.join(sorted(self.refused))}" if self.refused else ""
+        Path(self.address + ".told").write_text(f"{self.forked} processes forked{fresh}")
 
     def accept(self) -> None:
         client, _ = self.listener.accept()
@@ -100,6 +113,7 @@ class Server:
             pid = os.fork()
             if pid == 0:
                 self.become(asked, client, descriptors)  # does not return
+            self.forked += 1
             client.sendall(pid.to_bytes(4, "little"))
             self.children[pid] = client
         for descriptor in descriptors:
@@ -110,7 +124,11 @@ class Server:
     def can_become(self, asked: dict[str, Any]) -> bool:
         """Not what must be decided while libraries are loaded, nor what lies on another host."""
         room = all(len(content) <= end - start for content, (start, end) in zip(shown_by_kernel(asked), shown_memory()))
-        return room and read_at_import(asked["environ"]) == self.at_import and asked["network"] == network()
+        theirs = read_at_import(asked["environ"])
+        differing = {name for name in {*theirs, *self.at_import} if theirs.get(name) != self.at_import.get(name)}
+        differing |= ({"another network"} if asked["network"] != network() else set()) | (set() if room else {"room"})
+        self.refused |= differing
+        return not differing
 
     def reap(self) -> None:
         while True:
@@ -154,6 +172,7 @@ class Server:
 def run_as(asked: dict[str, Any], descriptors: list[int], added: dict[str, str]) -> int:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in asked["ignored"]:
         signal.signal(number, signal.SIG_IGN)
@@ -201,13 +220,17 @@ def take_environment(asked: dict[str, Any]) -> None:
 
 
 def open_streams() -> None:
-    """sys.stdin and the others on the descriptors that are now there, as Python opens them."""
-    encoding, unbuffered = "utf-8", bool(os.environ.get("PYTHONUNBUFFERED"))
-    for number, (name, mode, errors) in enumerate(STREAMS):
+    """sys.stdin and the others on the descriptors that are now there, as Python opened them here for the same locale."""
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, (name, mode) in enumerate(STREAMS):
+        before = getattr(sys, name)
         raw = io.FileIO(number, mode, closefd=False)
-        buffer: Any = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
-        lines = number == 2 or raw.isatty()
-        stream: Any = io.TextIOWrapper(buffer, encoding, errors, line_buffering=lines, write_through=unbuffered)
+        whole = unbuffered and mode == "w"
+        buffer: Any = raw if whole else io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+        lines = not whole and (number == 2 or raw.isatty())
+        stream: Any = io.TextIOWrapper(
+            buffer, before.encoding, before.errors, line_buffering=lines, write_through=whole
+        )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

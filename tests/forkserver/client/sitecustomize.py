@@ -9,10 +9,12 @@ import os
 import sys
 
 ADDRESS, PADDING = "HARNESS_TESTS_FORK_SERVER", "HARNESS_TESTS_PADDING"
-AT_IMPORT = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOMP_", "LD_", "PYTHON", "CUDA_", "TORCH", "PYTORCH_", "MUJOCO_GL")
+AT_IMPORT = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOMP_", "LD_", "PYTHON", "CUDA_", "TORCH", "PYTORCH_", "MUJOCO_GL", "LC_", "LANG")
 """Prefixes of what libraries, and Python itself, read once: another value than the server's needs a fresh process."""
-SET_ANEW = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK")
-"""…but for these, which the server sets anew in what it forks, and one that an import sets."""
+SET_ANEW = ("PYTHONPATH", "PYTHONUNBUFFERED", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUDA_MODULE_LOADING")
+"""…but for these, which the server sets anew in what it forks, or which imports set themselves."""
+READ_LATE = "TORCHINDUCTOR_"
+"""The compiler is not imported before the fork."""
 
 
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -22,6 +24,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 def read_at_import(environ):
     """What of an environment is read once, when a library is loaded."""
     chosen = {name: environ[name] for name in environ if name.startswith(AT_IMPORT) and name not in SET_ANEW}
+    chosen = {name: value for name, value in chosen.items() if not name.startswith(READ_LATE)}
     # mpirun puts its own folder there, which is this environment's: its library is found without
     folders = [folder for folder in chosen.pop("LD_LIBRARY_PATH", "").split(":") if folder != sys.prefix + "/lib"]
     return {**THREADS, **chosen, "LD_LIBRARY_PATH": ":".join(folders)}
