@@ -377,10 +377,10 @@ def frames_of(settings: EnvSettings) -> int:
     as `frame_stack`."""
     if settings.wrappers:  # they may change anything
         return 1
-    name = settings.model_dump_json(exclude={"backend", "double_buffer", "count", "workers"})
-    if name not in STACKS:
-        STACKS[name] = stack_in_metadata(settings)
-    return STACKS[name]
+    made_of = repr(settings.model_dump(exclude={"backend", "double_buffer", "count", "workers"}))
+    if made_of not in STACKS:
+        STACKS[made_of] = stack_in_metadata(settings)
+    return STACKS[made_of]
 
 
 def stack_in_metadata(settings: EnvSettings) -> int:

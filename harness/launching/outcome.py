@@ -11,6 +11,8 @@ from harness.brief import one_line
 from harness.launching.output import Printed, read_output
 
 UNKNOWN = -1
+NOT_STARTED = (126, 127)
+"""What `env` and shells end with where a command cannot be run, or is not there."""
 # mpirun's notices, and Horovod's under Gloo. The first exit is also Gloo's summary, which goes by time.
 BY_SIGNAL = re.compile(r"noticed that process rank (\d+) with PID \d+ on node\s+(\S+)\s+exited on\s+signal (\d+)")
 FIRST_EXIT = re.compile(r"Process name: (?:\[\[\d+,\d+\],)?(\d+)\]?\n\s*Exit code:\s+(\d+)")
@@ -92,6 +94,8 @@ def read_outcome(output: str, exit_code: int | None, rank_hosts: Sequence[str], 
         death = _raised(ranks)
     if death is None and exit_code == 2:
         death = _refused(ranks)
+    if death is None and exit_code in NOT_STARTED:
+        death = _not_started(ranks, exit_code)
     if death is None:
         code = UNKNOWN if exit_code is None else exit_code if exit_code >= 0 else 128 - exit_code
         name = signal_name(-exit_code) if exit_code is not None and exit_code < 0 else None
@@ -161,6 +165,14 @@ def _refused(ranks: dict[int, Printed]) -> Death | None:
     for rank, printed in sorted(ranks.items()):
         if any(line.startswith("harness: ") for line in printed.texts):
             return Death(rank, 2)
+    return None
+
+
+def _not_started(ranks: dict[int, Printed], exit_code: int) -> Death | None:
+    """The first rank whose command could not be started, as `env` tells, which starts it."""
+    for rank, printed in sorted(ranks.items()):
+        if any(line.startswith("env: ") for line in printed.texts):
+            return Death(rank, exit_code)
     return None
 
 

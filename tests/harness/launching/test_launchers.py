@@ -21,6 +21,7 @@ from harness.launching.processes import processes_of
 from tests.conftest import wait_for
 from tests.harness.launching.conftest import PREAMBLE, Start, ended, lines_of, output_of, printed
 
+pytestmark = pytest.mark.fresh_start
 # Deaf to polite requests, and with a worker in a session of its own, as environment workers may have.
 DEAF = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
