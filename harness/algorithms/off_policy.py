@@ -368,22 +368,11 @@ class OffPolicy(Algorithm):
         self.envs.close()
 
 
-STACKS: dict[str, int] = {}
-"""By the settings of environments: what `frames_of` has found. A simulator may be open once, and training opens it."""
-
-
 def frames_of(settings: EnvSettings) -> int:
     """How many frames an observation is a stack of, of which each step brings one: what the environment's metadata have
     as `frame_stack`."""
     if settings.wrappers:  # they may change anything
         return 1
-    made_of = repr(settings.model_dump(exclude={"backend", "double_buffer", "count", "workers"}))
-    if made_of not in STACKS:
-        STACKS[made_of] = stack_in_metadata(settings)
-    return STACKS[made_of]
-
-
-def stack_in_metadata(settings: EnvSettings) -> int:
     found = inspected(settings)
     if found is not None:
         stack, shape = found.frame_stack, found.observation_space.shape

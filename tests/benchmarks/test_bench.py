@@ -58,6 +58,7 @@ def steps_taken(owner: Any, name: str, rewards: Callable[[Any], Any], monkeypatc
     return steps
 
 
+@pytest.mark.slow
 def test_all_contestants_do_the_same_work_in_an_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*TINY.ours("ours").arguments, "compile.mode=off"]
     config = ours.config_of(ours.parser().parse_args([*arguments, "--json", "unused"]))
@@ -84,6 +85,7 @@ def size(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_stable_baselines3_does_the_same_work_too() -> None:
     need(find_spec("stable_baselines3"), "the extra 'bench': make bench installs it")
     from tests.benchmarks import sb3_ppo
@@ -98,6 +100,7 @@ def test_stable_baselines3_does_the_same_work_too() -> None:
 
 
 @pytest.mark.parametrize("key", ["8a", "8b", "8c", "8d"])
+@pytest.mark.slow
 def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp_path: Path) -> None:
     need(find_spec("stable_baselines3"), "the extra 'bench': make bench installs it")
     from tests.benchmarks import sb3_replay
@@ -152,6 +155,7 @@ def test_the_products_of_an_update_are_those_of_its_layers() -> None:
     assert sac[(8, 32, 4)] == 2, "the actions' gradient"
 
 
+@pytest.mark.slow
 def test_a_full_replay_is_measured_with_all_its_frames(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.replay_memory", "--transitions=40_000", "--json=found.json"]
 
@@ -170,6 +174,7 @@ def test_two_ranks_hold_the_batch_of_each() -> None:
     assert one["algorithm.rollout_steps"] == two["algorithm.rollout_steps"] == str(SMALL.steps)
 
 
+@pytest.mark.slow
 def test_the_plain_peer_learns() -> None:
     arguments = [*SMALL.peer("plain", "plain_ppo").arguments, "--lr", "1e-3", "--json", "unused"]
     peer = plain_ppo.PlainPPO(plain_ppo.parser().parse_args(arguments))
@@ -219,6 +224,7 @@ give((peer.hvd.size(), before, torch.nn.utils.parameters_to_vector(peer.agent.pa
 """
 
 
+@pytest.mark.slow
 def test_the_wrapped_peer_trains_one_policy_on_two_ranks(tmp_path: Path) -> None:
     ranks = run_ranks(2, "horovodrun", WRAPPED, tmp_path)
 
@@ -244,6 +250,7 @@ def test_contestants_take_turns() -> None:
     assert min(scores[0].values) > 0
 
 
+@pytest.mark.slow
 def test_a_contestant_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="unrecognized arguments: --no-such"):
         Contestant("lost", "tests.benchmarks.plain_ppo", ("--no-such",)).run(0)
@@ -260,6 +267,7 @@ def test_a_ratio_is_that_of_the_medians_and_is_judged_by_its_bound() -> None:
     assert Verdict.on(Claim("a", "b"), scores).holds is None
 
 
+@pytest.mark.slow
 def test_the_table_tells_what_was_measured_and_keeps_other_rows(tmp_path: Path) -> None:
     (result,) = two_networks(rounds=1).measure("make bench ROWS=9", seconds=0.02)
     save(tmp_path, {"9": result})
@@ -342,6 +350,7 @@ def test_rows_of_a_module_that_takes_its_own_turns_are_joined(tmp_path: Path, mo
     assert verdict.ratio == pytest.approx(3.0 / 2.25) and verdict.holds and verdict.target == "at most 1.4"
 
 
+@pytest.mark.slow
 def test_stepping_environments_has_its_rows() -> None:
     results = Joined("7", "tests.benchmarks.environments").measure("make bench", rounds=2, seconds=0.02)
     claimed = {result.title: verdict for result in results for verdict in result.verdicts}

@@ -16,6 +16,7 @@ from tests.chaos.sweep import sweep
 from tests.command import environment
 from tests.conftest import wait_for
 
+pytestmark = pytest.mark.fresh_start
 FAULTS = 4
 
 

@@ -92,7 +92,7 @@ class Server:
         self.stopping = True
 
     def tell(self) -> None:
-        """How much it was used, beside its address: a server that refused all would be noticed by its slowness alone."""
+        """How much it was used, beside its address: that it refused all would be noticed by slowness alone."""
         fresh = f"; fresh where these differed: {', '.join(sorted(self.refused))}" if self.refused else ""
         Path(self.address + ".told").write_text(f"{self.forked} processes forked{fresh}")
 
@@ -220,7 +220,7 @@ def take_environment(asked: dict[str, Any]) -> None:
 
 
 def open_streams() -> None:
-    """sys.stdin and the others on the descriptors that are now there, as Python opened them here for the same locale."""
+    """sys.stdin and the others on the descriptors that are there now, as Python opened them here, for the locale."""
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     for number, (name, mode) in enumerate(STREAMS):
         before = getattr(sys, name)

@@ -181,6 +181,7 @@ def test_a_network_with_dropout_acts_the_same_twice(tmp_path: Path) -> None:
     assert all((policy(seen) == policy(seen)).all() for _ in range(5))
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_is_heard_during_the_final_evaluation(tmp_path: Path) -> None:
     """The time is over while 100,000 episodes are played: the run stops with its checkpoint, and not as finished."""
     endless = [*QUICK[:3], "evaluation.final_episodes=100000", "run.max_minutes=0.3"]

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.learning
 ECHO, PICTURED, DELAYED, ENDLESS, STEADY = (
     f"tests.learning.probes:{name}-v0" for name in ("Echo", "Pictured", "Delayed", "Endless", "Steady")
 )
-# each algorithm by itself on each kind of action that it has; its switches, one at a time, in `make test-all`
+# each algorithm by itself; its switches, one at a time, and the other kind of action in `make test-all`
+OFTEN = [("ppo", "discrete"), ("a2c", "continuous"), ("dqn", "discrete"), ("sac", "continuous"), ("td3", "continuous")]
 EVERY = [
-    (slow if "-" in learner else pytest.param)(learner, kind)
+    (pytest.param if (learner, kind) in OFTEN else slow)(learner, kind)
     for kind, learners in (("discrete", DISCRETE), ("continuous", CONTINUOUS))
     for learner in learners
 ]
@@ -33,7 +34,7 @@ def test_the_action_that_is_observed_is_learned(learner: str, kind: str, tmp_pat
     assert score >= 9.0, "of 10, and 5 by chance"
 
 
-@pytest.mark.parametrize("learner", ["ppo", slow("a2c"), "dqn"])
+@pytest.mark.parametrize("learner", [slow("ppo"), slow("a2c"), "dqn"])
 def test_what_a_picture_shows_is_learned_by_convolutions(learner: str, tmp_path: Path) -> None:
     few = {"steps": 3072 if learner in ON_POLICY else 1536}
     settings = config(learner, {"id": PICTURED}, run=few, optimizer={"lr": 1e-3}, network={"kind": "cnn"})
@@ -52,6 +53,7 @@ def test_a_reward_that_comes_later_is_worth_its_discount(learner: str, kind: str
     assert values(policy, states) == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner, kind", EVERY)
 def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_path: Path) -> None:
     env = {"id": ENDLESS, "kwargs": {"kind": kind}}
@@ -61,7 +63,7 @@ def test_the_value_does_not_drop_at_a_time_limit(learner: str, kind: str, tmp_pa
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["true rewards", "scaled rewards"])
-@pytest.mark.parametrize("learner", ON_POLICY)
+@pytest.mark.parametrize("learner", ["ppo", slow("a2c")])
 def test_what_a_time_limit_cuts_off_is_normalised_too(learner: str, scaled: bool, tmp_path: Path) -> None:
     """It is far from 0 as it comes; of scaled rewards its value is scaled too."""
     env = {"id": STEADY, "normalize_observations": True, "normalize_rewards": scaled}
@@ -71,7 +73,7 @@ def test_what_a_time_limit_cuts_off_is_normalised_too(learner: str, scaled: bool
     assert found * (1.0 if scaler is None else scaler.moments.std) == pytest.approx([0.0, 1 / (1 - GAMMA)], abs=0.2)
 
 
-@pytest.mark.parametrize("learner", ON_POLICY)
+@pytest.mark.parametrize("learner", ["ppo", slow("a2c")])
 def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) -> None:
     env = {"id": ECHO, "kwargs": {"scale": 0.01, "shift": 1000}}
     score, _ = learn(config(learner, {**env, "normalize_observations": True}), tmp_path)
@@ -79,7 +81,7 @@ def test_observations_far_from_0_are_normalised(learner: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("worth, eps", [(1e4, 1e-3), slow(1e-3, 0.1)])
-@pytest.mark.parametrize("learner", ON_POLICY)
+@pytest.mark.parametrize("learner", ["ppo", slow("a2c")])
 def test_rewards_of_any_size_are_scaled(learner: str, worth: float, eps: float, tmp_path: Path) -> None:
     """Large ones are all beyond what they are clipped to once they are scaled, and a value's error of 10^8 leaves the
     policy nothing of a clipped gradient; the gradient of small ones is too small for the optimizer."""
@@ -88,7 +90,7 @@ def test_rewards_of_any_size_are_scaled(learner: str, worth: float, eps: float, 
     assert score >= 19 * worth, "a true return, of 20 and 15 by chance"
 
 
-@pytest.mark.parametrize("learner", ON_POLICY)
+@pytest.mark.parametrize("learner", ["ppo", slow("a2c")])
 def test_advantages_are_centred_and_scaled(learner: str, tmp_path: Path) -> None:
     """What tells the actions apart is a thousandth of the reward, nothing is taken from it, and it is too small for the
     optimizer as it is."""

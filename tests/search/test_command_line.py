@@ -179,6 +179,7 @@ def system_attrs(workplace: Workplace) -> dict[str, Any]:
     return storage.get_study_system_attrs(existing_study("s", storage)._study_id)
 
 
+@pytest.mark.slow
 def test_the_dashboard_serves_a_study_that_runs_and_does_not_disturb_it(workplace: Workplace) -> None:
     pytest.importorskip("optuna_dashboard")
     workplace.plan(all={"steps": 20, "pause": 0.1})

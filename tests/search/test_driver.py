@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 
+import pytest
+
 from harness.launching.processes import processes_of
 from search.storage import open_storage
 from search.study import existing_study
@@ -104,6 +106,7 @@ def test_two_trials_at_once_are_on_disjoint_slots_and_their_ranks_on_the_slots_c
         assert line["cores"] == (share or [here[line["rank"] % len(here)]])
 
 
+@pytest.mark.slow
 def test_a_silent_trial_is_ended_and_fails(workplace: Workplace) -> None:
     workplace.plan(t0={"hang_at": 3})
 
@@ -128,6 +131,7 @@ def test_divergence_is_told_as_pruned_whether_or_not_something_was_reported(work
     assert null.intermediate_values[1] == null.params["x"] and "not finite" in null.user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_divergence_as_failure_or_as_the_worst_value(workplace: Workplace) -> None:
     workplace.plan(t1={"diverge_at": 2})
     workplace.run("study.trials=2", "objective.on_divergence=worst")
@@ -149,6 +153,7 @@ def test_three_faults_of_one_cause_in_a_row_stop_the_study(workplace: Workplace)
     assert "3 trials in a row failed before a report" in printed and "RuntimeError: trial 2 cannot go on" in printed
 
 
+@pytest.mark.slow
 def test_faults_beside_a_healthy_trial_stop_the_study_too_and_its_parameters_are_kept(workplace: Workplace) -> None:
     workplace.plan(all={"raise_at": 1}, t0={"steps": 600, "pause": 0.1})
 
@@ -158,6 +163,7 @@ def test_faults_beside_a_healthy_trial_stop_the_study_too_and_its_parameters_are
     assert workplace.trials()[4].user_attrs["again"] == 0
 
 
+@pytest.mark.slow
 def test_failures_after_a_report_do_not_stop_the_study(workplace: Workplace) -> None:
     workplace.plan(t0={"raise_at": 2}, t1={"raise_at": 2}, t2={"raise_at": 2}, t3={"raise_at": 1})
 
@@ -166,6 +172,7 @@ def test_failures_after_a_report_do_not_stop_the_study(workplace: Workplace) -> 
     assert workplace.states() == ["FAIL"] * 4 + ["COMPLETE"]
 
 
+@pytest.mark.fresh_start
 def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace: Workplace) -> None:
     """Of the trials that ran when it was killed, one is still running, one has ended and one was killed meanwhile."""
     workplace.plan(t0={"steps": 90, "pause": 0.1}, t1={"steps": 10, "pause": 0.1}, t2={"steps": 600, "pause": 0.1})
@@ -191,6 +198,8 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
     assert slots_of[0] not in slots_of[3:], "trial 0 runs on, and kept its own"
 
 
+@pytest.mark.slow
+@pytest.mark.fresh_start
 def test_a_trial_whose_host_is_gone_is_told_as_failed_and_queued_again(workplace: Workplace) -> None:
     """As after a batch job that was requeued onto another node: nothing of it can be seen from here."""
     workplace.plan(t0={"steps": 600, "pause": 0.1})
@@ -227,6 +236,7 @@ def test_a_trial_that_was_asked_for_but_never_launched_is_launched_by_the_next_d
     assert len(workplace.started(1)) == 2
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused(workplace: Workplace) -> None:
     workplace.plan(all={"steps": 100, "pause": 0.1})
     driver = workplace.start("study.trials=1")
@@ -314,6 +324,7 @@ def test_the_best_is_confirmed_on_seeds_that_the_search_never_used(workplace: Wo
     assert f"confirmation: {4 * x + 1:.6g} ± 1 over 3 unseen seeds" in printed
 
 
+@pytest.mark.slow
 def test_only_a_new_best_is_confirmed_anew_and_the_confirmation_before_is_kept(workplace: Workplace) -> None:
     workplace.plan(t1={"raise_at": 2}, t2={"steps": 8})  # twice the steps of trial 0, hence the best
     workplace.run("study.trials=1", "confirm.seeds=1")
@@ -326,12 +337,15 @@ def test_only_a_new_best_is_confirmed_anew_and_the_confirmation_before_is_kept(w
     assert (kept["trial"], now["trial"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_confirmation_that_fails_is_told_and_ends_with_1(workplace: Workplace) -> None:
     workplace.plan(**{"t-1": {"raise_at": 2}})
     printed = workplace.run("study.trials=1", "confirm.seeds=2", rc=1)
     assert "confirmation: none of the seeds ended well" in printed and "the confirmation is not complete" in printed
 
 
+@pytest.mark.slow
+@pytest.mark.fresh_start
 def test_a_confirmation_that_was_interrupted_is_gone_on_with(workplace: Workplace) -> None:
     workplace.plan(**{"t0": {}, "t-1": {"steps": 50, "pause": 0.1}})
     driver = workplace.start("study.trials=1", "confirm.seeds=2")
@@ -345,6 +359,7 @@ def test_a_confirmation_that_was_interrupted_is_gone_on_with(workplace: Workplac
     assert len(workplace.started(-1)) == 4  # two seeds of two ranks: none was started twice
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_table_and_the_events(workplace: Workplace) -> None:
     workplace.plan(all={"steps": 10, "pause": 0.2})
     ours, theirs = pty.openpty()

@@ -23,6 +23,7 @@ from search.samplers import SAMPLERS, sampler_seed
 from search.space import Space
 from search.storage import open_storage
 from search.study import OUTCOME, best_trial, changed_settings, enqueue_again, open_study, worst_value
+from tests.conftest import slow
 
 SPACE: dict[str, Any] = {
     "opt": {"choices": ["adam", "sgd"]},
@@ -89,10 +90,10 @@ def test_a_queued_point_is_run_before_the_grid_is_over(tmp_path: Path) -> None:
         {"name": "median", "startup_trials": 1, "warmup_steps": 1},
         {"name": "percentile", "percentile": 50.0, "startup_trials": 1},
         {"name": "halving", "min_resource": 1, "reduction_factor": 2},
-        {"name": "hyperband", "reduction_factor": 2},
+        slow({"name": "hyperband", "reduction_factor": 2}),
         {"name": "threshold", "lower": 0.5},
         {"name": "patient", "patience": 1, "pruner": {"name": "median", "startup_trials": 1}},
-        {"name": "wilcoxon", "p_threshold": 0.2},
+        slow({"name": "wilcoxon", "p_threshold": 0.2}),  # its statistics' library takes seconds to load
         "none",
     ],
 )
@@ -215,6 +216,7 @@ def test_the_worst_value_is_of_all_that_was_reported_and_the_best_of_what_was_co
     assert worst_value(study) == -3.0 and best is not None and best.number == 0
 
 
+@pytest.mark.slow
 def test_sqlite_is_in_wal_mode_and_a_writer_waits_for_a_slow_one(tmp_path: Path) -> None:
     study, _ = opened(tmp_path, config_of())
     path = tmp_path / "s.db"

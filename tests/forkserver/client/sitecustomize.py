@@ -9,7 +9,8 @@ import os
 import sys
 
 ADDRESS, PADDING = "HARNESS_TESTS_FORK_SERVER", "HARNESS_TESTS_PADDING"
-AT_IMPORT = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOMP_", "LD_", "PYTHON", "CUDA_", "TORCH", "PYTORCH_", "MUJOCO_GL", "LC_", "LANG")
+NUMERIC = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOMP_", "CUDA_", "TORCH", "PYTORCH_")
+AT_IMPORT = (*NUMERIC, "LD_", "PYTHON", "MUJOCO_GL", "LC_", "LANG")
 """Prefixes of what libraries, and Python itself, read once: another value than the server's needs a fresh process."""
 SET_ANEW = ("PYTHONPATH", "PYTHONUNBUFFERED", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUDA_MODULE_LOADING")
 """…but for these, which the server sets anew in what it forks, or which imports set themselves."""

@@ -269,6 +269,7 @@ def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("switch", ["plain", "all"])
+@pytest.mark.slow
 def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
     need(which("g++"), "a C++ compiler")
     parameters = []

@@ -237,6 +237,7 @@ def test_actions_are_random_until_learning_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("switch", ["learned temperature", "gsde, fixed"])
+@pytest.mark.slow
 def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
     need(which("g++"), "a C++ compiler")
     parameters = []
@@ -251,6 +252,7 @@ def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("switch", ["fixed temperature", "gsde, fixed"])
+@pytest.mark.slow
 def test_it_learns_to_answer_what_it_sees(switch: str, tmp_path: Path) -> None:
     more = ["algorithm.temperature=0.01", CONTINUOUS, "optimizer.lr=3e-3", "algorithm.gamma=0.0"]
     sac = make(tmp_path, *SWITCHES[switch], *more, env=AIM, steps=3000)

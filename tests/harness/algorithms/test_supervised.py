@@ -152,10 +152,10 @@ def test_the_rate_follows_its_schedule_within_an_epoch() -> None:
     rates: list[float] = []
     step = algorithm.trainer.step.apply
     algorithm.trainer.step.apply = (
-        lambda: rates.append(  # type: ignore[method-assign, func-returns-value, return-value]
+        lambda *divisor: rates.append(  # type: ignore[method-assign, func-returns-value, return-value]
             algorithm.trainer.optimizer.param_groups[0]["lr"]
         )
-        or step()
+        or step(*divisor)
     )
     algorithm.iterate(0)
     algorithm.iterate(1)

@@ -99,6 +99,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("env_id", CASES)
+@pytest.mark.slow
 def test_episodes_are_alike_in_distribution(env_id: str) -> None:
     need(find_spec("envpool"), "the extra envpool")
     if env_id == "Hopper-v5":

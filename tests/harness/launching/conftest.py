@@ -13,7 +13,7 @@ import pytest
 from harness.errors import BadInput
 from harness.launching import Job, Outcome, RunningJob, get_launcher, local_hosts
 from harness.launching.outcome import split_output
-from tests.conftest import need, wait_for
+from tests.conftest import need, slow, wait_for
 
 Start = Callable[..., RunningJob]
 
@@ -74,7 +74,7 @@ def printed(running: RunningJob, line: str, times: int = 2, seconds: float = 60)
     )
 
 
-@pytest.fixture(params=["horovodrun", "horovodrun-gloo", "mpirun"])
+@pytest.fixture(params=["horovodrun", slow("horovodrun-gloo"), "mpirun"])
 def launcher(request: pytest.FixtureRequest) -> str:
     try:
         get_launcher(request.param).check()
