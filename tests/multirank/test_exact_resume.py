@@ -147,9 +147,10 @@ def on_ranks(ranks: int, way: str, folder: Path, *runs: dict[str, Any], fails: b
 
 RANKS = {
     "horovod over mpi": ("horovod-mpi", {"ppo": (PPO, 10, STOP)}),
-    "gloo": ("horovod-gloo", {"dqn": (RAINBOW, 10, KILL), "sac": (SAC, 4, STOP)}),
+    "gloo": ("horovod-gloo", {"dqn": (RAINBOW, 10, KILL)}),
     "mpi": ("mpi", {"dqn": (DQN, 10, KILL_IN_SAVE), "pendulum": (PENDULUM, 10, KILL)}),
     "mpi, sac killed": ("mpi", {"sac": ([*SAC, "evaluation.count=2"], 4, KILL)}),
+    "gloo, sac": ("horovod-gloo", {"sac": (SAC, 4, STOP)}),
     "mpi, compiled": (
         "mpi",
         {

@@ -60,7 +60,7 @@ def test_a_class_with_one_stream_can_be_forced_and_it_is_told() -> None:
 
 def test_wrappers_need_single_environments() -> None:
     wrapped = settings(AutoresetMode.SAME_STEP, wrappers=["gymnasium.wrappers:FlattenObservation"])
-    with pytest.raises(BadInput, match="env.backend = 'native'.*env.wrappers is set"):
+    with pytest.raises(BadInput, match="env.backend = 'native'.*or env.wrappers, env.reset_options"):
         make_environments(wrapped, 0, 1)
 
 
