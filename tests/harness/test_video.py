@@ -17,6 +17,7 @@ from harness.envs.settings import LIFE_LOST
 from harness.errors import BadInput
 from harness.policy import film
 from harness.run import train
+from tests.command import harness
 from tests.conftest import need
 
 SHORT = ["run.steps=512", "evaluation.count=1", "evaluation.episodes=1", "evaluation.final_episodes=1"]
@@ -80,14 +81,16 @@ def cheetah(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.fresh_start
 def test_mujoco_is_filmed_without_a_display(cheetah: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: what else has drawn in this one decides by what MuJoCo can."""
     need(find_library("EGL"), "libEGL")
     from moviepy import VideoFileClip
 
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.setenv("MUJOCO_GL", "")  # so that what is set meanwhile is put back
-    monkeypatch.delenv("MUJOCO_GL")
-    evaluate(cheetah, episodes=1, video=True)
+    for name in ("DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    ran = harness("evaluate", str(cheetah), "--episodes", "1", "--video", cwd=cheetah)
+    assert ran.code == 0, ran.err
     with VideoFileClip(str(cheetah / "video.mp4")) as clip:
         assert len(list(clip.iter_frames())) == pytest.approx(21, abs=1)
 
