@@ -69,6 +69,8 @@ class Keeping:
         self.iteration: int | None = None
         """That of the newest checkpoint of this run."""
         self.saved_at = time.monotonic()
+        self.unsaved: str | None = None
+        """Why the newest save did not come about, if so: whoever heard of it first, the run's end tells it too."""
 
     # -- while the run goes on -----------------------------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ class Keeping:
         self.due = self.best = False
         if self.iteration == iteration:
             return
+        self.unsaved = None
         own = self.algorithm.own_state()
         state, rings = self.algorithm.state(), self.algorithm.rings()
         problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings))
@@ -114,12 +117,13 @@ class Keeping:
         self.iteration, self.saved_at = iteration, time.monotonic()
 
     def settle(self) -> str | None:
-        """Waits for the save in flight; tells, and returns, why it did not come about, if so."""
+        """Waits for the save in flight; tells why it did not come about, if so; returns why the newest did not."""
         problem = self.saver.settle()
         if problem is not None:
             self.iteration = -1  # that boundary may be saved again
+            self.unsaved = problem
         self._tell(problem)
-        return problem
+        return self.unsaved
 
     def _tell(self, problem: str | None) -> None:
         if problem is not None:

@@ -1,4 +1,4 @@
-"""Environments of tests of evaluations, for `env.id = "tests.evaluated:Name-v0"`; workers import them without torch."""
+"""Environments of tests of evaluations, `env.id = "tests.evaluated:EvaluatedName-v0"`; workers import no torch."""
 
 from __future__ import annotations
 
@@ -72,4 +72,4 @@ class SlowToMake(Line):
 
 
 for each in (Forever, Lone, Told, Leaving, SlowToMake):
-    gym.register(f"{each.__name__}-v0", each)
+    gym.register(f"Evaluated{each.__name__}-v0", each)

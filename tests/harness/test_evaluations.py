@@ -26,7 +26,7 @@ from tests.environments import Line
 from tests.evaluated import Lone, SlowToMake
 
 HERE = "tests.harness.test_evaluations"
-LINE, FOREVER = "tests.environments:Line-v0", "tests.evaluated:Forever-v0"
+LINE, FOREVER = "tests.environments:Line-v0", "tests.evaluated:EvaluatedForever-v0"
 PPO = {"name": "ppo", "rollout_steps": 16, "minibatch_size": 16, "epochs": 2}
 DQN = {"name": "dqn", "buffer_size": 400, "learning_starts": 16, "batch_size": 8, "train_freq": 8}
 
@@ -125,8 +125,8 @@ def test_training_goes_on_in_lent_environments_as_if_nothing_had_been(
 def test_a_simulator_that_is_open_once_is_evaluated_where_it_trains_and_resumes(
     algorithm: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = toml(tmp_path, {"id": "tests.evaluated:Lone-v0"}, algorithm)
-    with pytest.raises(BadInput, match="no other 'tests.evaluated:Lone-v0' can .*still in use.*; it may be 'training'"):
+    config = toml(tmp_path, {"id": "tests.evaluated:EvaluatedLone-v0"}, algorithm)
+    with pytest.raises(BadInput, match="no other '.*EvaluatedLone-v0' can .*still in use.*; it may be 'training'"):
         package.train(config, output=tmp_path / "refused")
     assert Lone.open_now == 0
     lent = ["evaluation.environments=training"]
@@ -147,7 +147,7 @@ def test_a_simulator_that_is_open_once_is_evaluated_where_it_trains_and_resumes(
 def test_metrics_of_infos_are_told_of_training_and_evaluations(
     backend: str, algorithm: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    env = {"id": "tests.evaluated:Told-v0", "backend": backend, "info_metrics": ["is_success", "nowhere"]}
+    env = {"id": "tests.evaluated:EvaluatedTold-v0", "backend": backend, "info_metrics": ["is_success", "nowhere"]}
     config = toml(tmp_path, env, algorithm)
     assert main(["train", config, "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_a_failure_on_one_rank_ends_in_the_lines_of_two(tmp_path: Path, capsys: 
 def test_an_environment_that_leaves_has_failed_whatever_its_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = toml(tmp_path, {"id": "tests.evaluated:Leaving-v0"}, PPO)
+    config = toml(tmp_path, {"id": "tests.evaluated:EvaluatedLeaving-v0"}, PPO)
     assert main(["train", config, "--output", str(tmp_path / "run")]) == 1
     assert "failed: SystemExit: 0; 0 steps in " in capsys.readouterr().out
     assert read_json(tmp_path / "run" / "result.json")["status"] == "failed"
@@ -242,7 +242,7 @@ def test_a_failure_before_the_first_step_leaves_its_result_too(
 
 
 def test_a_start_hears_a_stop_wherever_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = toml(tmp_path, {"id": "tests.evaluated:SlowToMake-v0"}, PPO)
+    config = toml(tmp_path, {"id": "tests.evaluated:EvaluatedSlowToMake-v0"}, PPO)
     SlowToMake.made = 0
     assert main(["train", config, "--output", str(tmp_path / "run")]) == 75
     assert "stopped: stop requested (SIGTERM) at the start, before this attempt trained" in capsys.readouterr().out

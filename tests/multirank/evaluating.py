@@ -21,7 +21,8 @@ from tests.harness import test_evaluations as one_rank
 from tests.multirank.launch import give
 
 PPO, DQN, HERE = one_rank.PPO, one_rank.DQN, "tests.harness.test_evaluations"
-LINE, TOLD, FOREVER = "tests.environments:Line-v0", "tests.evaluated:Told-v0", "tests.evaluated:Forever-v0"
+LINE = "tests.environments:Line-v0"
+TOLD, FOREVER = "tests.evaluated:EvaluatedTold-v0", "tests.evaluated:EvaluatedForever-v0"
 
 
 class Counting(nn.Module):

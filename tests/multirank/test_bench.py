@@ -40,8 +40,13 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 
 class Failing(CartPoleEnv):
+    steps = 0
+
     def step(self, action):
-        raise RuntimeError("no more steps")
+        self.steps += 1
+        if self.steps > 40:
+            raise RuntimeError("no more steps")
+        return super().step(action)
 
 
 gym.register("Failing-v0", Failing, max_episode_steps=10)
@@ -176,6 +181,7 @@ def test_a_rank_that_fails_ends_the_bench_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_start
 def test_a_signal_to_the_parent_ends_all_ranks(tmp_path):
     bench = ["-m", "harness", "bench", "allreduce", "--seconds", "30", "--max-size", "4KB", "--json", "found.json"]
     process = subprocess.Popen(

@@ -39,6 +39,11 @@ def ranks_of(folder: Path) -> list[int]:
     return [key for key, _ in groupby(line["ranks"] for line in lines_of(folder))]
 
 
+def written(result: dict, lines: list[dict]) -> bool:
+    """Whether all updates have their line, but for one whose evaluation the request to stop has cut."""
+    return result["env_steps"] in (lines[-1]["env_steps"], lines[-1]["env_steps"] + 256)
+
+
 def learned(folder: Path) -> bool:
     """Whether an evaluation reached CartPole's threshold after the killed rank's place was filled again."""
     last = [line for line in lines_of(folder)[-200:] if line["ranks"] == 2]
@@ -57,7 +62,7 @@ def test_training_goes_on_with_one_rank_returns_to_two_and_learns(tmp_path: Path
     result, lines = read_json(tmp_path / "run" / "result.json"), lines_of(tmp_path)
     assert [line["update"] for line in lines] == list(range(1, len(lines) + 1)), "each update appears once"
     assert [line["env_steps"] for line in lines] == [256 * line["update"] for line in lines]
-    assert result["env_steps"] == lines[-1]["env_steps"] and result["ranks"] == 2
+    assert result["ranks"] == 2 and written(result, lines)
     assert not left_of("elastic-")
 
 
@@ -101,7 +106,7 @@ def test_rank_0_too_is_done_without_and_its_place_is_filled_again(tmp_path: Path
     lines = lines_of(tmp_path)
     assert running.returncode == 75, out
     assert [line["update"] for line in lines] == list(range(1, len(lines) + 1)), "each update appears once"
-    assert read_json(tmp_path / "run" / "result.json")["env_steps"] == lines[-1]["env_steps"]
+    assert written(read_json(tmp_path / "run" / "result.json"), lines)
     assert not left_of("elastic-")
 
 

@@ -150,7 +150,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "hang.toml").write_text(HANGS)
     command = [sys.executable, "-m", "harness", "train", "hang.toml", "--ranks", "2", "--output", "run"]
     running = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: (tmp_path / "run" / "config.toml").exists(), 60, "start")
+    wait_for(lambda: steps_done(tmp_path) >= 3, 60, "the last rollout before it hangs")
     time.sleep(1.0)
     os.kill(running.pid, INT)
     time.sleep(1.0)
@@ -168,7 +168,8 @@ def test_ranks_that_do_not_stop_have_the_seconds_that_the_settings_give_them(tmp
     running = subprocess.Popen(
         [*command, "--output", "run"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
     )
-    wait_for(lambda: (tmp_path / "run" / "config.toml").exists(), 60, "start")
+    wait_for(lambda: steps_done(tmp_path) >= 3, 60, "the last rollout before it hangs")
+    time.sleep(1.0)
     os.kill(running.pid, TERM)
     out, _ = running.communicate(timeout=300)
     assert running.returncode == 1
@@ -182,9 +183,11 @@ steps = 100_000
 [env]
 id = "tests.environments:Broken-v0"
 count = 4
-kwargs = { how = "hang" }
+kwargs = { how = "hang", at = 14 }
 [algorithm]
 name = "ppo"
-rollout_steps = 32
-minibatch_size = 32
+rollout_steps = 4
+minibatch_size = 16
+[evaluation]
+count = 1
 """

@@ -52,6 +52,7 @@ def test_an_algorithm_without_environments_has_a_floor_of_products(tmp_path):
     assert found["floor"]["environment"] is None and found["floor"]["ratio"]["low"] > 1
 
 
+@pytest.mark.fresh_start
 def test_a_signal_ends_the_measurement_without_a_figure(tmp_path):
     command = [sys.executable, "-m", "harness", "bench", "throughput", "ppo-cartpole", "compile.mode=off"]
     process = subprocess.Popen(

@@ -62,9 +62,9 @@ class Endless(Line):
         return self.observe(), 1.0, False, False, {}
 
 
-gym.register("Told-v0", Told, max_episode_steps=50)
+gym.register("ToldOfInfos-v0", Told, max_episode_steps=50)
 gym.register("Connected-v0", Connected)
-gym.register("Endless-v0", Endless)
+gym.register("NeverOver-v0", Endless)
 SEEDS = episode_seeds(3, "evaluation", 21)
 
 
@@ -84,7 +84,7 @@ def own(env: str, **settings: Any) -> InEnvironmentsOfTheirOwn:
 def test_environments_are_made_once_however_often_is_evaluated() -> None:
     global made
     made = 0
-    players = own("Told-v0", at_once=4)
+    players = own("ToldOfInfos-v0", at_once=4)
     first, *later = [players.play(by_sight, SEEDS).returns.tolist() for _ in range(3)]
     players.close()
     assert made == 4 and later == [first, first]
@@ -113,9 +113,9 @@ def test_what_an_environment_has_opened_is_not_taken_from_it() -> None:
 
 
 def test_episodes_are_cut_and_counted_so() -> None:
-    played = own("Endless-v0", max_steps=7, at_once=2).play(right, SEEDS[:5])
+    played = own("NeverOver-v0", max_steps=7, at_once=2).play(right, SEEDS[:5])
     assert played.returns.tolist() == [7.0] * 5 and played.cut == 5
-    assert own("Told-v0", max_steps=20).play(right, SEEDS[:2]).cut == 0, "it was over by itself"
+    assert own("ToldOfInfos-v0", max_steps=20).play(right, SEEDS[:2]).cut == 0, "it was over by itself"
 
 
 def test_an_evaluation_ends_when_it_is_to_and_keeps_what_is_over() -> None:
@@ -125,16 +125,16 @@ def test_an_evaluation_ends_when_it_is_to_and_keeps_what_is_over() -> None:
         asked.append(busy)
         return False
 
-    played = own("Endless-v0").play(right, SEEDS[:3], listen)
+    played = own("NeverOver-v0").play(right, SEEDS[:3], listen)
     assert asked == [True] and len(played.returns) == 0
 
 
 def test_metrics_are_means_over_the_episodes_that_have_them() -> None:
     settings = {"info_metrics": ["is_success", "count", "nowhere"]}
-    assert own("Told-v0", **settings).play(right, SEEDS).metrics == {"is_success": 1.0, "count": 20.0}
-    assert own("Told-v0", **settings).play(by_sight, SEEDS).metrics == {"is_success": 0.0, "count": 20.0}
+    assert own("ToldOfInfos-v0", **settings).play(right, SEEDS).metrics == {"is_success": 1.0, "count": 20.0}
+    assert own("ToldOfInfos-v0", **settings).play(by_sight, SEEDS).metrics == {"is_success": 0.0, "count": 20.0}
     with pytest.raises(TypeError, match=r"info_metrics = \['always', …\] must name numbers or truths, got .* 'here'"):
-        own("Told-v0", info_metrics=["always"]).play(right, SEEDS[:1])
+        own("ToldOfInfos-v0", info_metrics=["always"]).play(right, SEEDS[:1])
 
 
 NOISES = [Noise("uniform", (1,)), Noise("normal", (2, 1), every=None), Noise("normal", (1,), 5)]
@@ -171,7 +171,7 @@ def test_training_s_environments_play_the_same_episodes(backend: str) -> None:
 
 
 def test_training_s_environments_tell_metrics_and_are_cut_too() -> None:
-    settings = EnvSettings(id="Told-v0", count=3, backend="sync", info_metrics=["is_success", "nowhere"])
+    settings = EnvSettings(id="ToldOfInfos-v0", count=3, backend="sync", info_metrics=["is_success", "nowhere"])
     environments = make_environments(settings, 0, 1)
     lent = InTrainingEnvironments(settings, Alone(), environments.vector)
     played = lent.play(right, SEEDS[:7])
@@ -182,10 +182,10 @@ def test_training_s_environments_tell_metrics_and_are_cut_too() -> None:
 
 
 def test_a_limit_stands_where_the_environment_has_none() -> None:
-    limited = {"CartPole-v1": True, "Endless-v0": False, "ALE/Pong-v5": True}
+    limited = {"CartPole-v1": True, "NeverOver-v0": False, "ALE/Pong-v5": True}
     assert {env: is_limited(EnvSettings(id=env)) for env in limited} == limited
-    assert is_limited(EnvSettings(id="Endless-v0", kwargs={"max_episode_steps": 9}))
-    endless = EnvSettings(id="Endless-v0")
-    assert is_limited(endless, gym.wrappers.TimeLimit(gym.make("Endless-v0"), 9))
+    assert is_limited(EnvSettings(id="NeverOver-v0", kwargs={"max_episode_steps": 9}))
+    endless = EnvSettings(id="NeverOver-v0")
+    assert is_limited(endless, gym.wrappers.TimeLimit(gym.make("NeverOver-v0"), 9))
     assert [longest_episode(endless, steps) for steps in (None, 5)] == [LONGEST, 5]
     assert longest_episode(EnvSettings(id="CartPole-v1"), None) is None
