@@ -9,6 +9,7 @@ import pytest
 
 from harness.files import read_json, read_json_lines
 from harness.policy import load_policy
+from tests.conftest import slow
 from tests.learning.learners import DISCRETE, KINDS, ON_POLICY, config
 from tests.learning.probes import Uneven
 from tests.multirank.launch import run_ranks
@@ -25,7 +26,7 @@ ENVS = 3
 """Two on the rank of the short episodes, one on that of the long ones."""
 
 
-@pytest.mark.parametrize("learner", KINDS)
+@pytest.mark.parametrize("learner", [each if each in ("ppo", "dqn") else slow(each) for each in KINDS])
 def test_unequal_episodes_over_two_ranks(learner: str, tmp_path: Path) -> None:
     normalized = learner in ON_POLICY
     kind = "discrete" if learner in DISCRETE else "continuous"

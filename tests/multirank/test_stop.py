@@ -18,6 +18,7 @@ from tests.conftest import slow, wait_for
 from tests.multirank.test_failures import left_of
 
 LONG = ["ppo-cartpole", "run.name=stopping", "run.steps=5000000", "evaluation.count=1000", "evaluation.episodes=2"]
+LONG += ["compile.mode=off"]  # for so many steps the compiler would be waited for, by each start
 
 
 def start(folder: Path, *options: str, session: bool = False) -> subprocess.Popen[str]:

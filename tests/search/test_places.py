@@ -55,6 +55,7 @@ def test_a_study_typed_from_a_folder_with_files_of_our_names(workplace: Any, mon
     assert (here / "folder.txt").read_text().strip() == str(here)
 
 
+@pytest.mark.slow
 def test_every_printed_command_works_there(workplace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", ROOT)

@@ -156,6 +156,7 @@ def test_exploration_is_normal_noise_on_actions_within_their_bounds(tmp_path: Pa
     assert td3.acting.parts and td3.best(seen) == pytest.approx(acted(td3.module.actor, seen), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_is_eager(tmp_path: Path) -> None:
     need(which("g++"), "a C++ compiler")
     parameters = []
@@ -170,6 +171,7 @@ def test_compiled_is_eager(tmp_path: Path) -> None:
     assert (parameters[0] - parameters[1]).norm() < 1e-3 * (parameters[0] - torch.cat(vectors)).norm()
 
 
+@pytest.mark.slow
 def test_it_learns_to_answer_what_it_sees(tmp_path: Path) -> None:
     td3 = make(tmp_path, CONTINUOUS, "optimizer.lr=3e-3", "algorithm.gamma=0.0", env=AIM, steps=3000)
     for iteration in range(td3.iterations):
