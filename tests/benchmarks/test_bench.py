@@ -240,6 +240,7 @@ def two_networks(rounds: int = 2) -> Row:
     return Row("9", "Two networks", "env_steps_per_second", "env steps/s", both, claims, rounds)
 
 
+@pytest.mark.slow
 def test_contestants_take_turns() -> None:
     said: list[str] = []
 
@@ -299,6 +300,7 @@ def test_a_row_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     assert ran.stderr.startswith("make bench: there is no row 77; ROWS may be some of 1,2a,2b,3")
 
 
+@pytest.mark.slow
 def test_the_docs_quote_what_was_measured(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{quoting.mark(COMMAND)}\nold\n{quoting.END}\nafter\n")

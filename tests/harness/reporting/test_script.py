@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.files import read_json, read_json_lines, write_json
-from tests.conftest import wait_for
+from tests.conftest import slow, wait_for
 
 BIN = Path(sys.executable).parent
 
@@ -87,8 +87,8 @@ def run_alone(code: str, tmp_path: Path, trial: Path | None, **more: str) -> sub
     [
         ("mpirun", "nothing"),
         ("mpirun", "mpi4py"),
-        ("mpirun", "horovod"),
-        ("horovodrun", "nothing"),
+        slow("mpirun", "horovod"),
+        slow("horovodrun", "nothing"),
         ("horovodrun", "horovod"),
         ("torchrun", "torch"),
     ],
