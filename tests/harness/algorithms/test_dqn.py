@@ -215,8 +215,18 @@ def test_epsilon_falls_in_a_straight_line_by_steps_of_all_environments(tmp_path:
     assert dqn.random.shape == (64, 4) and dqn.random.mean() == pytest.approx(0.1, abs=0.06)
 
 
-def test_the_target_is_copied_every_so_many_steps_and_stands_still_between(tmp_path: Path) -> None:
-    dqn = make(tmp_path, "algorithm.target_update_interval=24")  # every third round
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (24, [True, False, False, True, False, False, True, False]),
+        (20, [True, False, True, False, False, True, False, True]),
+    ],
+    ids=["every third round", "at the round that reaches or passes it"],
+)
+def test_the_target_is_copied_every_so_many_steps_and_stands_still_between(
+    interval: int, expected: list[bool], tmp_path: Path
+) -> None:
+    dqn = make(tmp_path, f"algorithm.target_update_interval={interval}")
     dqn.iterate(0)
     copies = []
     for steps in range(264, 264 + 8 * 8, 8):
@@ -226,7 +236,7 @@ def test_the_target_is_copied_every_so_many_steps_and_stands_still_between(tmp_p
         moved = not torch.equal(before, dqn.target_parameters)
         assert not moved or torch.equal(dqn.target_parameters, dqn.step.arena.parameters)
         copies.append(moved)
-    assert copies == [True, False, False, True, False, False, True, False]
+    assert copies == expected
 
 
 def test_an_iteration_counts_its_steps_and_updates(tmp_path: Path) -> None:
