@@ -41,7 +41,9 @@ class SlurmUser:
 
     def wait(self, job: str, seconds: float = 240) -> int:
         """The exit code of a job that has ended; what ends by a signal has 128 and more, as in a shell."""
-        ended = re.compile(r"JobState=(?!PENDING|RUNNING|COMPLETING)\w+ .*ExitCode=(\d+):(\d+)")
+        # not CONFIGURING, say, as a job is for a moment after it was submitted
+        over = "COMPLETED|FAILED|CANCELLED|TIMEOUT|PREEMPTED|NODE_FAIL|BOOT_FAIL|OUT_OF_MEMORY|DEADLINE"
+        ended = re.compile(rf"JobState=(?:{over})\b.*ExitCode=(\d+):(\d+)")
         found: list[re.Match[str]] = []
 
         def look() -> bool:
