@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,12 +46,12 @@ def test_a_study_of_ppo_on_two_ranks_is_confirmed_and_its_best_is_a_config(
 
     workplace.run("confirm.seeds=1", "confirm.episodes=6")
 
-    trials = workplace.trials()
+    study, trials = workplace.path / "studies" / "s", workplace.trials()
     for trial in trials:
-        result = json.loads((Path(trial.user_attrs["directory"]) / "seed-0" / "result.json").read_text())
+        result = json.loads((study / trial.user_attrs["directory"] / "seed-0" / "result.json").read_text())
         assert (result["status"], result["ranks"], result["value"]) == ("done", 2, trial.value)
         assert list(trial.intermediate_values) == [1, 2, 3, 4]
-    confirmed = json.loads((workplace.path / "studies/s/confirm/seed-0/result.json").read_text())
+    confirmed = json.loads((study / "confirm/seed-0/result.json").read_text())
     assert confirmed["eval_episodes"] == 6 and confirmed["seed"] not in trials[0].user_attrs["seeds"]
 
     monkeypatch.chdir(workplace.path)
