@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.api import train
-    from harness.policy import evaluate, load_policy
+    from harness.policy.evaluate import evaluate
+    from harness.policy.policy import load_policy
     from harness.training.distributed_trainer import DistributedTrainer
     from harness.training.losses import LossSum
 
@@ -16,8 +17,8 @@ __all__ = ["DistributedTrainer", "LossSum", "evaluate", "load_policy", "train"]
 HOMES = {
     "DistributedTrainer": "harness.training.distributed_trainer",
     "LossSum": "harness.training.losses",
-    "evaluate": "harness.policy",
-    "load_policy": "harness.policy",
+    "evaluate": "harness.policy.evaluate",
+    "load_policy": "harness.policy.policy",
     "train": "harness.api",
 }
 

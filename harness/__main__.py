@@ -16,7 +16,7 @@ from typing import Literal, NoReturn
 
 from harness.bench.arguments import add_arguments as add_bench
 from harness.errors import BadInput
-from harness.launching.ours import add_present_folder
+from harness.launching.own_module import add_present_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,9 +71,9 @@ def train(arguments: argparse.Namespace) -> int:
     from harness.api import train as train_run
     from harness.config import load_run_config
     from harness.lifecycle.elastic import is_elastic
-    from harness.lifecycle.run_directory import read_result
+    from harness.lifecycle.result import read_result
     from harness.reporting.summary import summary
-    from harness.run import default_run_dir
+    from harness.run.checks import default_run_dir
 
     config = load_run_config(arguments.config, arguments.overrides)
     output = arguments.output or default_run_dir(config)
@@ -114,7 +114,7 @@ def is_other_rank() -> bool:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
-    from harness.policy import evaluate as evaluate_policy
+    from harness.policy.evaluate import evaluate as evaluate_policy
     from harness.reporting.summary import listed
 
     for name, least in (("episodes", 1), ("seed", 0)):
@@ -146,8 +146,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def presets(arguments: argparse.Namespace) -> int:
-    from harness.catalogue import catalogue
     from harness.config import preset_path
+    from harness.presets.catalogue import catalogue
 
     print(preset_path(arguments.name).read_text().rstrip("\n") if arguments.name is not None else catalogue())
     return 0

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.config import RunConfig, load_run_config
+from harness.config import load_run_config
 from harness.errors import BadInput
-from harness.lifecycle.run_directory import Result
-from harness.parent import default_launcher, train_on_ranks
-from harness.run import check, default_run_dir, finished
-from harness.run import train as train_here
+from harness.lifecycle.result import Result
+from harness.run.checks import check, default_run_dir, finished
+from harness.run.supervisor import default_launcher, train_on_ranks
+from harness.run.train import train as train_here
+from harness.schema import RunConfig
 
 
 def train(

@@ -13,9 +13,9 @@ from typing import NoReturn
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.brief import one_line
 from harness.errors import BadInput
-from harness.launching.ours import add_present_folder
+from harness.launching.own_module import add_present_folder
+from harness.text import one_line
 from search.display import complain, plural, write_any_character
 
 EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
@@ -125,7 +125,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    from search.dry_run import dry_run
+    from search.commands.dry_run import dry_run
     from search.run import prepare, run_study
 
     changes = {"name": options.name, "storage": options.storage, "hostfile": options.hostfile}
@@ -143,46 +143,46 @@ def look(options: argparse.Namespace) -> int:
     # each on its own: plotly and the dashboard take seconds to import
     storage = options.storage
     if options.command == "list":
-        from search.studies import list_studies
+        from search.commands.studies import list_studies
 
         list_studies(storage)
         return 0
-    from search.lookup import named
+    from search.study.existing import named
 
     name, of_file = named(options.name)
     storage = storage or of_file
     if options.command == "status":
-        from search.status import status
+        from search.commands.status import status
 
         status(name, storage, options.once)
     elif options.command == "best":
-        from search.best import best
+        from search.commands.best import best
 
         best(name, storage, options.toml)
     elif options.command == "retry":
-        from search.best import retry
+        from search.commands.best import retry
 
         again = retry(name, storage)
         are = "is" if again == 1 else "are"
         print(f"{plural(again, 'failed trial')} {are} queued again; the next `search run` takes them first")
     elif options.command == "stop":
-        from search.studies import stop
+        from search.commands.studies import stop
 
         print(stop(name, storage, options.trial))
     elif options.command == "export":
-        from search.export import export
+        from search.commands.export import export
 
         print(export(name, storage, options.format, options.output), end="")
     elif options.command == "delete":
-        from search.studies import delete
+        from search.commands.studies import delete
 
         print(delete(name, storage, options.yes))
     elif options.command == "report":
-        from search.report import report
+        from search.commands.report import report
 
         print(report(name, storage))
     else:
-        from search.dashboard import dashboard
+        from search.commands.dashboard import dashboard
 
         dashboard(name, storage, options.port)
     return 0

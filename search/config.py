@@ -14,8 +14,8 @@ from pydantic import Field, SerializeAsAny
 
 from harness.errors import BadInput
 from harness.settings import Settings, apply_overrides, copy_tables, load_toml, table_of, unknown_key, validate
-from search.pruners import PRUNERS, Median, PrunerSettings
-from search.samplers import SAMPLERS, SamplerSettings, Tpe
+from search.strategies.pruners import PRUNERS, Median, PrunerSettings
+from search.strategies.samplers import SAMPLERS, SamplerSettings, Tpe
 
 
 class StudySettings(Settings):
@@ -108,7 +108,7 @@ class StudyConfig(Settings):
     study: StudySettings
     trial: TrialSettings
     space: dict[str, Any]
-    """Parameters by the dotted name of the setting: see search/space.py."""
+    """Parameters by the dotted name of the setting: see search/space/space.py."""
     objective: ObjectiveSettings = ObjectiveSettings()
     confirm: ConfirmSettings = ConfirmSettings()
 

@@ -12,18 +12,18 @@ from optuna.trial import TrialState
 from harness.errors import BadInput
 from harness.files import write_text
 from search.display import Row, duration, number, plural
-from search.drawing import NothingLeft
-from search.finding import find_again, owner_of
-from search.judging import End
-from search.plan import Plan
-from search.slots import Lease
-from search.storage import first_line
-from search.study import OUTCOME, OWNER, enqueue_again, frozen_trial, is_deleted
-from search.telling import Faults, tell
-from search.tidying import tidy
-from search.tools import Tools
+from search.launchers.slots import Lease
+from search.strategies.proposals import NothingLeft
+from search.study.budget import Plan
+from search.study.storage import first_line
+from search.study.study import OUTCOME, OWNER, enqueue_again, frozen_trial, is_deleted
 from search.trial_dir import TrialDir
-from search.trial_run import TrialRun
+from search.trials.context import Tools
+from search.trials.outcome import End
+from search.trials.record import Faults, tell
+from search.trials.recovery import find_again, owner_of
+from search.trials.retention import tidy
+from search.trials.trial_run import TrialRun
 
 POLL_SECONDS = 0.1
 LONGEST_REASON = 1000  # characters: what was queued may be of any length, and some databases take 2 KB

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
-from harness.launching.ours import python_module
-from search.confirm import Confirmation
+from harness.launching.own_module import python_module
 from search.display import near, number, plural
-from search.space import Space
-from search.storage import without_password
-from search.study import best_trial
-from search.study_dir import StudyDir
+from search.space.space import Space
+from search.study.storage import without_password
+from search.study.study import best_trial
+from search.study.study_dir import StudyDir
+from search.trials.confirmation import Confirmation
 
 
 @dataclass(frozen=True)

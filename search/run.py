@@ -15,27 +15,27 @@ from harness.errors import BadInput
 from harness.launching import Host, Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
 from harness.settings import apply_overrides
 from search.config import StudyConfig, load_study, resolve_study
-from search.confirm import Confirmation, confirm
-from search.constraints import Constraint, check_names, read_constraints
 from search.display import Display, one_line, open_display, plural
-from search.drawing import Drawer
 from search.driver import Driver
-from search.first import enqueue_first, read_first
-from search.objective import Objective, search_seeds
-from search.plan import Plan
-from search.read_space import read_space
+from search.launchers.slots import Slots, local_slots
 from search.result import Ending, StudyResult, collect
-from search.seed_run import Runner
-from search.signals import StopRequests
-from search.slots import Slots, local_slots
-from search.space import Space, Stored, show
-from search.storage import check_url, open_storage, without_password
-from search.study import best_trial, changed_settings, find_study, is_deleted, open_study
-from search.study_dir import StudyDir
-from search.task import Task, make_task
-from search.telling import FAULTS_IN_A_ROW
-from search.tools import Tools
-from search.wider import taken_up
+from search.space.constraints import Constraint, check_names, read_constraints
+from search.space.parse import read_space
+from search.space.space import Space, Stored, show
+from search.space.widening import taken_up
+from search.stop_requests import StopRequests
+from search.strategies.proposals import Drawer
+from search.study.budget import Plan
+from search.study.first import enqueue_first, read_first
+from search.study.objective import Objective, search_seeds
+from search.study.storage import check_url, open_storage, without_password
+from search.study.study import best_trial, changed_settings, find_study, is_deleted, open_study
+from search.study.study_dir import StudyDir
+from search.trials.confirmation import Confirmation, confirm
+from search.trials.context import Tools
+from search.trials.record import FAULTS_IN_A_ROW
+from search.trials.runner import Runner
+from search.trials.task import Task, make_task
 
 CONSTRAINED_DRAWS = 1000
 
@@ -139,9 +139,7 @@ def check_pruner(config: StudyConfig, objective: Objective) -> None:
         raise BadInput(f"study.pruner: {one_line(error)}") from None
 
 
-def check_together(
-    task: Task, constraints: Iterable[Constraint], settings: Mapping[str, Any], ranks: int
-) -> None:
+def check_together(task: Task, constraints: Iterable[Constraint], settings: Mapping[str, Any], ranks: int) -> None:
     """`BadInput` for settings that a run would not take, or that do not fulfil a constraint of the study."""
     values = task.values(settings) if constraints else {}
     for constraint in constraints:

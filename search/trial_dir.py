@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, read_json_lines, write_json
-from harness.lifecycle.run_directory import take_failures
+from harness.lifecycle.failures import take_failures
 
 
 @dataclass(frozen=True)

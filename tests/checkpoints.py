@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.lifecycle import checkpoint
-from harness.lifecycle.checkpoint import Checkpoint
-from harness.lifecycle.sums import write_tensors
+from harness.lifecycle.checkpoints import checkpoint
+from harness.lifecycle.checkpoints.checkpoint import Checkpoint
+from harness.lifecycle.checkpoints.checksums import write_tensors
 
 
 def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[str, Any], **more: Any) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation
+from harness.algorithms.base import Algorithm, Context, Evaluation
 from harness.errors import BadInput
+from harness.schema import AlgorithmSettings
 
 ALGORITHMS = {
     "a2c": "harness.algorithms.a2c:A2C",

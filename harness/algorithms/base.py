@@ -13,30 +13,15 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from harness.distributed.collectives import Collectives
-from harness.errors import EnvironmentFault
-from harness.rings import Ring
-from harness.settings import Settings
+from harness.buffers.ring import Ring
+from harness.distributed.transports.base import Collectives
+from harness.schema import AlgorithmSettings
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
     from harness.envs import Environments
-    from harness.envs.playing import Noise
+    from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
-
-
-class AlgorithmSettings(Settings):
-    """Base of the `algorithm` section: each algorithm adds its own settings in the paper's terms."""
-
-    name: str
-    """Which algorithm."""
-
-    def check(self, config: RunConfig) -> None:
-        """Refuses (ValueError, one line) sections that do not fit this algorithm, before anything starts."""
-
-    def for_acting(self) -> AlgorithmSettings:
-        """The same without what learning alone needs, for a policy that is only to act."""
-        return self
+    from harness.schema import RunConfig
 
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -92,14 +77,6 @@ class Iteration:
     cut: int | None = None
     """Why the ranks agreed, by `Context.listen`, to end before it was over; what it has made is in the algorithm's
     state, and the next call makes the rest. None: it is whole."""
-
-
-def fault_of_ranks(fault: str | None, collectives: Collectives) -> EnvironmentFault | None:
-    """What is wrong with an environment of any rank, the first of them; collective. `fault`: this rank's, in words."""
-    for rank, found in enumerate(collectives.gather_objects(fault)):
-        if found is not None:
-            return EnvironmentFault(found, rank)
-    return None
 
 
 class Algorithm(ABC):

@@ -19,23 +19,25 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import huber_loss
 
+from harness.acting.greedy import Greedy
 from harness.algorithms.base import Context, Evaluation
-from harness.algorithms.memory.prioritized import PrioritizedReplay
-from harness.algorithms.memory.replay import Replay
-from harness.algorithms.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
-from harness.algorithms.probing import network_remarks
-from harness.algorithms.q_networks import Greedy, UsersQNetwork, make_q_network
-from harness.algorithms.randomness import generator
+from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
+from harness.buffers.prioritized import PrioritizedReplay
+from harness.buffers.replay import Replay
 from harness.distributed.arena import Arena
-from harness.envs.playing import Noise
+from harness.envs.evaluation import Noise
+from harness.models.probing import network_remarks
+from harness.models.q_network import UsersQNetwork, make_q_network
+from harness.randomness import generator
 from harness.settings import named_object
-from harness.training.blocks import InBlocks
-from harness.training.optimizers import LearningRate, make_optimizer
+from harness.training.compile.blocks import InBlocks
+from harness.training.optimizers import make_optimizer
 from harness.training.precision import Precision
-from harness.training.trainer import Step
+from harness.training.schedules import LearningRate
+from harness.training.step import Step
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.schema import RunConfig
 
 STATISTICS = ("loss", "q_mean", "td_error")
 """Means over a minibatch: the loss; the values of the actions taken; how far they are from their targets."""

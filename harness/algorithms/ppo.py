@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 
 from harness.algorithms.base import Context
-from harness.algorithms.on_policy import OnPolicy, OnPolicySettings
+from harness.algorithms.common.on_policy import OnPolicy, OnPolicySettings
 from harness.training.updates import Minibatch
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.schema import RunConfig
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 NUMBERS = ("clip", "centre", "scale")

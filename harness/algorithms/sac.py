@@ -18,17 +18,19 @@ from pydantic import Field
 from torch import nn
 
 from harness.algorithms.base import Context, Evaluation
-from harness.algorithms.continuous import ActorCritics, Continuous, ContinuousSettings, lerp
-from harness.algorithms.heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
+from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
 from harness.distributed.arena import Arena
-from harness.envs.playing import Noise
-from harness.training.compiled import Batch, CompiledGradient
-from harness.training.optimizers import LearningRate, make_optimizer
+from harness.envs.evaluation import Noise
+from harness.models.action_heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
+from harness.models.actor_critics import ActorCritics
+from harness.training.compile.gradient import Batch, CompiledGradient
+from harness.training.optimizers import make_optimizer
 from harness.training.precision import Precision
-from harness.training.trainer import Step
+from harness.training.schedules import LearningRate
+from harness.training.step import Step
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.schema import RunConfig
 
 STATISTICS = ("loss", "critic_loss", "actor_loss", "q_mean", "entropy", "temperature")
 """Means over a minibatch: the sum of the losses; J_Q and J_π; the values of the actions taken; -log π; and α."""

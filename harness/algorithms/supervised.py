@@ -19,20 +19,28 @@ from pydantic import Field
 from torch import nn
 from torch.utils.data import BatchSampler, RandomSampler
 
-from harness.algorithms.base import Algorithm, AlgorithmSettings, Context, Evaluation, Iteration
-from harness.algorithms.networks import make_classifier
-from harness.algorithms.randomness import generator
-from harness.algorithms.splits import DIGITS, DIGITS_SHAPE, DIGITS_TRAINING_SAMPLES, Samples, load_splits, make_loader
+from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
+from harness.algorithms.common.datasets import (
+    DIGITS,
+    DIGITS_SHAPE,
+    DIGITS_TRAINING_SAMPLES,
+    Samples,
+    load_splits,
+    make_loader,
+)
 from harness.errors import BadInput, StopHere
+from harness.models.classifier import make_classifier
+from harness.randomness import generator
+from harness.schema import AlgorithmSettings
 from harness.settings import named_object
 from harness.training.batchnorm import agree_on_buffers
 from harness.training.distributed_trainer import DistributedTrainer
 from harness.training.listening import Listener
-from harness.training.optimizers import LearningRate
 from harness.training.precision import Precision
+from harness.training.schedules import LearningRate
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.schema import RunConfig
 
 EVALUATION_BATCH = 512
 

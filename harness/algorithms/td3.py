@@ -14,12 +14,14 @@ import torch
 from pydantic import Field
 
 from harness.algorithms.base import Context, Evaluation
-from harness.algorithms.continuous import ActorCritics, Continuous, ContinuousSettings, lerp
+from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
 from harness.distributed.arena import Arena
-from harness.training.compiled import Batch, CompiledGradient
-from harness.training.optimizers import LearningRate, make_optimizer
+from harness.models.actor_critics import ActorCritics
+from harness.training.compile.gradient import Batch, CompiledGradient
+from harness.training.optimizers import make_optimizer
 from harness.training.precision import Precision
-from harness.training.trainer import Step
+from harness.training.schedules import LearningRate
+from harness.training.step import Step
 
 CRITIC_STATISTICS = ("critic_loss", "q_mean")
 """Means over a minibatch: the critics' loss, and the first one's values of the actions taken."""

@@ -19,9 +19,9 @@ from rich.table import Table
 from harness.bench.certificate import SPREAD, Certificate, Figure
 from harness.bench.launch import Failed, Places, run_on_ranks
 from harness.bench.screen import Screen
+from harness.cluster.slots import visible_gpus
 from harness.errors import BadInput
 from harness.files import write_text
-from harness.slots import visible_gpus
 
 SMALLEST, LARGEST = 4 << 10, 256 << 20
 LAUNCH_SECONDS = 300.0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.cluster.machine import available_cores
 from harness.cluster.place import host_name
-from harness.lifecycle.run_directory import versions
-from harness.slots import available_cores
+from harness.lifecycle.result import versions
 
 SPREAD = "10th to 90th percentile"
 

@@ -17,7 +17,7 @@ from harness.cluster.place import detect_place
 from harness.config import load_run_config
 from harness.errors import BadInput
 from harness.files import write_json
-from harness.run import check as check_run
+from harness.run.checks import check as check_run
 
 
 def main(arguments: argparse.Namespace) -> int:

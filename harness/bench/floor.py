@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.algorithms.on_policy import OnPolicy
+from harness.algorithms.common.on_policy import OnPolicy
 from harness.envs import make_environments
 from harness.envs.backends.base import Vector
 from harness.envs.backends.envpool import game_arguments, name_of
-from harness.envs.making import make_environment
+from harness.envs.factory import make_environment
 from harness.envs.settings import EnvSettings
-from harness.loop import Run
+from harness.run.loop import Run
 from harness.training.precision import Precision
 
 BLOCKS = 5

@@ -18,10 +18,10 @@ from typing import Any
 from harness.errors import BadInput
 from harness.files import plain, read_json, write_json
 from harness.launching import Host, Job, available_hosts, get_launcher, inside_launcher, take_slots
-from harness.launching.ours import python_module
 from harness.launching.outcome import split_output
+from harness.launching.own_module import python_module
 from harness.lifecycle.signals import StopRequests
-from harness.parent import default_launcher
+from harness.run.supervisor import default_launcher
 
 POLL_SECONDS = 0.05
 MARK, PIECE = "BENCH-FOUND ", 200

@@ -13,8 +13,9 @@ import torch
 
 from harness.bench.openmpi import allreduce_algorithm
 from harness.bench.torch_distributed import TorchCollectives
-from harness.distributed.collectives import MOST_AT_ONCE, Collectives, MpiCollectives
-from harness.distributed.shared_memory import LARGEST
+from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.mpi import MOST_AT_ONCE, MpiCollectives
+from harness.distributed.transports.shared_memory import LARGEST
 from harness.distributed.world import World
 from harness.errors import BadInput
 

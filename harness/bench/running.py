@@ -18,9 +18,10 @@ from harness.bench.launch import Stopped
 from harness.config import resolve
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
-from harness.loop import GO_ON, Run
 from harness.reporting import Progress, open_metrics
-from harness.run import check
+from harness.run.checks import check
+from harness.run.loop import Run
+from harness.run.stopping import GO_ON
 
 LEAST_WARM_UP = 3
 """Iterations at least; compilation is part of them."""

@@ -13,8 +13,9 @@ from harness.bench.certificate import SPREAD, Certificate, Figure
 from harness.bench.launch import Failed, Places, run_on_ranks
 from harness.bench.screen import Screen, shown
 from harness.bench.throughput import measure_on_ranks
-from harness.config import RunConfig, resolve
-from harness.run import check
+from harness.config import resolve
+from harness.run.checks import check
+from harness.schema import RunConfig
 
 TRAIN_SECONDS = 4 * 3600.0
 BATCH_SETTINGS = ("minibatch_size", "batch_size")

@@ -13,8 +13,8 @@ from harness.bench.floor import BARE_STEP, PRODUCTS
 from harness.bench.launch import Places, run_on_ranks
 from harness.bench.rank import run_task
 from harness.bench.screen import Screen
-from harness.config import RunConfig
-from harness.run import check
+from harness.run.checks import check
+from harness.schema import RunConfig
 
 LAUNCH_SECONDS = 600.0
 """Beside the time that is measured: imports, compilation, the warm-up."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from harness.distributed.collectives import Collectives, Operation
-from harness.distributed.slurm_rendezvous import interface_towards
+from harness.cluster.slots import names_this_host
+from harness.distributed.transports.base import Collectives, Operation
+from harness.distributed.transports.srun_rendezvous import interface_towards
 from harness.distributed.world import World, prepare_environment
 from harness.errors import BadInput
-from harness.slots import names_this_host
 
 
 class TorchCollectives(Collectives):

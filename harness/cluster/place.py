@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from time import sleep
 
+from harness.cluster.slurm import expand_tasks_per_node
 from harness.errors import BadInput
 
 
@@ -75,12 +76,3 @@ def refuse_unknown_launcher(env: Mapping[str, str], place: Place) -> None:
                 f"{name}={env[name]} says that {launcher} started this process as one of several, but it does not know "
                 "its place among them: start ranks by horovodrun, mpirun, srun or --ranks N"
             )
-
-
-def expand_tasks_per_node(text: str) -> list[int]:
-    """Slurm's `2(x3),1` as [2, 2, 2, 1]."""
-    counts: list[int] = []
-    for part in text.split(","):
-        count, _, times = part.partition("(x")
-        counts += [int(count)] * (int(times.rstrip(")")) if times else 1)
-    return counts

@@ -7,18 +7,15 @@ arena's gradients are cut into buckets, and a bucket goes on its way when the la
 from __future__ import annotations
 
 import functools
-import queue
-import threading
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from harness.cluster.place import host_name
 from harness.distributed.arena import Arena, bring_home
-from harness.distributed.collectives import MOST_AT_ONCE, Collectives, HorovodCollectives, MpiCollectives, memory
+from harness.distributed.transports.base import Collectives, Reducer
+from harness.distributed.transports.horovod import HorovodCollectives, HorovodReducer
+from harness.distributed.transports.mpi import MpiCollectives, MpiReducer
 
 BUCKET = 1024 * 1024
 """Gradients (4 MB) that a bucket holds at least: at 1 Gbit/s 2, 4 and 8 MB hid the same, and 1 MB a fifth less, since
@@ -26,87 +23,6 @@ the wire rests between buckets."""
 SMALLEST = 2 * BUCKET
 """Gradients from which an arena is reduced in buckets. The bucket that is finished last can hide behind nothing, and in
 a smaller arena it would be most of it."""
-REST = 300e-6
-"""Seconds between two looks at a reduce under way while the backward pass runs, which needs the core: MPI moves nothing
-by itself, and would spin where it waits. 0.1 and 0.3 ms hid the same, 1 ms a little less."""
-
-
-class Reducer(ABC):
-    """Sums over the ranks that go on beside other work; started in the same order on all ranks."""
-
-    @abstractmethod
-    def start(self, part: torch.Tensor, number: int) -> None:
-        """Begins to sum `part` in place; `number` tells apart those that are under way together."""
-
-    @abstractmethod
-    def wait(self) -> None:
-        """Returns when all that was started is done; raises what went wrong."""
-
-    def close(self) -> None:
-        """Nothing more will be started, on any rank."""
-
-
-class HorovodReducer(Reducer):
-    """Horovod's own thread does it."""
-
-    def __init__(self, collectives: HorovodCollectives) -> None:
-        self.hvd = collectives.hvd
-        self.handles: list[int] = []
-
-    def start(self, part: torch.Tensor, number: int) -> None:
-        self.handles.append(self.hvd.allreduce_async_(part, op=self.hvd.Sum, name=f"gradients.{number}.{part.numel()}"))
-
-    def wait(self) -> None:
-        handles, self.handles = self.handles, []
-        for handle in handles:
-            self.hvd.synchronize(handle)
-
-
-class MpiReducer(Reducer):
-    """A thread that calls MPI, on a communicator of its own: other collectives may go on beside it."""
-
-    def __init__(self, collectives: MpiCollectives) -> None:
-        self.mpi = collectives.mpi
-        self.communicator = collectives.communicator.Dup()
-        self.parts: queue.Queue[torch.Tensor | None] = queue.Queue()
-        self.awaited = False
-        self.problem: Exception | None = None
-        self.thread = threading.Thread(target=self._work, name="reducer", daemon=True)
-        self.thread.start()
-
-    def start(self, part: torch.Tensor, number: int) -> None:
-        self.awaited = False
-        self.parts.put(part)
-
-    def wait(self) -> None:
-        self.awaited = True
-        self.parts.join()
-        if self.problem is not None:
-            raise RuntimeError(f"the reduce beside the backward pass failed: {self.problem}") from self.problem
-
-    def close(self) -> None:
-        self.parts.put(None)
-        self.thread.join()
-        self.communicator.Free()
-
-    def _work(self) -> None:
-        while (part := self.parts.get()) is not None:
-            try:
-                if self.problem is None:
-                    self._sum(memory(part))
-            except Exception as error:
-                self.problem = error
-            finally:
-                self.parts.task_done()
-
-    def _sum(self, part: Any) -> None:
-        for start in range(0, len(part), MOST_AT_ONCE):
-            request = self.communicator.Iallreduce(self.mpi.IN_PLACE, part[start : start + MOST_AT_ONCE])
-            while not request.Test():
-                if self.awaited:
-                    request.Wait()
-                    break
-                time.sleep(REST)
 
 
 class Overlap:

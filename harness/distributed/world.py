@@ -3,88 +3,21 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Mapping
 from typing import Any
 
-import psutil
 import torch
-from threadpoolctl import threadpool_limits
 
+from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
-from harness.distributed.collectives import Alone, Collectives, HorovodCollectives, MpiCollectives
+from harness.cluster.slots import confine, own_slot, sharers
+from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.choice import PROBE_BYTES, seconds_per_reduce
+from harness.distributed.transports.horovod import HorovodCollectives
+from harness.distributed.transports.mpi import MpiCollectives
 from harness.errors import BadInput
-from harness.slots import available_cores, confine, own_slot, sharers, within_quota
-
-SMALLEST = 5e-324
-"""A denormal number, above 0 unless such numbers are flushed."""
-
-
-def available_memory(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may have: of the machine, or of its job or container where that has a limit."""
-    limits = [psutil.virtual_memory().total]
-    with suppress(OSError):
-        for line in groups.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            root, name = (mounted / "memory", "memory.limit_in_bytes") if kinds else (mounted, "memory.max")
-            if kinds and "memory" not in kinds.split(","):
-                continue
-            own = root / path.lstrip("/")
-            for folder in (own, *own.parents):
-                with suppress(OSError, ValueError):  # no limit there, or `max`
-                    limits.append(int((folder / name).read_text()))
-                if folder == root:
-                    break
-    return min(limits)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: what nobody on the machine has taken, within the limit of its job."""
-    taken = psutil.Process().memory_info().rss
-    return min(psutil.virtual_memory().available, available_memory() - taken)
-
-
-def set_threads(count: int) -> None:
-    """Threads of this process's arithmetic, torch's and numpy's: ranks whose threads outnumber the cores wait for each
-    other, and numpy's BLAS would take all cores for each of them."""
-    torch.set_num_threads(count)
-    threadpool_limits(count, user_api="blas")
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 count as 0, in this thread alone.
-
-    Adam's mean of a gradient that has become 0, as behind a relu that is never open, decays to such numbers and stays
-    there, and a step on them takes twice as long.
-    """
-    before = not SMALLEST > 0.0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
-PROBE_BYTES, PROBES = 64 * 1024, 15
-"""What `sync.path = auto` reduces to choose a path, and how often: the arena of a small network, a few milliseconds."""
-
-
-def seconds_per_reduce(collectives: Collectives) -> float:
-    """The lower quartile of PROBES reduces of PROBE_BYTES, after a few that set up the connections: what other work on
-    the machine adds to some of them is not the path's."""
-    buffer = torch.zeros(PROBE_BYTES // 4)
-    seconds = []
-    for _ in range(PROBES + 5):
-        began = perf_counter()
-        collectives.all_reduce_(buffer, name="probe")
-        seconds.append(perf_counter() - began)
-    return statistics.quantiles(seconds[5:], n=4)[0]
 
 
 class World:
@@ -209,7 +142,7 @@ class World:
             # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
             from mpi4py import MPI  # noqa: F401
         elif self.place.launcher == "slurm":
-            from harness.distributed.slurm_rendezvous import join_rendezvous
+            from harness.distributed.transports.srun_rendezvous import join_rendezvous
 
             self.rendezvous: Any = join_rendezvous(os.environ)
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from harness.cluster.machine import cpu_quota, usable_cores
 from harness.doctor.rows import LOAD_SECONDS, Row, ask, last_line
-from harness.slots import cpu_quota, usable_cores
 
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs")
 

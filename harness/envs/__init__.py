@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.envs.backends.base import StepResult
-    from harness.envs.choosing import choose_backend
+    from harness.envs.backends.selection import choose_backend
+    from harness.envs.evaluation import play_episodes
+    from harness.envs.factory import make_environment
     from harness.envs.inspection import check_environment
-    from harness.envs.making import make_environment
     from harness.envs.normalization import RunningMoments
-    from harness.envs.playing import play_episodes
     from harness.envs.settings import EnvSettings
     from harness.envs.vectors import Environments, Share, make_environments, share_of
 
@@ -34,9 +34,9 @@ HOMES = {
     "RunningMoments": "normalization",
     "StepResult": "backends.base",
     "check_environment": "inspection",
-    "choose_backend": "choosing",
-    "make_environment": "making",
-    "play_episodes": "playing",
+    "choose_backend": "backends.selection",
+    "make_environment": "factory",
+    "play_episodes": "evaluation",
 }
 
 

@@ -23,9 +23,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 
-from harness.envs.making import close_quietly, make_environment, raised
+from harness.envs.factory import close_quietly, make_environment, raised
 from harness.envs.settings import EnvSettings
-from harness.envs.states import layers, put_back, speaks_for_itself, state_of
+from harness.envs.snapshots.snapshot import layers, put_back, speaks_for_itself, state_of
 from harness.errors import BadInput
 
 STEPS = 5

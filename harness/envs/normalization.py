@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 
 
 class RunningMoments:

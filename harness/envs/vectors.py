@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 from harness.envs.backends.base import StepResult, Vector
-from harness.envs.choosing import choose_backend, make_vector
+from harness.envs.backends.selection import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from harness.cluster.hosts import Host, available_hosts, local_hosts, read_hosts, slurm_hosts, take_slots
 from harness.errors import BadInput
 from harness.launching.base import Job, Launcher, RunningJob
 from harness.launching.environment import inside_launcher
 from harness.launching.horovodrun import GLOO, MPI, ElasticHorovodrun, Horovodrun
-from harness.launching.hostfile import Host, available_hosts, local_hosts, read_hosts, slurm_hosts, take_slots
 from harness.launching.mpirun import Mpirun
 from harness.launching.outcome import Outcome
 

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.hosts import Host, take_slots
 from harness.errors import BadInput
-from harness.launching import processes, reach
+from harness.launching import processes, remote
 from harness.launching.environment import launch_environment, with_own_path
-from harness.launching.hostfile import Host, take_slots
 from harness.launching.outcome import Outcome, read_outcome
 from harness.launching.output import Printed, read_output
 
@@ -61,7 +61,7 @@ class RunningJob:
         self.pid: int = saved["pid"]
         self.run_id: str = saved["run_id"]
         self.hosts = tuple(Host(**host) for host in saved["hosts"])
-        self._others = reach.others([host.name for host in self.hosts])
+        self._others = remote.others([host.name for host in self.hosts])
 
     def save(self) -> dict[str, Any]:
         """What `find` needs, as JSON holds it."""
@@ -100,7 +100,7 @@ class RunningJob:
         reached = processes.request_stop(self.run_id, self._told.get("", []))
         self._told.setdefault("", []).extend(reached)
         count = len(reached)
-        for host, answer in reach.on_each(requests, self._reach_env(), STOP_SECONDS).items():
+        for host, answer in remote.on_each(requests, self._reach_env(), STOP_SECONDS).items():
             if not isinstance(answer, str):
                 self._told.setdefault(host, []).extend(answer)
                 count += len(answer)
@@ -109,12 +109,12 @@ class RunningJob:
     def state_of(self, rank: int, host: str, pid: int) -> str:
         """`running`, `stopped` or `gone`: process `pid` of a rank on `host`, as that calls itself. In other words why
         the host does not say."""
-        if reach.is_here(host):
+        if remote.is_here(host):
             return processes.state_of(self.run_id, pid)
         names = self._rank_hosts()
         name = names[rank] if rank < len(names) else host
         asked = {name: ["state", self.run_id, str(pid)]}
-        answer = reach.on_each(asked, self._reach_env(), STOP_SECONDS)[name]
+        answer = remote.on_each(asked, self._reach_env(), STOP_SECONDS)[name]
         return answer if isinstance(answer, str) else str(answer[0])
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ class RunningJob:
         left = processes.end_all(self.run_id)
         problems = [f"{socket.gethostname()}: processes {left} outlived their kill"] if left else []
         requests = {host: ["end", self.run_id] for host in self._others}
-        for host, answer in reach.on_each(requests, self._reach_env(), 10.0 + reach.CONNECT_SECONDS).items():
+        for host, answer in remote.on_each(requests, self._reach_env(), 10.0 + remote.CONNECT_SECONDS).items():
             if isinstance(answer, str):
                 problems.append(f"{host}: could not be reached to end what is left of the job ({answer})")
             elif answer:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.mpi_settings import MPI_SETTINGS
-from harness.slots import slurm_task_cores
+from harness.cluster.openmpi import MPI_SETTINGS
+from harness.cluster.slurm import slurm_task_cores
 
 # Set by mpirun (and PMIx, PRRTE, Hydra) for its ranks: an mpirun below it takes them for its own and fails.
 OUTER_MPI = re.compile(r"(OMPI|PMIX|PMI|PMI2|PRTE|ORTE|HYDI)_|MPI_LOCALN?RANK")

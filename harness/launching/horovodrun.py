@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.cluster.hosts import Host
 from harness.errors import BadInput
 from harness.files import write_text
-from harness.launching import reach
+from harness.launching import remote
 from harness.launching.base import Job, Launcher, hosts_argument
 from harness.launching.environment import launch_environment
-from harness.launching.hostfile import Host
 from harness.launching.mpirun import find_program
 
 LONGEST_ENVIRONMENT = 120_000
@@ -62,7 +62,7 @@ class Horovodrun(Launcher):
         find_program("horovodrun", self.name)
         if self._controller is MPI:
             find_program("mpirun", self.name)
-        elif reach.others([host.name for host in hosts]):
+        elif remote.others([host.name for host in hosts]):
             env = launch_environment(os.environ)
             size = size_in_a_line(env)
             if size > LONGEST_ENVIRONMENT:
@@ -78,7 +78,7 @@ class Horovodrun(Launcher):
         command.append("--disable-cache")
         if self._controller is not MPI:
             return [*command, "--gloo", *job.command]
-        if reach.others([host.name for host in job.hosts]):
+        if remote.others([host.name for host in job.hosts]):
             # it calls mpirun by name alone, which then takes whatever Open MPI is on the other host's PATH, if any
             prefix = Path(find_program("mpirun", self.name)).parent.parent
             command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
@@ -86,7 +86,7 @@ class Horovodrun(Launcher):
 
     def all_here(self, job: Job, env: Mapping[str, str]) -> bool:
         """Whether all ranks are on this host, and have its environment without being handed it."""
-        return not reach.others([host.name for host in job.hosts])
+        return not remote.others([host.name for host in job.hosts])
 
     def program(self, all_here: bool) -> list[str]:
         """horovodrun without the question that `check` has answered; as it is where it is another Python's."""
@@ -121,7 +121,7 @@ class ElasticHorovodrun(Horovodrun):
         numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(job.ranks)]
         command = [*self.program(self.all_here(job, env)), *numbers, "--disable-cache"]
         command += ["--host-discovery-script", str(lookup), "--blacklist-cooldown-range", "1", "2"]
-        if not reach.others([host.name for host in job.hosts]):
+        if not remote.others([host.name for host in job.hosts]):
             command += ["--network-interfaces", "lo"]
         return [*command, "--gloo", *job.command]
 
@@ -131,7 +131,7 @@ def write_hosts(path: Path, hosts: Sequence[Host]) -> None:
 
     Horovod leaves out the whole host that lost a rank, and would then have none.
     """
-    if not reach.others([host.name for host in hosts]):
+    if not remote.others([host.name for host in hosts]):
         slots = sum(host.slots for host in hosts)
         shares = (Host("localhost", slots - slots // 2), Host("127.0.0.1", slots // 2))
         hosts = [host for host in shares if host.slots]

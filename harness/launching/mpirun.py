@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 
+from harness.cluster.hosts import Host
 from harness.errors import BadInput
-from harness.launching import reach
+from harness.launching import remote
 from harness.launching.base import Job, Launcher, hosts_argument
 from harness.launching.environment import forwarded, launch_environment
-from harness.launching.hostfile import Host
 
 
 def find_program(name: str, launcher: str) -> str:
@@ -33,7 +33,7 @@ class Mpirun(Launcher):
         # two jobs at once would both bind to core 0: a rank pins itself to the cores of its slot
         placing = ["--bind-to", "none", "--map-by", "slot", "-H", hosts_argument(job)]
         exported: list[str] = []
-        if reach.others([host.name for host in job.hosts]):  # ranks here have mpirun's environment as it is
+        if remote.others([host.name for host in job.hosts]):  # ranks here have mpirun's environment as it is
             for name in forwarded(env, job.env):
                 exported += ["-x", name]
         # by its whole path: Open MPI then looks for its part on other hosts in the same folder

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.brief import one_line
 from harness.launching.output import Printed, read_output
+from harness.text import one_line
 
 UNKNOWN = -1
 NOT_STARTED = (126, 127)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from harness.brief import last_that_fit, one_line, without_escapes
+from harness.text import last_that_fit, one_line, without_escapes
 
 LAST_LINES = 20
 LONGEST = 10_000

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from harness.distributed.collectives import HorovodCollectives
+from harness.distributed.transports.horovod import HorovodCollectives
 from harness.distributed.world import World, prepare_environment
 
 Outcome = TypeVar("Outcome")

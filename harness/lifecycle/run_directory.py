@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import os
-import platform
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.brief import last_that_fit, one_line
 from harness.errors import BadInput
-from harness.files import read_json, write_json
-from harness.lifecycle import checkpoint
-
-EXIT_CODES = {"done": 0, "pruned": 0, "stopped": 75, "failed": 1}
-
-
-@dataclass(frozen=True)
-class Result:
-    """result.json: how a run ended. Its `status` is the truth, whatever exit code a launcher makes of it."""
-
-    status: str
-    """`done`, `pruned`, `stopped` or `failed`."""
-    reason: str | None = None
-    value: float | None = None
-    attempt: int = 1
-    hosts: list[str] = field(default_factory=list)
-    env_steps: int = 0
-    gradient_steps: int = 0
-    wall_seconds: float = 0.0
-    env_steps_per_second: float = 0.0
-    ranks: int = 1
-    sync_path: str | None = None
-    sync_reason: str | None = None
-    eval_return_mean: float | None = None
-    eval_return_std: float | None = None
-    eval_episodes: int = 0
-    eval_metrics: dict[str, float] = field(default_factory=dict)
-    """Of `env.info_metrics`, such as `is_success_mean`."""
-    best_return_mean: float | None = None
-    seed: int = 0
-    divergence: bool = False
-    """The failure is a non-finite loss, reward or gradient."""
-    failed_rank: int | None = None
-    failed_host: str | None = None
-    last_lines: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    git_commit: str | None = None
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.status]
-
-    def write(self, run_dir: Path) -> None:
-        write_json(run_dir / "result.json", asdict(self))
-
-
-@dataclass(frozen=True)
-class Made:
-    """How far a run has come when it ends, in the words of a result."""
-
-    env_steps: int = 0
-    gradient_steps: int = 0
-    wall_seconds: float = 0.0
-
-
-def failed_result(
-    reason: str, rank: int | None, host: str | None, lines: list[str], *, ranks: int, seed: int, made: Made = Made()
-) -> Result:
-    """Of a run that a rank, where one is known, has ended."""
-    return Result(
-        status="failed",
-        reason=one_line(reason),
-        env_steps=made.env_steps,
-        gradient_steps=made.gradient_steps,
-        wall_seconds=made.wall_seconds,
-        env_steps_per_second=made.env_steps / made.wall_seconds if made.wall_seconds else 0.0,
-        hosts=[host] if host else [],
-        ranks=ranks,
-        seed=seed,
-        failed_rank=rank,
-        failed_host=host,
-        last_lines=list(last_that_fit(lines)),
-        versions=versions(),
-    )
-
-
-def read_result(run_dir: Path) -> Result | None:
-    found = read_json(run_dir / "result.json")
-    if not isinstance(found, dict) or "status" not in found:
-        return None
-    return Result(**{key: value for key, value in found.items() if key in Result.__dataclass_fields__})
-
+from harness.files import read_json
+from harness.lifecycle.checkpoints import checkpoint
+from harness.lifecycle.failures import take_failures
+from harness.lifecycle.result import read_result
 
 KEPT_DECISIONS = ("env.backend", "env.double_buffer", "sync.path", "compile.mode", "compile.products")
 """Settings that a run decides itself where they are `auto`, and on which the last bits of what it learns may depend: by
@@ -112,9 +30,6 @@ MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", *BUDGET)
 MOST_TOLD = 3
 """Differing settings that are named."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
-PACKAGES = ("rl-harness", "torch", "horovod", "mpi4py", "gymnasium", "numpy")
-SIMULATORS = ("envpool", "box2d", "box2d-py", "mujoco", "ale-py")
-"""What `auto` backends and returns depend on, where they are installed."""
 
 
 def check_same_run(run_dir: Path, ours: Mapping[str, Any]) -> None:
@@ -272,45 +187,3 @@ def saves(run_dir: Path) -> set[str]:
     that was there before: it has taken another time."""
     manifests = (read_json(path / checkpoint.MANIFEST) for path in checkpoint.saved_steps(run_dir / "checkpoints"))
     return {str(manifest.get(checkpoint.SUM)) for manifest in manifests if isinstance(manifest, dict)}
-
-
-def record_failure(run_dir: Path, rank: int, host: str, reason: str, lines: list[str], made: Made = Made()) -> None:
-    """What a rank that cannot go on leaves behind: its own file, for whoever writes the result."""
-    record = {"rank": rank, "host": host, "reason": one_line(reason), "lines": last_that_fit(lines)}
-    write_json(run_dir / f"failure.rank-{rank}.json", {**record, "made": asdict(made)})
-
-
-def made_of(record: Mapping[str, Any]) -> Made:
-    """How far the run had come when a rank recorded its failure."""
-    return Made(**record.get("made", {}))
-
-
-def take_failures(run_dir: Path) -> list[dict[str, Any]]:
-    """The failures that ranks recorded, in the order of ranks; they are taken away with it."""
-    found = []
-    for path in sorted(run_dir.glob("failure.rank-*.json")):
-        record = read_json(path)
-        if isinstance(record, dict):
-            found.append(record)
-        path.unlink(missing_ok=True)
-    return sorted(found, key=lambda record: record["rank"])
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed of those a run may depend on."""
-    found = {"python": platform.python_version()}
-    for name in (*PACKAGES, *SIMULATORS):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the directory that this process works in, where it is a checkout."""
-    try:
-        shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return shown.stdout.strip() or None

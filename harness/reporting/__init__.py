@@ -10,7 +10,8 @@ from harness.reporting.script import report, should_stop
 if TYPE_CHECKING:
     from harness.reporting.metrics import MetricsWriter, NoMetrics, open_metrics
     from harness.reporting.phases import PhaseTimer
-    from harness.reporting.progress import Progress, Status, open_display, open_progress, read_progress
+    from harness.reporting.progress import Progress, open_display, open_progress, read_progress
+    from harness.reporting.status import Status
     from harness.reporting.trial import Reporter, Trial
 
 __all__ = [
@@ -35,7 +36,7 @@ HOMES = {
     "PhaseTimer": "phases",
     "Progress": "progress",
     "Reporter": "trial",
-    "Status": "progress",
+    "Status": "status",
     "Trial": "trial",
     "open_display": "progress",
     "open_metrics": "metrics",

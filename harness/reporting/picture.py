@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.reporting.progress import Status, as_clock
+from harness.reporting.status import Status, as_clock
 
 BAR_CELLS = 24
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")

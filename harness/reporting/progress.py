@@ -5,36 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from harness.cluster.place import Place
 from harness.files import read_json, write_json
+from harness.reporting.status import Status, status_line
 
 Clock = Callable[[], float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Status:
-    """One look at a run, all ranks together."""
-
-    env_steps: int
-    total_steps: int
-    env_steps_per_second: float
-    seconds: float
-    """Since the run began."""
-    ranks: int
-    sync_path: str
-    eta_seconds: float | None = None
-    return_mean: float | None = None
-    """Mean return of the latest training episodes; None before the first has ended."""
-    eval_mean: float | None = None
-    """Mean of the latest evaluation; None before the first."""
-    best: float | None = None
-    phase_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Share of the time that each phase of the loop takes, in [0, 1]."""
 
 
 class Progress:
@@ -208,27 +188,3 @@ def open_progress(title: str, place: Place, run_dir: Path, has_parent: bool = Fa
     if has_parent:
         return Several(FileProgress(run_dir), PlainProgress(every=every))
     return PlainProgress(every=every) if place.launcher != "none" else open_display(title, every=every)
-
-
-def status_line(status: Status) -> str:
-    """The status as one line of text."""
-    done = 100.0 * status.env_steps / max(status.total_steps, 1)
-    parts = [
-        f"{status.env_steps:,} of {status.total_steps:,} steps ({done:.0f} %)",
-        f"{status.env_steps_per_second:,.0f} steps/s",
-    ]
-    for name, value in (("return", status.return_mean), ("evaluation", status.eval_mean), ("best", status.best)):
-        if value is not None:
-            parts.append(f"{name} {value:.4g}")
-    if status.eta_seconds is not None:
-        parts.append(f"{as_clock(status.eta_seconds)} left")
-    if status.phase_shares:
-        parts.append(" ".join(f"{phase} {share:.0%}" for phase, share in status.phase_shares.items()))
-    return ", ".join(parts)
-
-
-def as_clock(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss under an hour."""
-    minutes, rest = divmod(max(int(round(seconds)), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -13,11 +13,11 @@ import sys
 import time
 from typing import Any
 
-from harness.brief import one_line
+from harness.distributed.attach import OneRank, find_ranks, leave_mpi, rank_and_size
 from harness.errors import Diverged
 from harness.files import write_json
-from harness.reporting.ranks import OneRank, find_ranks, leave_mpi, rank_and_size
 from harness.reporting.trial import SUPERSEDED, Reporter, Trial
+from harness.text import one_line
 
 
 class Script:

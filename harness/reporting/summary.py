@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.lifecycle.run_directory import Result
+    from harness.lifecycle.result import Result
 
 
 def summary(result: Result, run_dir: Path) -> str:

@@ -89,9 +89,7 @@ class Reporter:
 
     interval = 1.0
 
-    def __init__(
-        self, trial: Trial | None, collectives: Ranks, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, trial: Trial | None, collectives: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
         self.trial = trial
         self.collectives = collectives
         self.verdict: str | None = None

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from harness.distributed.collectives import Collectives, pack, put, unpack
+from harness.distributed.agreement import pack, put, unpack
+from harness.distributed.transports.base import Collectives
 
 
 class GlobalBatchNorm:

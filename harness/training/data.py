@@ -12,7 +12,7 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 from harness.training.containers import count_samples, to_device
 
 __all__ = ["Share", "Shares", "count_samples", "part_of", "to_device"]
@@ -62,9 +62,7 @@ class Collate:
 class Shares:
     """Cuts loaders into the ranks' shares. `seed` decides, with the epoch, what a sampler draws."""
 
-    def __init__(
-        self, collectives: Collectives, seed: int, count: Callable[[Any], int] | None = None
-    ) -> None:
+    def __init__(self, collectives: Collectives, seed: int, count: Callable[[Any], int] | None = None) -> None:
         """`count`: how many samples a batch holds, where that is not what `count_samples` tells."""
         self.collectives, self.seed, self.count = collectives, seed, count
         self.loaders: WeakKeyDictionary[DataLoader, tuple[RankBatches, DataLoader]] = WeakKeyDictionary()

@@ -15,18 +15,21 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from harness.distributed.collectives import Collectives
-from harness.distributed.world import World, set_threads
+from harness.distributed.agreement import check_equal
+from harness.distributed.transports.base import Collectives
+from harness.distributed.world import World
 from harness.errors import Diverged
+from harness.schema import OptimizerSettings, PrecisionSettings
 from harness.settings import validate
 from harness.training.batchnorm import GlobalBatchNorm, agree_on_buffers
 from harness.training.containers import is_sequence, to_device
 from harness.training.data import Share, Shares
 from harness.training.first_batch import CannotTrain, look_at
 from harness.training.losses import Loss, Losses, Measured, named
-from harness.training.optimizers import OptimizerSettings, make_optimizer
-from harness.training.precision import Precision, PrecisionSettings
-from harness.training.trainer import Step, check_equal
+from harness.training.optimizers import make_optimizer
+from harness.training.precision import Precision
+from harness.training.process import set_threads
+from harness.training.step import Step
 from harness.training.users_optimizer import refuse_optimizer, share_state
 
 Metric = Callable[[Any, Any], Any]
@@ -265,9 +268,7 @@ class DistributedTrainer:
             return
         norm.apart = True
         with self.precision.autocast():
-            form = look_at(
-                self.model, self.loss_fn, self.predict, share.batch, share.samples, self.collectives, learns
-            )
+            form = look_at(self.model, self.loss_fn, self.predict, share.batch, share.samples, self.collectives, learns)
         norm.apart = False
         if form is not None:
             self.losses.form = form

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 from harness.errors import BadInput
 from harness.training.containers import arrays_in, is_dataclass, length_of, map_leaves
 from harness.training.losses import CROSS_ENTROPIES, QUOTIENTS, Call, Loss, LossForm, LossSum, Watch, named

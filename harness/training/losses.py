@@ -17,7 +17,7 @@ from torch.nn import _reduction as legacy
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 
 Number = torch.Tensor | float
 Loss = Callable[[Any, Any], Any]
@@ -209,9 +209,7 @@ class Losses:
         """Whether the ranks agree while the loss is computed, so that all of them must compute it."""
         return self.form.kind == "terms"
 
-    def compute(
-        self, predict: Callable[[], tuple[Any, Any]], loss_fn: Loss, samples: int
-    ) -> tuple[Any, Any, Measured]:
+    def compute(self, predict: Callable[[], tuple[Any, Any]], loss_fn: Loss, samples: int) -> tuple[Any, Any, Measured]:
         """The outputs, the targets, and the loss of a share of `samples` (0: a stand-in, which counts for nothing)."""
         if self.form.kind == "samples":
             outputs, targets = predict()

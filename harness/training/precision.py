@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from harness.settings import Settings
-
-
-class PrecisionSettings(Settings):
-    kind: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Forward and backward arithmetic; parameters, gradients between ranks and the optimizer stay fp32."""
-    initial_scale: float = Field(65536.0, ge=1.0)
-    """fp16: the loss scale at the start."""
-    growth_interval: int = Field(2000, ge=1)
-    """fp16: steps without overflow after which the scale doubles."""
-
+from harness.schema import PrecisionSettings
 
 LARGEST_SCALE = torch.finfo(torch.float32).max
 """A larger one would make an infinity of any loss."""

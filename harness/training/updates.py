@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.errors import Diverged
-from harness.training.trainer import Step
+from harness.training.step import Step
 
 
 @dataclass(frozen=True)

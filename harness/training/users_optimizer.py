@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.distributed.collectives import Collectives, NotSent, pack, sendable, unpack
+from harness.distributed.agreement import NotSent, pack, sendable, unpack
+from harness.distributed.transports.base import Collectives
 from harness.training.first_batch import CannotTrain
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.acting.actors import ModuleActor
 from harness.algorithms import Context
-from harness.algorithms.acting import ModuleActor
 from harness.algorithms.ppo import PPO
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.files import write_json
-from harness.lifecycle.run_directory import git_commit
+from harness.lifecycle.result import git_commit
 from harness.reporting import PhaseTimer
 
 WAYS = {

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from harness.bench.certificate import cpu_model
-from harness.lifecycle.run_directory import git_commit, versions
+from harness.lifecycle.result import git_commit, versions
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 from harness.bench import running
 from harness.bench.throughput import Throughput
-from harness.config import RunConfig, load_run_config
+from harness.config import load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
+from harness.schema import RunConfig
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from harness.algorithms.off_policy import OffPolicySettings
+from harness.algorithms.common.off_policy import OffPolicySettings
 from harness.algorithms.sac import SACSettings
 from harness.bench.floor import median_of_blocks
-from harness.config import RunConfig, load_run_config
+from harness.config import load_run_config
 from harness.files import write_json
+from harness.schema import RunConfig
 
 Sizes = tuple[int, int, int]
 """Of one product: (m, k) times (k, n)."""

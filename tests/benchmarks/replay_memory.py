@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from harness.algorithms.memory.replay import Replay
+from harness.buffers.replay import Replay
 from harness.envs.backends.base import StepResult
 from harness.files import write_json
 

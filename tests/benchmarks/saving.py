@@ -20,7 +20,7 @@ from harness.config import load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
 from harness.lifecycle.signals import StopRequests
-from harness.loop import Run
+from harness.run.loop import Run
 from tests.benchmarks.machine import Watch
 
 WIDTH = 3535

@@ -10,11 +10,12 @@ import torch
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_util import make_vec_env
 
+from harness.algorithms.common.off_policy import OffPolicySettings
 from harness.algorithms.dqn import DQNSettings
-from harness.algorithms.off_policy import OffPolicySettings
 from harness.algorithms.sac import SACSettings
-from harness.config import RunConfig, load_run_config
+from harness.config import load_run_config
 from harness.files import write_json
+from harness.schema import RunConfig
 from tests.benchmarks.timing import iterations_per_second
 
 ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}

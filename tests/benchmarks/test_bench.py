@@ -16,11 +16,11 @@ import torch
 
 from harness.algorithms.ppo import PPO as OurPPO
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.distributed.world import World
 from harness.files import read_json
 from harness.lifecycle.signals import StopRequests
-from harness.loop import Run
+from harness.run.loop import Run
 from tests.benchmarks import ours, plain_ppo, replay_floor, replay_memory
 from tests.benchmarks.contest import Contestant, Joined, Row
 from tests.benchmarks.figures import Claim, Score, Verdict, number

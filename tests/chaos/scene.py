@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from harness.files import read_json
-from harness.lifecycle.checkpoint import load, saved_steps
+from harness.lifecycle.checkpoints.checkpoint import load, saved_steps
 from harness.lifecycle.heartbeat import read_beats
 from tests.command import environment
 from tests.multirank.test_failures import left_of

@@ -18,12 +18,12 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from harness.algorithms import ALGORITHMS, AlgorithmSettings, algorithm_class
-from harness.config import RunConfig
+from harness.schema import RunConfig
 from harness.settings import Settings
 from search.config import StudyConfig
-from search.pruners import PRUNERS, PrunerSettings
-from search.read_space import ParameterSettings
-from search.samplers import SAMPLERS, SamplerSettings
+from search.space.parse import ParameterSettings
+from search.strategies.pruners import PRUNERS, PrunerSettings
+from search.strategies.samplers import SAMPLERS, SamplerSettings
 from tests.docs.markdown import anchor
 
 HEAD = """# Settings

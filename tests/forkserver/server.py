@@ -31,8 +31,9 @@ from tests.forkserver.client.sitecustomize import PADDING, network, read_at_impo
 MODULES = """
 torch torch._dynamo torch.optim numpy.random gymnasium optuna optuna.storages sqlalchemy pydantic rich.live rich.table
 torch.utils.tensorboard tensorboard.compat.proto.event_pb2 horovod.torch horovod.runner.launch mpi4py
-harness.bench.arguments harness.api harness.run harness.parent harness.policy harness.bench.commands
-search.run search.driver search.report
+harness.bench.arguments harness.api harness.run.train harness.run.supervisor harness.policy.policy
+harness.bench.commands
+search.run search.driver search.commands.report
 """.split()
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 SECONDS_BETWEEN_LOOKS = 2.0

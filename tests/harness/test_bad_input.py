@@ -137,9 +137,7 @@ def test_the_process_ends_with_2_and_one_line_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env_id, expected", {"HalfCheetah-v3": "moved", "LunarLander-v2": "LunarLander-v3"}.items())
-def test_what_gymnasium_warns_of_beside_a_refusal_is_no_second_line(
-    env_id: str, expected: str, tmp_path: Path
-) -> None:
+def test_what_gymnasium_warns_of_beside_a_refusal_is_no_second_line(env_id: str, expected: str, tmp_path: Path) -> None:
     ran = harness("train", "ppo-cartpole", f"env.id={env_id}", cwd=tmp_path)
     assert ran.code == 2 and expected in ran.err and len(ran.err.splitlines()) == 1, ran.err
 

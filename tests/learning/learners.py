@@ -11,12 +11,13 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from harness.algorithms.continuous import Continuous
-from harness.algorithms.off_policy import OffPolicy
-from harness.algorithms.on_policy import OnPolicy
-from harness.config import RunConfig, resolve
-from harness.policy import Policy, load_policy
-from harness.run import train
+from harness.algorithms.common.off_policy import OffPolicy
+from harness.algorithms.common.off_policy_actor_critic import Continuous
+from harness.algorithms.common.on_policy import OnPolicy
+from harness.config import resolve
+from harness.policy.policy import Policy, load_policy
+from harness.run.train import train
+from harness.schema import RunConfig
 
 GAMMA = 0.6
 

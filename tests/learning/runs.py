@@ -16,7 +16,7 @@ from typing import Any
 from harness.bench.certificate import commit, cpu_model
 from harness.distributed.world import available_cores
 from harness.files import append_json_line, read_json_lines
-from harness.lifecycle.run_directory import read_result, versions
+from harness.lifecycle.result import read_result, versions
 from tests.command import ROOT, environment
 from tests.learning.figures import curve
 from tests.learning.rows import Row

@@ -151,11 +151,7 @@ def main() -> int:
         for row, runs in zip(rows(preset), together(args.output, preset, ledger))
     }
     wanted = [
-        (row, seed)
-        for preset in presets
-        for seed in args.seeds
-        for row in rows(preset)
-        if seed not in finished[row]
+        (row, seed) for preset in presets for seed in args.seeds for row in rows(preset) if seed not in finished[row]
     ]
     made, jobs = 0, args.jobs or max(1, len(available_cores()) // 2)
     with StopRequest(args.minutes) as stop:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.files import read_json, read_json_lines
-from harness.policy import load_policy
+from harness.policy.policy import load_policy
 from tests.conftest import slow
 from tests.learning.learners import DISCRETE, KINDS, ON_POLICY, config
 from tests.learning.probes import Uneven

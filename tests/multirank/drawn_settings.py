@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from harness.algorithms import Algorithm, Context, algorithm_class
-from harness.config import RunConfig, resolve
-from harness.distributed.collectives import Alone, Collectives
+from harness.config import resolve
+from harness.distributed.transports.base import Alone, Collectives
 from harness.envs import check_environment, make_environments
-from harness.envs.choosing import check_backend
+from harness.envs.backends.selection import check_backend
 from harness.envs.vectors import share_of
 from harness.errors import BadInput
 from harness.reporting import PhaseTimer
+from harness.schema import RunConfig
 from harness.training.batchnorm import agree_on_buffers
 from tests.multirank.launch import give, join
 

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from harness.config import resolve
-from harness.lifecycle import checkpoint
-from harness.loop import Run
-from harness.run import train
+from harness.lifecycle.checkpoints import checkpoint
+from harness.run.loop import Run
+from harness.run.train import train
 from harness.training import listening
-from tests.harness import test_evaluations as one_rank
+from tests.harness.run import test_evaluation as one_rank
 from tests.multirank.launch import give
 
-PPO, DQN, HERE = one_rank.PPO, one_rank.DQN, "tests.harness.test_evaluations"
+PPO, DQN, HERE = one_rank.PPO, one_rank.DQN, "tests.harness.run.test_evaluation"
 LINE = "tests.environments:Line-v0"
 TOLD, FOREVER = "tests.evaluated:EvaluatedTold-v0", "tests.evaluated:EvaluatedForever-v0"
 

@@ -8,7 +8,7 @@ import torch
 
 from harness.algorithms import Context, algorithm_class
 from harness.config import resolve
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 from harness.envs import make_environments
 from harness.errors import EnvironmentFault
 from harness.reporting import PhaseTimer

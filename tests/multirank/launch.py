@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.distributed.collectives import Collectives
+from harness.distributed.transports.base import Collectives
 from harness.distributed.world import World, detect_place
 from harness.errors import BadInput
 from harness.launching import Host, Job, Outcome, get_launcher

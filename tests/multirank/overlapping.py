@@ -13,12 +13,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.distributed import Arena
-from harness.distributed.collectives import Collectives
 from harness.distributed.overlap import SMALLEST, Overlap, make_reducer, overlap_where_it_pays
-from harness.training import trainer
+from harness.distributed.transports.base import Collectives
+from harness.schema import PrecisionSettings
+from harness.training import step
 from harness.training.distributed_trainer import DistributedTrainer
-from harness.training.precision import Precision, PrecisionSettings
-from harness.training.trainer import Step
+from harness.training.precision import Precision
+from harness.training.step import Step
 from tests.multirank.launch import give, join
 from tests.multirank.modules import CASES, EPOCHS, everything, make
 
@@ -62,7 +63,7 @@ def small_buckets(arena: Arena, collectives: Collectives) -> Overlap:
 
 @contextmanager
 def overlapping() -> Iterator[None]:
-    with mock.patch.object(trainer, "overlap_where_it_pays", small_buckets):
+    with mock.patch.object(step, "overlap_where_it_pays", small_buckets):
         yield
 
 

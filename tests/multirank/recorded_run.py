@@ -1,4 +1,4 @@
-"""In a rank: `harness.run.train` of several configs, one after the other, with each one's rollouts and final parameters
+"""In a rank: `harness.run.train.train` of several configs in turn, with each one's rollouts and final parameters
 handed to the test.
 
 Argument: as JSON, by name, run directory, preset or file, and overrides.
@@ -16,9 +16,9 @@ from unittest.mock import patch
 import torch
 
 from harness.algorithms import algorithm_class
-from harness.algorithms.on_policy import OnPolicy
+from harness.algorithms.common.on_policy import OnPolicy
 from harness.config import load_run_config
-from harness.run import train
+from harness.run.train import train
 from tests.multirank.launch import SYNC_PATH, give
 
 ARRAYS = ("observations", "actions", "rewards", "dones", "values", "log_probs", "advantages", "returns")

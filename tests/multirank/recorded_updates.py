@@ -1,4 +1,4 @@
-"""In a rank: `harness.run.train` of algorithms that learn from replay, one config after the other, each with its
+"""In a rank: `harness.run.train.train` of algorithms that learn from replay, one config after the other, each with its
 parameters after each iteration and what its replay holds handed to the test.
 
 Argument: as JSON, by name, run directory, preset or file, and overrides.
@@ -17,9 +17,9 @@ import torch
 
 from harness.algorithms import algorithm_class
 from harness.algorithms.base import Iteration
-from harness.algorithms.off_policy import OffPolicy
+from harness.algorithms.common.off_policy import OffPolicy
 from harness.config import load_run_config
-from harness.run import train
+from harness.run.train import train
 from tests.multirank.launch import SYNC_PATH, give
 
 

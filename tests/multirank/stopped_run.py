@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from harness.config import load_run_config
-from harness.lifecycle import checkpoint
-from harness.lifecycle.run_directory import Result
-from harness.lifecycle.tensors import as_tensors
-from harness.loop import Run
-from harness.run import train
+from harness.lifecycle.checkpoints import checkpoint
+from harness.lifecycle.checkpoints.serialization import as_tensors
+from harness.lifecycle.result import Result
+from harness.run.loop import Run
+from harness.run.train import train
 
 STOP, KILL, KILL_IN_SAVE = "SIGTERM", "SIGKILL", "SIGKILL, in the save that follows"
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from harness import run as of_runs
-from harness.config import RunConfig, load_run_config
-from harness.distributed.collectives import Alone
+from harness.config import load_run_config
+from harness.distributed.transports.base import Alone
 from harness.files import read_json
 from harness.lifecycle.elastic import RanksChange
 from harness.lifecycle.heartbeat import read_beats
-from harness.lifecycle.run_directory import Result
+from harness.lifecycle.result import Result
+from harness.run import train as of_runs
+from harness.schema import RunConfig
 from tests import checkpoints
 from tests.command import harness
 from tests.conftest import wait_for

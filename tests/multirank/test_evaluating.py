@@ -11,9 +11,9 @@ import torch
 from harness.config import resolve
 from harness.files import write_json
 from harness.launching import Outcome
-from harness.parent import conclude
+from harness.run.supervisor import conclude
 from tests.command import harness
-from tests.harness.test_evaluations import PPO, metrics, toml
+from tests.harness.run.test_evaluation import PPO, metrics, toml
 from tests.multirank.evaluating import RUNS, go
 from tests.multirank.launch import run_ranks
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from harness.algorithms.memory.replay import GOES_ON
+from harness.buffers.replay import GOES_ON
 from harness.config import load_run_config
-from harness.envs.making import exists
+from harness.envs.factory import exists
 from harness.errors import BadInput
 from harness.files import write_json
-from harness.lifecycle import checkpoint
-from harness.lifecycle.parts import joined
-from harness.lifecycle.tensors import as_arrays, as_tensors
-from harness.run import train
-from harness.training import products
+from harness.lifecycle.checkpoints import checkpoint
+from harness.lifecycle.checkpoints.serialization import as_arrays, as_tensors
+from harness.lifecycle.checkpoints.shards import joined
+from harness.run.train import train
+from harness.training.compile import matmul
 from tests.conftest import need, slow
 from tests.multirank.launch import WAYS, run_ranks
 from tests.multirank.stopped_run import KILL, KILL_IN_SAVE, STOP, go
@@ -326,12 +326,12 @@ def test_what_auto_came_to_be_is_kept(tmp_path: Path) -> None:
 def test_what_compiled_code_is_made_of_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products large enough for oneDNN, which a timing found quicker when the run began, and not when it went on."""
     need(shutil.which("g++"), "a C++ compiler")
-    need(products.has_onednn(), "a torch with oneDNN")
+    need(matmul.has_onednn(), "a torch with oneDNN")
     large = [*SAC, COMPILED, "network.hidden=[256, 256]", "algorithm.batch_size=256", "run.steps=500"]
-    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    monkeypatch.setattr(matmul, "onednn_is_quicker", lambda: True)
     whole = go(str(tmp_path / "whole"), large)
     go(str(tmp_path / "resumed"), large, stop_after=1)
-    monkeypatch.setattr(products, "onednn_is_quicker", lambda: False)
+    monkeypatch.setattr(matmul, "onednn_is_quicker", lambda: False)
     resumed = go(str(tmp_path / "resumed"), large)
     assert whole["compiled"] and resumed["compiled"]
     assert_same_end(whole, resumed, tmp_path, 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.files import read_json, write_json
-from harness.lifecycle import checkpoint
+from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.heartbeat import read_beats
 from tests.command import harness
 from tests.conftest import slow
@@ -86,9 +86,7 @@ def killed_at(folder: Path, rank: int) -> float:
     return read_beats(folder / "run")[rank].time
 
 
-@pytest.mark.parametrize(
-    ("how", "launcher"), [("nan-reward", "mpirun"), slow("nan-observation", "horovodrun-gloo")]
-)
+@pytest.mark.parametrize(("how", "launcher"), [("nan-reward", "mpirun"), slow("nan-observation", "horovodrun-gloo")])
 def test_a_number_that_is_none_is_told_of_its_environment_and_step(how: str, launcher: str, tmp_path: Path) -> None:
     result = broken(how, tmp_path, launcher)
     assert not result["divergence"], "no other settings would mend it"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.mpi_settings import SETTINGS_BETWEEN_HOSTS
+from harness.cluster.openmpi import SETTINGS_BETWEEN_HOSTS
 from tests.conftest import slow
 from tests.multirank.launch import run_ranks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.lifecycle import checkpoint
+from harness.lifecycle.checkpoints import checkpoint
 from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks
 

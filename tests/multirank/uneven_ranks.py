@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from harness import DistributedTrainer
 from harness.distributed import Collectives
+from harness.distributed.agreement import check_equal
 from harness.errors import Diverged, RanksDisagree
-from harness.training.trainer import check_equal
 from tests.multirank.launch import give, join
 
 STREAMS: dict[str, list[list[int]]] = {

@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from search.__main__ import main
-from search.storage import open_storage
+from search.study.storage import open_storage
 from tests.conftest import wait_for
 
 SCRIPT = '''

@@ -16,8 +16,8 @@ import pytest
 from search import run_study
 from search.__main__ import main
 from search.config import resolve_study
-from search.storage import open_storage, without_password
-from search.study import existing_study
+from search.study.storage import open_storage, without_password
+from search.study.study import existing_study
 from tests.conftest import wait_for
 from tests.search.conftest import STUDY, Workplace
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from harness.launching.processes import processes_of
-from search.storage import open_storage
-from search.study import existing_study
+from search.study.storage import open_storage
+from search.study.study import existing_study
 from tests.search.conftest import Workplace
 
 

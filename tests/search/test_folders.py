@@ -24,15 +24,15 @@ from harness.errors import BadInput
 from search.__main__ import main
 from search.config import StudySettings, load_study, no_folder
 from search.display import plural, say, write_any_character
-from search.lookup import named
-from search.objective import Objective
-from search.read_space import read_space
-from search.storage import open_storage, without_password
-from search.study_dir import StudyDir
-from search.task import PresetTask
-from search.tidying import shown_size, size_of, tidy
+from search.space.parse import read_space
+from search.study.existing import named
+from search.study.objective import Objective
+from search.study.storage import open_storage, without_password
+from search.study.study_dir import StudyDir
 from search.trial_dir import TrialDir
-from search.trial_run import TrialRun
+from search.trials.retention import shown_size, size_of, tidy
+from search.trials.task import PresetTask
+from search.trials.trial_run import TrialRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.launching import Host
 from harness.launching.outcome import read_outcome
-from search.slots import Slots
+from search.launchers.slots import Slots
 from tests.conftest import need
 
 

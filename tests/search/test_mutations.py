@@ -41,7 +41,8 @@ PRESET: dict[str, Any] = {
     "study": {"name": "p", "trials": 2},
     "trial": {"preset": "ppo-cartpole", "ranks": 1, "launcher": "mpirun", "overrides": {"run": {"steps": 2000}}},
     "space": {
-        "optimizer.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "algorithm.target_kl": {"choices": ["none", 0.1]},
+        "optimizer.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+        "algorithm.target_kl": {"choices": ["none", 0.1]},
     },
 }
 WORDS = [

@@ -19,8 +19,8 @@ from optuna.trial import TrialState, create_trial
 from harness.launching.processes import processes_of
 from search import StudyResult, run_study
 from search.__main__ import main
-from search.storage import open_storage, sqlite_url
-from search.study import OWNER
+from search.study.storage import open_storage, sqlite_url
+from search.study.study import OWNER
 from tests.search.conftest import Workplace
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

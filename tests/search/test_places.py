@@ -17,8 +17,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from search import __main__ as command_line
-from search import study_dir
 from search.__main__ import main, true_cause
+from search.study import study_dir
 
 RUN = """
 echo "$PATH" > path.txt
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_a_line(
 
 def test_where_studies_lie_is_a_setting_of_every_command(workplace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = workplace.path / "elsewhere"
-    code = "from search.study_dir import StudyDir; print(StudyDir('s').path)"
+    code = "from search.study.study_dir import StudyDir; print(StudyDir('s').path)"
     env = {**os.environ, "HARNESS_STUDIES": str(elsewhere), "PYTHONPATH": ROOT}
     shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == str(elsewhere / "s")

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from harness.launching import Outcome
-from search.judging import End, Traces, judge
 from search.trial_dir import Report
+from search.trials.outcome import End, Traces, judge
 
 SCRIPT = """
 import argparse, os, sys, time

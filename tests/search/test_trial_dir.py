@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.files import append_json_line, write_json
 from harness.reporting import Reporter
 from search.trial_dir import Report, Result, TrialDir, open_trial_dir

@@ -2,7 +2,7 @@
 
 Each environment has a seed and a stream of its own, so that N ranks see the episodes that one sees. They are others
 than gymnasium's from the same seed, alike in distribution. Of Atari games its preprocessing is that of
-`harness/envs/atari.py`, frame by frame, but for its starts: after a lost life it waits as at the start of a game.
+`harness/envs/games/atari.py`, frame by frame, but for its starts: after a lost life it waits as at the start of a game.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
-from harness.envs.making import exists, one_line
+from harness.envs.factory import exists, one_line
 from harness.envs.settings import EnvSettings, stickiness
 from harness.errors import BadInput
 

@@ -18,11 +18,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.factory import one_line, raised
 from harness.envs.inspection import keeps_values
-from harness.envs.making import one_line, raised
 from harness.envs.registration import take_over
 from harness.envs.settings import EnvSettings
-from harness.envs.states import Snapshots, put_back
+from harness.envs.snapshots.snapshot import Snapshots, put_back
 from harness.errors import BadInput
 
 INDEPENDENT = "seeds_per_environment"
@@ -128,9 +128,7 @@ class Registered(InTurn):
         if together is None:
             return None
         return {
-            "envs": [
-                {"row": row, "of": self.count, "all": None if row else together} for row in range(self.count)
-            ],
+            "envs": [{"row": row, "of": self.count, "all": None if row else together} for row in range(self.count)],
             "begins": self.begins.copy(),
         }
 

@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.factory import make_environment, number_of
 from harness.envs.info import metrics_of
 from harness.envs.inspection import take_spare
-from harness.envs.making import make_environment, number_of
 from harness.envs.settings import LIFE_LOST, EnvSettings
-from harness.envs.states import Snapshots, put_back
+from harness.envs.snapshots.snapshot import Snapshots, put_back
 
 
 class Arrays(NamedTuple):

@@ -20,9 +20,9 @@ from gymnasium import spaces
 
 from harness.envs.backends.shared import SharedArrays
 from harness.envs.backends.sync import put_back_each, step_in_turn
-from harness.envs.making import make_environment
+from harness.envs.factory import make_environment
 from harness.envs.settings import EnvSettings
-from harness.envs.states import Snapshots
+from harness.envs.snapshots.snapshot import Snapshots
 from harness.errors import BadInput
 
 STATE, LOAD_STATE, RESET, CLOSE = 252, 253, 254, 255

@@ -11,7 +11,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.a2c import A2C, STATISTICS
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.errors import BadInput, EnvironmentFault
 from harness.reporting import PhaseTimer

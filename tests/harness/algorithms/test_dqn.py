@@ -13,11 +13,11 @@ import torch
 
 from harness.algorithms import Context
 from harness.algorithms.dqn import DQN, STATISTICS
-from harness.algorithms.q_networks import QNetwork
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.errors import BadInput, EnvironmentFault
+from harness.models.q_network import QNetwork
 from harness.reporting import PhaseTimer
 from tests.conftest import need
 
@@ -372,7 +372,7 @@ def test_a_replay_leaves_a_margin_of_the_memory_that_is_free(tmp_path: Path, mon
             return [value, (host, free - 1000, part), ("elsewhere", 2**40, part)]
 
     def needs(free: int) -> int:
-        monkeypatch.setattr("harness.algorithms.off_policy.free_memory", lambda: free)
+        monkeypatch.setattr("harness.algorithms.common.off_policy.free_memory", lambda: free)
         DQN.check_ranks(config, First())
         return 2 * gathered[-1][2]
 

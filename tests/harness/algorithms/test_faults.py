@@ -11,7 +11,7 @@ import torch
 
 from harness.algorithms import Context, algorithm_class
 from harness.config import resolve
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.errors import EnvironmentFault
 from harness.reporting import PhaseTimer

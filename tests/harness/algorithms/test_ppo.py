@@ -12,7 +12,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.ppo import NUMBERS, PPO, STATISTICS
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.reporting import PhaseTimer
 from tests.harness.algorithms.formulas import gaussian_policy_gradient

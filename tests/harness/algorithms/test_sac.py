@@ -15,7 +15,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.sac import SAC, STATISTICS
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.errors import BadInput, EnvironmentFault
 from harness.reporting import PhaseTimer

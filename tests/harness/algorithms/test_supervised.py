@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from harness.__main__ import main
 from harness.algorithms import Context, Evaluation
-from harness.algorithms.splits import Samples, load_splits, make_loader, turned_and_shifted
+from harness.algorithms.common.datasets import Samples, load_splits, make_loader, turned_and_shifted
 from harness.algorithms.supervised import Supervised
 from harness.config import load_run_config
 from harness.distributed import Alone

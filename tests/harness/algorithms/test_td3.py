@@ -14,7 +14,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.td3 import TD3
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import make_environments
 from harness.errors import BadInput
 from harness.reporting import PhaseTimer

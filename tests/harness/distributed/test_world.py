@@ -12,16 +12,13 @@ import psutil
 import pytest
 import torch
 
-from harness.cluster.place import detect_place, expand_tasks_per_node
-from harness.distributed.world import (
-    World,
-    available_memory,
-    flushed_denormals,
-    free_memory,
-    prepare_environment,
-)
+from harness.cluster.machine import available_memory, free_memory
+from harness.cluster.place import detect_place
+from harness.cluster.slots import Slot, own_slot, share_of_cores, show_one_gpu
+from harness.cluster.slurm import expand_tasks_per_node
+from harness.distributed.world import World, prepare_environment
 from harness.errors import BadInput
-from harness.slots import Slot, own_slot, share_of_cores, show_one_gpu
+from harness.training.process import flushed_denormals
 from tests.command import environment, harness
 
 MPIRUN = {
@@ -110,7 +107,7 @@ def test_a_command_is_confined_to_its_slot() -> None:
     cores = sorted(os.sched_getaffinity(0))
     env = environment({"HARNESS_SLOTS": "localhost:1/2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"})
     tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['HARNESS_CONFINED'])"
-    command = [sys.executable, "-m", "harness.slots", sys.executable, "-c", tell]
+    command = [sys.executable, "-m", "harness.cluster.slots", sys.executable, "-c", tell]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
     confined = {"HARNESS_SLOTS": "localhost:1/2", "HARNESS_CONFINED": "1"}
@@ -173,7 +170,7 @@ def test_free_is_what_others_and_the_limit_of_the_job_leave(monkeypatch: pytest.
     machine = psutil.virtual_memory()._replace(total=64 * 2**30, available=16 * 2**30)
     monkeypatch.setattr("psutil.virtual_memory", lambda: machine)
     for limit, expected in ((2**40, 16 * 2**30), (8 * 2**30, 8 * 2**30 - taken)):
-        monkeypatch.setattr("harness.distributed.world.available_memory", lambda: limit)
+        monkeypatch.setattr("harness.cluster.machine.available_memory", lambda: limit)
         assert free_memory() == pytest.approx(expected, abs=2**26)
 
 

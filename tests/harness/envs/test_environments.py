@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import Environments, EnvSettings, RunningMoments, make_environments, play_episodes, share_of
 from harness.envs.normalization import ReturnScaler
 from harness.errors import BadInput

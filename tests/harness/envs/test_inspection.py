@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from harness.distributed.collectives import Alone
+from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, inspection, make_environment, make_environments, play_episodes
 from harness.envs.inspection import LARGEST_SEED, close_spare, inspect_environment, is_statistics, keeps_values
 from harness.envs.settings import LIFE_LOST

@@ -16,17 +16,18 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.acting.actors import MLPActor, make_actor
 from harness.algorithms import Context, algorithm_class
-from harness.algorithms.acting import MLPActor, make_actor
-from harness.algorithms.heads import Bounds, HeadOptions, check_bounds, make_action_head
-from harness.algorithms.memory import Rollout
-from harness.algorithms.networks import make_actor_critic
-from harness.config import NetworkSettings, resolve
-from harness.distributed.collectives import Alone
+from harness.buffers import Rollout
+from harness.config import resolve
+from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, inspection, make_environment, make_environments
 from harness.envs.inspection import inspect_environment
 from harness.errors import BadInput
+from harness.models.action_heads import Bounds, HeadOptions, check_bounds, make_action_head
+from harness.models.actor_critic import make_actor_critic
 from harness.reporting import PhaseTimer
+from harness.schema import NetworkSettings
 
 FLOATS, WHOLE = ["float16", "float32", "float64"], ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]
 SHAPES = [(), (1,), (3,), (2, 2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from harness.launching import Host, get_launcher, reach
+from harness.launching import Host, get_launcher, remote
 from harness.launching.run_horovodrun import LONGEST_WORD, execute_by_words
 from tests.harness.launching.conftest import Start, ended, lines_of
 
@@ -39,7 +39,7 @@ def test_ranks_of_a_pod_with_4000_services_and_output_that_is_no_text(
 def test_an_environment_that_does_not_fit_into_a_shell_line_to_another_host_is_refused_with_launchers_that_take_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reach, "others", lambda names: [name for name in names if name == "n2"])
+    monkeypatch.setattr(remote, "others", lambda names: [name for name in names if name == "n2"])
     gloo = get_launcher("horovodrun-gloo")
     gloo.check([Host("n2", 1)])
     monkeypatch.setenv("LONG", "x" * 130_000)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.brief import LINES, last_that_fit, one_line, printable
 from harness.launching import RunningJob
 from harness.launching.outcome import UNKNOWN, read_outcome, split_output
 from harness.launching.output import LAST_LINES, LONGEST, TAG
+from harness.text import LINES, last_that_fit, one_line, printable
 
 HOSTS = ["n1", "n2"]
 EXITED = "\n  Process name: [[1,1],1]\n  Exit code:    {}\n"
@@ -61,7 +61,7 @@ ENDS = {
         "SyntaxError: invalid syntax",
     ),
     "a group": (
-        "  + Exception Group Traceback (most recent call last):\n  |   File \"a.py\", line 1, in <module>\n"
+        '  + Exception Group Traceback (most recent call last):\n  |   File "a.py", line 1, in <module>\n'
         "  | ExceptionGroup: many (1 sub-exception)\n  +-+---------------- 1 ----------------\n"
         "    | ValueError: one\n"
         "    +------------------------------------",

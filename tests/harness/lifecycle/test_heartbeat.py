@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.lifecycle import heartbeat
-from harness.lifecycle.heartbeat import Beat, Hang, Heartbeat, RanksWatch, Watch, read_beats, write_over
+from harness.lifecycle.heartbeat import Beat, Heartbeat, read_beats, write_over
+from harness.lifecycle.watchdog import Hang, RanksWatch, Watch
 
 FIRST = Beat(
     rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0

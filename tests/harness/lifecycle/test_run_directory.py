@@ -16,19 +16,10 @@ import torch
 
 from harness.errors import BadInput
 from harness.files import write_json
-from harness.lifecycle import checkpoint
+from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.lock import DirectoryLock, check_free
-from harness.lifecycle.run_directory import (
-    SIMULATORS,
-    Result,
-    Start,
-    check_same_run,
-    decisions,
-    failed_result,
-    prepare,
-    saves,
-    versions,
-)
+from harness.lifecycle.result import SIMULATORS, Result, failed_result, versions
+from harness.lifecycle.run_directory import Start, check_same_run, decisions, prepare, saves
 from tests import checkpoints
 from tests.multirank.stopped_run import go
 

@@ -12,7 +12,8 @@ import pytest
 
 from harness.distributed import Place
 from harness.reporting import Progress, Status, open_display, open_progress, read_progress
-from harness.reporting.progress import FileProgress, LiveProgress, PlainProgress, as_clock
+from harness.reporting.progress import FileProgress, LiveProgress, PlainProgress
+from harness.reporting.status import as_clock
 from tests.conftest import files_of_at_most
 
 STATUS = Status(

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from harness import DistributedTrainer
 from harness.distributed import Alone
 from harness.errors import BadInput, Diverged
-from harness.training.optimizers import OptimizerSettings
-from harness.training.precision import PrecisionSettings
+from harness.schema import OptimizerSettings, PrecisionSettings
 
 
 def make_model() -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.ppo import PPO
 from harness.config import load_run_config
-from harness.distributed.collectives import Alone, Collectives
+from harness.distributed.transports.base import Alone, Collectives
 from harness.envs import make_environments
 from harness.reporting import PhaseTimer
 

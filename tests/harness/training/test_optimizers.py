@@ -11,16 +11,10 @@ import pytest
 import torch
 
 from harness.errors import BadInput
+from harness.schema import OptimizerSettings
 from harness.settings import validate
-from harness.training.optimizers import (
-    LearningRate,
-    OptimizerSettings,
-    bare_step,
-    load_in_place,
-    make_optimizer,
-    make_schedule,
-    scaled_lr,
-)
+from harness.training.optimizers import bare_step, load_in_place, make_optimizer
+from harness.training.schedules import LearningRate, make_schedule, scaled_lr
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 7))
 

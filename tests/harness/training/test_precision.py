@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.training.precision import Precision, PrecisionSettings
+from harness.schema import PrecisionSettings
+from harness.training.precision import Precision
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from harness import DistributedTrainer
 from harness.distributed import Alone
 from harness.errors import BadInput
+from harness.schema import PrecisionSettings
 from harness.training.losses import LossSum
-from harness.training.precision import LARGEST_SCALE, Precision, PrecisionSettings
+from harness.training.precision import LARGEST_SCALE, Precision
 
 INPUTS, TARGETS = torch.randn(16, 4, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
 

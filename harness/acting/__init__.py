@@ -1,0 +1,1 @@
+"""Acting: from observations to actions, by whatever is fastest for the network and the batch."""

@@ -1,0 +1,410 @@
+"""What algorithms that learn from replay have in common: rounds of acting and learning, and how ranks share them.
+
+A round is `train_freq` environment steps, then `gradient_steps` updates; an iteration is so many rounds that the run's
+own work between iterations is small beside them. A rank acts in its share of the environments and keeps their
+transitions; noise and draws from the replay follow from the seed and from global indices, so that N ranks are the same
+experiment as one.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from pydantic import Field
+
+from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
+from harness.buffers import EpisodeAccount
+from harness.buffers.minibatches import Minibatches
+from harness.buffers.replay import Replay, bytes_of
+from harness.buffers.ring import Ring
+from harness.cluster.machine import free_memory
+from harness.distributed.agreement import fault_of_ranks
+from harness.distributed.transports.base import Collectives
+from harness.envs.factory import make_environment
+from harness.envs.faults import fault_in_observation, fault_in_reward, is_finite
+from harness.envs.inspection import check_environment, inspected
+from harness.envs.settings import EnvSettings
+from harness.envs.vectors import observation_dtype, share_of
+from harness.errors import BadInput, Diverged
+from harness.randomness import generator
+from harness.schema import AlgorithmSettings
+from harness.training.compile.gradient import (
+    MOST_SIZES,
+    Batch,
+    Beside,
+    CompiledGradient,
+    Loss,
+    compile_step,
+    wants_compiling,
+)
+from harness.training.step import Step
+
+if TYPE_CHECKING:
+    from harness.schema import RunConfig
+
+STEPS_OF_AN_ITERATION = 250
+"""Environment steps that an iteration has at least, where the budget allows it."""
+STAGED_BYTES = 2**24
+"""Minibatches are drawn so many at once that they take about this much memory: what stays in a cache."""
+FOR_REPLAY = 0.9
+"""How much of the memory that is free a replay may take: environments, gradients and the copies of checkpoints come
+beside it."""
+
+
+class OffPolicySettings(AlgorithmSettings):
+    buffer_size: int = Field(100_000, ge=1)
+    """Transitions that the replay holds, over all ranks: the same number of each environment."""
+    learning_starts: int = Field(1_000, ge=0)
+    """Environment steps before the first update; at least a minibatch's. Until then actions are random."""
+    batch_size: int = Field(64, ge=1)
+    """Transitions of a minibatch, over all ranks, taken evenly from all environments."""
+    train_freq: int = Field(8, ge=1)
+    """Environment steps of a round, over all environments; a multiple of env.count."""
+    gradient_steps: int = Field(2, ge=1)
+    """Updates of a round."""
+    gamma: float = Field(0.99, ge=0, le=1)
+    """Discount."""
+
+    def check(self, config: RunConfig) -> None:
+        name, env = self.name, config.env
+        if env is None:
+            raise ValueError(f"env.id is missing: {name} needs an environment")
+        for setting in ("normalize_observations", "normalize_rewards"):
+            if getattr(env, setting):
+                raise ValueError(
+                    f"env.{setting} must be false with {name}: what lies in the replay would be normalised by moments "
+                    "of long ago"
+                )
+        if self.train_freq % env.count:
+            raise ValueError(
+                f"algorithm.train_freq must be a multiple of env.count = {env.count}, got {self.train_freq}"
+            )
+        if config.optimizer.schedule == "kl_adaptive":
+            raise ValueError(f"optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence: {name} has none")
+        if config.run.steps is None:
+            raise ValueError(f"run.steps is missing: the budget of {name}, in environment steps")
+        if config.run.steps < self.train_freq:
+            raise ValueError(
+                f"run.steps must be at least one round, algorithm.train_freq = {self.train_freq}, "
+                f"got {config.run.steps}"
+            )
+        stored = self.buffer_size // env.count * env.count
+        if self.batch_size > stored:
+            parts = "" if stored == self.buffer_size else f" in equal parts of env.count = {env.count}: {stored}"
+            raise ValueError(
+                f"algorithm.batch_size must be at most what is stored, algorithm.buffer_size = {self.buffer_size}"
+                f"{parts}, got {self.batch_size}"
+            )
+        if self.learning_starts > self.buffer_size:
+            raise ValueError(
+                f"algorithm.learning_starts must be at most algorithm.buffer_size = {self.buffer_size}, "
+                f"got {self.learning_starts}"
+            )
+        setting = max(("batch_size", "learning_starts"), key=lambda name: getattr(self, name))
+        collected = self.collected(config.run.steps)
+        if getattr(self, setting) >= collected:
+            raise ValueError(
+                f"algorithm.{setting} must be below the {collected} environment steps that run.steps = "
+                f"{config.run.steps} comes to, or nothing is learned; got {getattr(self, setting)}"
+            )
+
+    def rounds(self, steps: int) -> int:
+        """Of an iteration, where a run is to make so many environment steps."""
+        return min(math.ceil(STEPS_OF_AN_ITERATION / self.train_freq), steps // self.train_freq)
+
+    def collected(self, steps: int) -> int:
+        """What the whole iterations come to that fit into so many environment steps."""
+        iteration = self.rounds(steps) * self.train_freq
+        return steps // iteration * iteration
+
+    def for_acting(self) -> AlgorithmSettings:
+        return self.model_copy(update={"buffer_size": self.batch_size})
+
+
+class OffPolicy(Algorithm):
+    """A subclass sets up what it learns in its `__init__`, before or after this one's, and says how it acts, and how it
+    learns from minibatches."""
+
+    def __init__(self, context: Context, replay: Replay, at_once: int) -> None:
+        """`at_once`: minibatches that may be drawn together, because what is drawn does not depend on what is learned
+        between them."""
+        config, settings = context.config, context.config.algorithm
+        assert isinstance(settings, OffPolicySettings) and config.run.steps is not None
+        assert context.environments is not None
+        self.context, self.config, self.collectives, self.device = context, config, context.collectives, context.device
+        self.envs, self.replay = context.environments, replay
+        share = self.envs.share
+        self.rounds = settings.rounds(config.run.steps)
+        self.env_steps_per_iteration = self.rounds * settings.train_freq
+        self.iterations = settings.collected(config.run.steps) // self.env_steps_per_iteration
+        self.steps_of_a_round = settings.train_freq // share.total
+        steps = self.rounds * self.steps_of_a_round
+        self.true_rewards = np.zeros((steps, share.count), np.float32)
+        self.dones = np.zeros((steps, share.count), bool)
+        self.lives: list[tuple[int, int]] = []
+        """(step, environment) where a life was lost and the game goes on."""
+        self.episodes = EpisodeAccount(share.count, self.envs.settings.info_metrics)
+        self.sees_floats = self.envs.observation_dtype.kind == "f"
+        self.broken: list[tuple[int, np.ndarray]] = []
+        """(step, observations (envs, …)) with a number in them that is not finite."""
+        self.fault: str | None = None
+        """What is wrong with what an environment of this rank gave, in words."""
+        self.at_once = at_once
+        self.minibatches = Minibatches(replay, share, settings.batch_size, at_once, self.device)
+        self.updates = 0
+        """Minibatches of all rounds so far."""
+        self.iteration = 0
+        """The next one."""
+        self.begin(0)
+
+    @classmethod
+    def check_ranks(cls, config: RunConfig, collectives: Collectives) -> None:
+        settings = config.algorithm
+        assert isinstance(settings, OffPolicySettings) and config.env is not None
+        observation_space, action_space = check_environment(config.env)
+        share = share_of(config.env.count, collectives.rank, collectives.size)
+        action, stack = cls.kept(config, action_space)
+        shape, dtype = observation_space.shape, observation_dtype(observation_space)
+        check_memory(
+            settings.buffer_size,
+            share.count * bytes_of(settings.buffer_size // share.total, shape, dtype, action, stack),
+            collectives,
+        )
+
+    @classmethod
+    @abstractmethod
+    def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
+        """What the replay has of an action, by an example, and how many frames an observation is a stack of."""
+
+    @property
+    def gradient_steps(self) -> int:
+        """Updates that the run is to make, about."""
+        assert isinstance(self.config.algorithm, OffPolicySettings)
+        return self.iterations * self.rounds * self.config.algorithm.gradient_steps
+
+    def begin(self, iteration: int) -> None:
+        """New episodes everywhere."""
+        self.observations = self.envs.reset(self.config.seed, iteration)
+        self.replay.begin(self.observations)
+        self.fed = 0
+        """Steps of each environment that came into the replay."""
+
+    # -- one iteration -------------------------------------------------------------------------------------------------
+
+    def iterate(self, iteration: int) -> Iteration:
+        settings, phases, collectives = self.config.algorithm, self.context.phases, self.collectives
+        assert isinstance(settings, OffPolicySettings)
+        self.prepare(iteration)
+        draw = generator(self.config.seed, "minibatches", iteration)
+        draws = draw.random((self.rounds, settings.gradient_steps, settings.batch_size))
+        env_steps, applied = iteration * self.env_steps_per_iteration, 0
+        for number in range(self.rounds):
+            first = number * self.steps_of_a_round
+            self.collect(range(first, first + self.steps_of_a_round))
+            env_steps += settings.train_freq
+            self.on_round(env_steps)
+            if self.fault is None:
+                self.fault = self.fault_of_round(iteration, first)
+            if self.fault is not None:  # a loss that is none ends the updates of all ranks
+                self.minibatches.spoilt = True
+            if self.can_learn:
+                applied += self.learn(draws[number], env_steps)
+                self.updates += settings.gradient_steps
+        phases.start("agree")
+        episodes = self.episodes.take_in(self.true_rewards, self.dones, self.lives)
+        agreed = collectives.agree({**episodes, "faults": float(self.fault is not None)})
+        self.lives = []
+        if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
+            raise fault
+        metrics = {**self.metrics(), **self.episodes.means(agreed)}
+        self.iteration = iteration + 1
+        return Iteration(self.env_steps_per_iteration, applied, metrics)
+
+    def collect(self, steps: range) -> None:
+        """`steps` of this rank's environments, into the replay."""
+        phases, envs, replay = self.context.phases, self.envs, self.replay
+        for step in steps:
+            phases.start("act")
+            actions = self.explore(step, self.observations)
+            phases.start("environment")
+            result = envs.step(self.for_environment(actions))
+            phases.start("store")
+            replay.add(actions, result)
+            self.true_rewards[step] = result.true_rewards
+            np.logical_or(result.terminated, result.truncated, out=self.dones[step])
+            if self.sees_floats and not is_finite(result.observations):
+                self.broken.append((step, result.observations))
+            if result.final_observations is not None and self.sees_floats:
+                final = result.final_observations[result.truncated]
+                if not is_finite(final):
+                    whole = np.zeros_like(result.final_observations)
+                    whole[result.truncated] = final
+                    self.broken.append((step, whole))
+            if result.lives_lost is not None:
+                self.lives += [(step, env) for env in np.flatnonzero(result.lives_lost).tolist()]
+            if result.info_metrics is not None:
+                self.episodes.note(result)
+            self.observations = result.observations
+        self.fed += len(steps)
+
+    def fault_of_round(self, iteration: int, first: int) -> str | None:
+        """What is wrong with what this rank's environments gave in the round whose first step of the iteration is
+        `first`, if anything."""
+        before, own = iteration * len(self.dones), self.envs.share.first
+        for step, observations in self.broken:
+            return fault_in_observation(observations, own, before + step + 1)
+        rewards = self.true_rewards[first : first + self.steps_of_a_round]
+        return None if is_finite(rewards) else fault_in_reward(rewards, own, before + first + 1)
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether enough was stored; the same on all ranks."""
+        settings = self.config.algorithm
+        assert isinstance(settings, OffPolicySettings)
+        needed = max(settings.learning_starts, settings.batch_size)
+        return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
+
+    def compile_gradient(
+        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()
+    ) -> tuple[CompiledGradient | None, str]:
+        """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
+        where it stays eager. `beside`: what is compiled with it."""
+        if self.restless:
+            return None, "network.class changes its buffers whenever it is called"
+        wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
+        wanted, reason = self.collectives.broadcast_object(wanted)
+        if not wanted:
+            return None, reason
+        sizes = self.minibatches.sizes()
+        if max(self.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+            return None, "minibatches of too many different sizes"
+        parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
+        products = self.config.compile.products
+        compiled, problem = compile_step(
+            step, lambda products: CompiledGradient(*parts, products=products), products, *beside
+        )
+        return compiled, problem or reason
+
+    def diverged(self) -> Exception:
+        """Why the loss of all ranks is not finite; collective."""
+        return fault_of_ranks(self.fault, self.collectives) or Diverged("non-finite loss")
+
+    # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, iteration: int) -> None:
+        """Before an iteration's first step: draws its noise."""
+
+    @abstractmethod
+    def explore(self, step: int, observations: np.ndarray) -> np.ndarray:
+        """Actions (envs, …) of this rank's environments in step number `step` of the iteration, as the replay keeps
+        them."""
+
+    def for_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Such actions as the environment takes them."""
+        return actions
+
+    def on_round(self, env_steps: int) -> None:
+        """After a round's steps, of which there are `env_steps` now: what goes by them."""
+
+    @abstractmethod
+    def learn(self, draws: np.ndarray, env_steps: int) -> int:
+        """A round's updates, by the minibatches from number `updates` on; how many were not skipped. `draws`: float64
+        (gradient_steps, batch_size), for `minibatches.draw`."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Of the iteration that ends."""
+
+    # -- evaluation and state ------------------------------------------------------------------------------------------
+
+    def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        return Evaluation(self.context.play(self.act_best, episodes, final))
+
+    def state(self) -> dict[str, Any]:
+        return {"environments": self.envs.state(), "iteration": self.iteration, "updates": self.updates}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on with new episodes and an empty replay, unless `load_own_state` brings this rank's part of them."""
+        self.envs.load_state(state["environments"])
+        self.iteration, self.updates = int(state["iteration"]), int(state["updates"])
+        self.begin(self.iteration)
+
+    def own_state(self) -> dict[str, Any]:
+        return {
+            "observations": self.observations,
+            "episodes": self.episodes.state(),
+            "environments": self.envs.own_state(),
+            "replay": self.replay.state(),
+            "fed": np.full(self.envs.share.count, self.fed),
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = self.envs.load_own_state(state["environments"], self.observations)
+        self.observations = self.observations.copy()
+        self.observations[goes_on] = state["observations"][goes_on]
+        self.episodes.load_state(state["episodes"], goes_on)
+        self.replay.load_state(state["replay"])
+        for env in np.flatnonzero(~goes_on).tolist():
+            self.replay.break_off(env, self.observations[env])
+        self.fed = int(state["fed"][0])
+        return goes_on
+
+    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+        self.observations = self.observations.copy()
+        self.observations[~goes_on] = begun[~goes_on]
+        self.episodes.begin_again(goes_on)
+        for env in np.flatnonzero(~goes_on).tolist():
+            self.replay.break_off(env, begun[env])
+
+    def rings(self) -> dict[str, Ring]:
+        return self.replay.rings()
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+def frames_of(settings: EnvSettings) -> int:
+    """How many frames an observation is a stack of, of which each step brings one: what the environment's metadata have
+    as `frame_stack`."""
+    if settings.wrappers:  # they may change anything
+        return 1
+    found = inspected(settings)
+    if found is not None:
+        stack, shape = found.frame_stack, found.observation_space.shape
+    else:
+        env = make_environment(settings)
+        stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape or ()
+        env.close()
+    if stack != 1 and (not isinstance(stack, int) or stack < 1 or not shape or shape[0] % stack):
+        raise BadInput(
+            f"env.id = {settings.id!r}: metadata['frame_stack'] must be how many frames its observations {shape} have "
+            f"along their first axis, got {stack!r}"
+        )
+    return stack
+
+
+def check_memory(buffer_size: int, needed: int, collectives: Collectives) -> None:
+    """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
+
+    `needed`: bytes of this rank's part. They are taken as they are filled: a replay that is too large would end the run
+    hours later.
+    """
+    here = (socket.gethostname(), free_memory(), needed)
+    hosts: dict[str, tuple[int, int]] = {}
+    for host, free, part in collectives.gather_objects(here):
+        least, together = hosts.get(host, (free, 0))
+        hosts[host] = min(least, free), together + part
+    for host, (free, together) in hosts.items():
+        if together > FOR_REPLAY * free:
+            most = int(buffer_size * max(FOR_REPLAY * free, 0.0) / together)
+            raise BadInput(
+                f"algorithm.buffer_size = {buffer_size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
+                f"{free / 2**30:.1f} GiB of free memory: it may be at most about {most:,}"
+            )

@@ -1,0 +1,1 @@
+"""What carries the collectives of a group of ranks."""

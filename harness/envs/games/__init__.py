@@ -1,0 +1,1 @@
+"""Environments that ship, or need care of their own."""

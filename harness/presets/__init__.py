@@ -1,0 +1,1 @@
+"""Tuned configs, one TOML each."""

@@ -1,0 +1,145 @@
+"""One step of data-parallel training: loss -> gradient agreed by all ranks -> optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from harness.distributed.agreement import broadcast_state
+from harness.distributed.arena import Arena
+from harness.distributed.overlap import Overlap, overlap_where_it_pays
+from harness.distributed.transports.base import Collectives
+from harness.errors import Diverged
+from harness.training.optimizers import bare_step
+from harness.training.precision import Precision
+
+LossAndStatistics = tuple[torch.Tensor, torch.Tensor]
+
+
+class Step:
+    """The step that every algorithm uses, in two halves: `gradient`, which the ranks agree on, and `apply`.
+
+    Between them an algorithm may look at the statistics, which are those of all ranks, and decide not to apply: the
+    decision is then the same everywhere.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        make_optimizer: Callable[[Arena], torch.optim.Optimizer],
+        collectives: Collectives,
+        precision: Precision,
+        statistics: int = 0,
+        max_grad_norm: float | None = None,
+        tracks_use: bool = False,
+    ) -> None:
+        """`tracks_use`: a parameter that no rank's backward pass reached has no gradient for the optimizer, as in torch
+        alone, rather than a zero one, which momentum and weight decay would act on; not for one of `arena.flat`.
+        """
+        broadcast_state(collectives, module)
+        self.module, self.collectives, self.precision = module, collectives, precision
+        self.statistics, self.tracks_use = statistics, tracks_use
+        self.overlap: Overlap | None = None
+        """Reduces a large eager gradient while it is made; None where it is reduced at once."""
+        self.lay_out()
+        self.optimizer = make_optimizer(self.arena)
+        groups = self.optimizer.param_groups
+        flat = len(groups) == 1 and len(groups[0]["params"]) == 1 and groups[0]["params"][0] is self.arena.flat
+        # a user's own is asked for its `step` each time: schedulers and scripts wrap it, and hook into it
+        self.step_optimizer = bare_step(self.optimizer) if flat else lambda: self.optimizer.step()
+        self.max_grad_norm = max_grad_norm
+        self.gradient_steps = 0
+        self.skipped_steps = 0
+
+    def lay_out(self) -> None:
+        """Lays the module's trainable parameters into an arena: at the start, and when they are others than before."""
+        self.reduce_at_once()
+        self.arena = Arena(self.module, tail=self.statistics, tracks_use=self.tracks_use)
+        self.overlap = overlap_where_it_pays(self.arena, self.collectives)
+
+    def reduce_at_once(self) -> None:
+        """For all ranks, where gradients do not come from `fill`: nothing is reduced before `reduce`."""
+        if self.overlap is not None:
+            self.overlap.close()
+            self.overlap = None
+
+    def gradient(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> torch.Tensor:
+        """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed too."""
+        self.fill(compute, weight)
+        return self.reduce()
+
+    def fill(self, compute: Callable[[], LossAndStatistics] | None, weight: float, add: bool = False) -> None:
+        """This rank's part of the gradient and the statistics, in the arena, to be reduced (a large one already is, in
+        part).
+
+        `compute` returns the mean loss of this rank's samples and a float vector (statistics,) of means over them.
+        `weight` is this rank's share of the samples, so that the weights of all ranks add up to 1 and unequal shares
+        are right. A rank without samples has weight 0 and takes part in the reduce all the same: with `compute=None`,
+        or with one that is there for its own collectives alone and leaves nothing else behind.
+
+        `add`: to what lies in the arena already, which nothing may have reduced: several batches make one step.
+        """
+        arena, precision = self.arena, self.precision
+        before = arena.wire.clone() if add else None
+        arena.wire.zero_()
+        if self.tracks_use:
+            arena.release_gradients()
+        if compute is not None:
+            with precision.autocast():
+                loss, statistics = compute()
+            loss = loss * (weight * precision.scale)
+            if self.overlap is not None and weight:
+                self.overlap.begin()
+            loss.backward()
+        arena.own_gradients()
+        if weight == 0.0:
+            arena.wire.zero_()
+        elif compute is not None and arena.tail.numel():
+            arena.tail.copy_(statistics).mul_(weight)
+        if before is not None:
+            arena.wire.add_(before)
+
+    def reduce(self) -> torch.Tensor:
+        """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
+        if self.overlap is None:
+            self.collectives.all_reduce_(self.arena.wire, name="gradients")
+        else:
+            self.overlap.finish()
+        return self.arena.tail
+
+    def apply(self, divisor: float = 1.0) -> bool:
+        """Unscale, clip and step on the agreed gradient; False where it overflowed and all ranks skipped the step.
+
+        `divisor`: what the ranks' weights come to where that is not 1; the gradient is divided by it.
+
+        Raises Diverged, on all ranks alike, where the gradient is not finite and no loss scale can be to blame.
+        """
+        gradients, precision = self.arena.gradients, self.precision
+        scale = precision.scale * divisor
+        norm = float(torch.linalg.vector_norm(gradients)) / scale  # not finite exactly where an element is not
+        finite = math.isfinite(norm)
+        precision.update(finite)
+        if not finite:
+            self.skipped_steps += 1
+            if not precision.scales_loss:
+                raise Diverged("non-finite gradient")
+            if precision.exhausted:
+                raise Diverged("non-finite gradient at every loss scale down to 1")
+            return False
+        factor = clip_factor(norm, self.max_grad_norm) / scale
+        if factor != 1.0:
+            gradients.mul_(factor)
+        if self.tracks_use:
+            self.arena.release_unused()
+        self.step_optimizer()
+        self.gradient_steps += 1
+        return True
+
+
+def clip_factor(norm: float, max_norm: float | None) -> float:
+    """What a gradient of 2-norm `norm` is multiplied by so that its norm is at most `max_norm` (Pascanu et al. 2013),
+    as torch's clip_grad_norm_ has it."""
+    return 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))

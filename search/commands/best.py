@@ -1,0 +1,55 @@
+"""`search best`: a study's best parameters, or the config of the best trial for `harness train`; `search retry`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from harness.errors import BadInput
+from search.display import number
+from search.study.existing import find
+from search.study.study import OUTCOME, best_trial, enqueue_again
+from search.study.study_dir import StudyDir
+from search.trials.confirmation import CONFIRMATION
+
+NOT_AGAIN = ("stopped", "invalid")
+"""Outcomes of failed trials whose parameters are queued already, or can never be run."""
+
+
+def best(name: str, storage: str | None, toml: bool) -> None:
+    """Prints the best trial's value and parameters; with `toml` its whole config, and nothing else."""
+    study, space = find(name, storage)
+    trial = best_trial(study)
+    if trial is None:
+        raise BadInput(f"study {name} has no completed trial yet")
+    if toml:
+        print(best_toml(StudyDir(name).trial(trial.number), name), end="")
+        return
+    print(f"trial {trial.number} with value {number(trial.value)}")
+    confirmed = study.user_attrs.get(CONFIRMATION)
+    if confirmed and confirmed["trial"] == trial.number and confirmed["mean"] is not None:
+        print(
+            f"confirmed: {confirmed['mean']:.6g} ± {confirmed['std']:.3g} over {len(confirmed['values'])} unseen seeds"
+        )
+    for setting, value in space.shown(trial.params).items():
+        print(f"{setting} = {value}")
+
+
+def best_toml(trial_dir: Path, name: str) -> str:
+    """The config that the trial ran with."""
+    path = trial_dir / "config.toml"
+    if not path.is_file():
+        raise BadInput(f"the best trial's config is not on this machine: {path}")
+    text = path.read_text()
+    if "command" in tomllib.loads(text):
+        raise BadInput(f"study {name} runs a command of its own, so there is no config for harness train; see {path}")
+    return text
+
+
+def retry(name: str, storage: str | None) -> int:
+    """Queues each failed trial's parameters again, once; how many. The next `search run` takes them first."""
+    study, _ = find(name, storage)
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum(enqueue_again(study, trial) for trial in failed if trial.user_attrs.get(OUTCOME) not in NOT_AGAIN)

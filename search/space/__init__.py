@@ -1,0 +1,1 @@
+"""The parameter space: parsed, sampled, told."""

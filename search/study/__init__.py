@@ -1,0 +1,1 @@
+"""A study: its storage, directory, budget and objective."""

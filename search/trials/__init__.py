@@ -1,0 +1,1 @@
+"""A trial: its runs, their outcome, recovery and confirmation."""

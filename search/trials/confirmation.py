@@ -1,0 +1,199 @@
+"""The best configuration once more, with seeds that the search never used: what is announced is the mean ± std of that.
+
+The search's own best value is the luckiest of many; it flatters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from harness.errors import BadInput
+from harness.files import read_json, write_json
+from search.display import Row, number
+from search.launchers.slots import Lease
+from search.study.objective import confirm_seeds
+from search.trial_dir import TrialDir, open_trial_dir
+from search.trials.context import Tools
+from search.trials.outcome import End
+from search.trials.retention import tidy_run
+from search.trials.seed_run import SeedRun
+
+POLL_SECONDS = 0.1
+CONFIRMATION = "confirmation"
+"""User attribute of the study: the last confirmation."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    trial: int
+    """Number of the trial whose parameters were confirmed."""
+    seeds: list[int]
+    episodes: int
+    trained: str
+    """Stands for the ranks and all settings: a confirmation of others is another one."""
+    values: list[float]
+    """Of the seeds that ended well, in their order."""
+    mean: float | None
+    std: float | None
+    """Sample standard deviation over the seeds; 0 of a single one."""
+    failures: list[str]
+    """One line for each seed that did not end well."""
+
+    def describe(self) -> str:
+        if self.mean is None or self.std is None:
+            return "none of the seeds ended well"
+        values = ", ".join(map(number, self.values))
+        return f"{self.mean:.6g} ± {self.std:.3g} over {len(self.values)} unseen seeds ({values})"
+
+
+def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
+    """Trains and evaluates the best trial's parameters again; None where that is off or was stopped on request."""
+    config = tools.config
+    if config.confirm.seeds == 0:
+        return None
+    used = {seed for trial in tools.study.get_trials(deepcopy=False) for seed in trial.user_attrs.get("seeds", [])}
+    seeds = list(confirm_seeds(config.study.seed, config.confirm.seeds, used | set(tools.objective.seeds)))
+    settings = best.user_attrs.get("settings") or tools.space.settings(best.params)
+    try:
+        tools.space.check_stored(best.params)
+        tools.drawer.check(settings)
+        described = tools.runner.task.describe(settings, 0)
+    except BadInput as error:  # of a trial that others have added
+        tools.display.event(f"trial {best.number}, the best, cannot be confirmed: {error}")
+        return None
+    question: dict[str, Any] = {
+        "trial": best.number,
+        "seeds": seeds,
+        "episodes": config.confirm.episodes,
+        "trained": hashlib.sha256(f"{config.trial.ranks} ranks\n{described}".encode()).hexdigest()[:16],
+    }
+    before = tools.study.user_attrs.get(CONFIRMATION)
+    if before and not before["failures"] and question.items() <= before.items():
+        tools.display.event(f"trial {best.number} was confirmed before: it is still the best")
+        return Confirmation(**before)
+    shown = ", ".join(map(str, seeds))
+    tools.display.event(f"confirming trial {best.number} with unseen seeds: {shown}")
+    ends = SeedsAtOnce(tools, own_directory(tools, question), seeds, settings).run()
+    if ends is None:
+        return None
+    values = [end.value for end in ends if end.status == "done" and end.value is not None]
+    confirmation = Confirmation(
+        **question,
+        values=values,
+        mean=statistics.fmean(values) if values else None,
+        std=(statistics.stdev(values) if len(values) > 1 else 0.0) if values else None,
+        failures=[f"seed {seed}: {end.reason}" for seed, end in zip(seeds, ends) if end.status != "done"],
+    )
+    tools.study.set_user_attr(CONFIRMATION, asdict(confirmation))
+    write_json(tools.directory.confirm / "confirmation.json", asdict(confirmation))
+    return confirmation
+
+
+def own_directory(tools: Tools, question: dict[str, Any]) -> TrialDir:
+    """`confirm/`, gone on with where the same was being confirmed; another one in it is kept under another name."""
+    path = tools.directory.confirm
+    asked = read_json(path / "question.json")
+    if path.exists() and (asked != question or tools.directory.copied):
+        old = open_trial_dir(path, parallel=True)
+        # Of a driver that was killed: what still runs would write into the new one. A copy's jobs are the original's.
+        for index in () if tools.directory.copied else old.jobs:
+            tools.runner.find(old, index).end_now("another confirmation begins")
+        kept, copy = f"confirm-of-{(asked or {}).get('trial', 'unknown')}", 1
+        while path.with_name(f"{kept}-{copy}").exists():
+            copy += 1
+        path.rename(path.with_name(f"{kept}-{copy}"))
+    write_json(path / "question.json", question)
+    directory = open_trial_dir(path, parallel=True)
+    directory.take_back_verdict()  # of a driver that was asked to stop
+    return directory
+
+
+class SeedsAtOnce:
+    """One configuration with several seeds, as many at once as there are slots."""
+
+    def __init__(self, tools: Tools, directory: TrialDir, seeds: list[int], settings: dict[str, Any]) -> None:
+        self.tools = tools
+        self.directory = directory
+        self.seeds = seeds
+        self.settings = settings
+        self.waiting = list(range(len(seeds)))
+        self.running: dict[int, tuple[SeedRun, Lease]] = {}
+        self.ends: dict[int, End] = {}
+        self.began = time.time()
+        self.last: dict[int, tuple[int, float | None]] = {}
+
+    def run(self) -> list[End] | None:
+        """How each seed ended, in their order; None where the driver was asked to stop."""
+        self.take_up_again()
+        while self.running or self.waiting and not self.tools.stop.count:
+            self.obey()
+            self.fill_slots()
+            self.watch()
+            self.tools.display.rows([self.row(index) for index in self.running], "confirmation")
+            time.sleep(POLL_SECONDS)
+        if self.waiting or any(end.status == "stopped" for end in self.ends.values()):
+            return None
+        return [self.ends[index] for index in range(len(self.seeds))]
+
+    def take_up_again(self) -> None:
+        """Runs that a driver before this one started: what is done counts, what is dead is started again."""
+        for index, job in self.directory.jobs.items():
+            run = self.tools.runner.find(self.directory, index)
+            end = run.poll()
+            if end is None:
+                lease = Lease.from_json(job["lease"])
+                self.tools.slots.take(lease)
+                self.running[index] = (run, lease)
+            elif end.status == "done":
+                self.ends[index] = end
+            else:
+                continue
+            self.waiting.remove(index)
+
+    def obey(self) -> None:
+        if self.tools.stop.count:
+            for index, (run, _) in list(self.running.items()):
+                run.ask_to_stop("stopped")
+                if self.tools.stop.count > 1:
+                    self.finish(index, run.end_now("ended with the driver"))
+
+    def fill_slots(self) -> None:
+        while self.waiting and not self.tools.stop.count:
+            lease = self.tools.slots.lease(self.tools.config.trial.ranks)
+            if lease is None:
+                return
+            index = self.waiting.pop(0)
+            episodes = self.tools.config.confirm.episodes
+            run = self.tools.runner.start(self.directory, index, self.seeds[index], self.settings, lease, episodes)
+            self.running[index] = (run, lease)
+
+    def watch(self) -> None:
+        ended = {index: run.poll(self.read_reports) for index, (run, _) in self.running.items()}
+        for index, end in ended.items():
+            if end is not None:
+                self.finish(index, end)
+
+    def read_reports(self) -> None:
+        for report in self.directory.new_reports():
+            self.last[report.seed] = (report.step, report.value)
+            if report.seed in self.running:
+                self.running[report.seed][0].heard()
+
+    def finish(self, index: int, end: End) -> None:
+        _, lease = self.running.pop(index)
+        self.tools.slots.give_back(lease)
+        tidy_run(self.directory.seed_path(index), self.tools.config.trial.keep)
+        self.ends[index] = end
+        came_to = f"gave {number(end.value)}" if end.status == "done" else f"{end.status}: {end.reason}"
+        self.tools.display.event(f"seed {self.seeds[index]} {came_to}")
+
+    def row(self, index: int) -> Row:
+        step, value = self.last.get(index, (None, None))
+        state = "starting" if step is None else "running"
+        return Row(f"seed {self.seeds[index]}", state, "confirmation", step, value, time.time() - self.began)

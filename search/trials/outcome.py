@@ -1,0 +1,103 @@
+"""How a run ended, from all that it left behind: its result, its ranks' last words, and how its job ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.launching import Outcome
+from harness.text import last_that_fit, one_line
+from search.trial_dir import Failure, Report, Result
+
+Status = Literal["done", "pruned", "diverged", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run, or a whole trial, ended."""
+
+    status: Status
+    value: float | None = None
+    reason: str = ""
+    last_lines: tuple[str, ...] = ()
+    """What the rank to blame printed last."""
+    lost_host: str | None = None
+    """The host that went, and with it the run."""
+
+    def __post_init__(self) -> None:
+        """Whatever a script printed or raised, it fits into a line and into any database."""
+        object.__setattr__(self, "reason", one_line(self.reason))
+        object.__setattr__(self, "last_lines", last_that_fit(self.last_lines))
+
+
+@dataclass(frozen=True)
+class Traces:
+    """All that is known of how a run ended."""
+
+    result: Result | None = None
+    """Its `result.json`."""
+    speaks_for_all: bool = True
+    """Whether a result says that all ranks came to it, or rank 0 alone."""
+    failure: Failure | None = None
+    """What a rank recorded before it ended the others."""
+    outcome: Outcome | None = None
+    """How its job ended, as the launcher tells; None where this driver ended it."""
+    asked: str | None = None
+    """`pruned` or `stopped`, where the driver had asked for that."""
+    cut: str | None = None
+    """Why the driver ended the job, if it did."""
+    reported: Report | None = None
+    """Its last report."""
+
+
+def judge(traces: Traces) -> End:
+    """What the ranks came to counts before what the driver wanted of them, and that before what went wrong."""
+    return ranks_own_end(traces) or wanted_end(traces) or reported_end(traces) or failed_end(traces)
+
+
+def ranks_own_end(traces: Traces) -> End | None:
+    result, outcome = traces.result, traces.outcome
+    if result is None:
+        return None
+    if result.diverged or result.status == "done" and result.value is None:
+        lines = outcome.last_lines if outcome else ()
+        return End("diverged", reason=result.reason or "its value is not finite", last_lines=lines)
+    lost_rank = outcome is not None and outcome.failed_rank is not None and not traces.speaks_for_all
+    return End("done", result.value) if result.status == "done" and not lost_rank else None
+
+
+def wanted_end(traces: Traces) -> End | None:
+    if traces.asked == "pruned":
+        return End("pruned", reason=traces.cut or "")
+    if traces.asked is not None:
+        return End("stopped", reason="stopped on request")
+    return None
+
+
+def reported_end(traces: Traces) -> End | None:
+    """Of a script whose ranks all ended with 0 but left no result, as where a simulator ends the process itself: done
+    with its last report."""
+    outcome, reported = traces.outcome, traces.reported
+    ended_well = traces.result is None and traces.failure is None and outcome is not None and outcome.exit_code == 0
+    if not ended_well or traces.speaks_for_all or reported is None:
+        return None
+    return End("diverged", reason="its value is not finite") if reported.value is None else End("done", reported.value)
+
+
+def failed_end(traces: Traces) -> End:
+    result, failure, outcome = traces.result, traces.failure, traces.outcome
+    lines = outcome.last_lines if outcome else ()
+    if traces.cut is not None:
+        return End("failed", reason=traces.cut, last_lines=lines)
+    if failure is not None and (outcome is None or outcome.signal is None):  # an abort hides from a launcher who raised
+        why = f"rank {failure.rank} on {failure.host} failed: {failure.reason}"
+        return End("failed", reason=why, last_lines=failure.lines)
+    said = result.reason if result is not None else ""
+    if result is not None and result.status in ("pruned", "stopped"):
+        return End("failed", reason=f"{result.status}, which this study did not ask for: {said}", last_lines=lines)
+    if outcome is not None and outcome.exit_code != 0:
+        told = outcome.describe()
+        reason = told if said in told else f"{told}; {said}"
+        return End("failed", reason=reason, last_lines=lines, lost_host=outcome.lost_host)
+    missing = "the job ended without result.json: its script never called harness.reporting.report"
+    return End("failed", reason=said or missing, last_lines=lines)

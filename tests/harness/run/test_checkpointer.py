@@ -1,0 +1,111 @@
+"""When a run saves: training does not wait for the disk, nor end with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.algorithms import Algorithm, Evaluation
+from harness.algorithms.base import Context, Iteration
+from harness.config import load_run_config
+from harness.distributed.transports.base import Alone
+from harness.lifecycle.checkpoints import checkpoint
+from harness.reporting.metrics import MetricsWriter
+from harness.run.checkpointer import Keeping
+from tests.multirank.stopped_run import go
+
+
+class Still(Algorithm):
+    """Learns nothing."""
+
+    def __init__(self, context: Context | None = None) -> None:
+        pass
+
+    def iterate(self, iteration: int) -> Iteration:
+        raise NotImplementedError
+
+    def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        return {"weight": torch.ones(1)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tmp_path: Path) -> None:
+    go_on, told = threading.Event(), list[str]()
+    config = load_run_config("ppo-cartpole", [])
+    keeping = Keeping(config, tmp_path, Still(), None, Alone(), told.append, lambda: go_on.wait(10) and None)
+    keeping.save(1, 100, {"iteration": 1})
+    keeping.due = True
+    keeping.hear(keeping.words())
+    assert not keeping.ready, "it would wait for the disk"
+    keeping.best = True
+    assert keeping.ready, "the policy that was evaluated is to be kept, not one of later"
+    keeping.best = False
+    go_on.set()
+    assert keeping.saver.thread is not None
+    keeping.saver.thread.join()
+    keeping.hear(keeping.words())
+    assert keeping.ready
+    keeping.save(3, 300, {"iteration": 3})
+    assert not keeping.due and keeping.settle() is None and not told
+    assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100", "step-000000300"]
+
+
+def fails_once() -> Callable[..., None]:
+    left = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def settle_files(*_: Any) -> None:
+        if left:
+            raise left.pop()
+
+    return settle_files
+
+
+def test_a_boundary_whose_save_failed_is_saved_when_asked_again(tmp_path: Path) -> None:
+    told = list[str]()
+    keeping = Keeping(load_run_config("ppo-cartpole", []), tmp_path, Still(), None, Alone(), told.append, fails_once())
+    keeping.save(1, 100, {"iteration": 1})
+    assert keeping.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
+    keeping.save(1, 100, {"iteration": 1})
+    assert keeping.settle() is None
+    assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100"]
+
+
+def test_a_run_that_stops_while_a_save_fails_tries_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluation of the boundary at which it stops has begun that save."""
+    monkeypatch.setattr(MetricsWriter, "sync", fails_once())
+    settings = ["ppo-cartpole", "run.steps=5120", "evaluation.count=20", "evaluation.episodes=1", "compile.mode=off"]
+    ended = go(str(tmp_path), settings, stop_after=1)
+    assert (ended["status"], ended["reason"]) == ("stopped", "stop requested (SIGTERM)")
+    assert len(checkpoint.saved_steps(tmp_path / "checkpoints")) == 1
+
+
+def test_a_damaged_segment_that_all_checkpoints_name_costs_the_replay_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["dqn-cartpole", "env.count=2", "run.steps=3000", "evaluation.count=6", "evaluation.episodes=1"]
+    settings += ["evaluation.final_episodes=1", "compile.mode=off", "network.hidden=[32]", "algorithm.train_freq=8"]
+    settings += ["algorithm.gradient_steps=1", "algorithm.learning_starts=100"]
+    half = go(str(tmp_path), settings, stop_after=5)
+    oldest = min((tmp_path / "checkpoints" / "replay").glob("*/*"), key=lambda path: path.stat().st_mtime_ns)
+    data = bytearray(oldest.read_bytes())
+    data[len(data) // 2] ^= 1
+    oldest.write_bytes(data)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    ended = go(str(tmp_path), settings)
+    out = capsys.readouterr().out
+    assert "all that is taken of it" in out and "the replay is empty" in out, out
+    assert ended["status"] == "done" and ended["iterations"] > half["iterations"] == 5
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+    assert checkpoint.load(tmp_path / "checkpoints" / "latest") is not None
