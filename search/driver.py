@@ -14,14 +14,14 @@ from harness.files import write_text
 from search.display import Row, duration, number, plural
 from search.launchers.slots import Lease
 from search.strategies.proposals import NothingLeft
-from search.study.budget import Plan
+from search.study.budget import TrialBudget
 from search.study.storage import first_line
 from search.study.study import OUTCOME, OWNER, enqueue_again, frozen_trial, is_deleted
 from search.trial_dir import TrialDir
-from search.trials.context import Tools
+from search.trials.context import StudyContext
 from search.trials.outcome import End
-from search.trials.record import Faults, tell
-from search.trials.recovery import find_again, owner_of
+from search.trials.record import FailureStreak, record_outcome
+from search.trials.recovery import owner_of, recover
 from search.trials.retention import tidy
 from search.trials.trial_run import TrialRun
 
@@ -33,25 +33,25 @@ LOOK_SECONDS = 1.0  # between two looks at what others did: a question to the st
 class Driver:
     """Runs trials until the plan is fulfilled, a stop is requested, or the same fault came three times in a row."""
 
-    def __init__(self, tools: Tools) -> None:
-        self.tools = tools
-        self.study = tools.study
-        self.ranks = tools.config.trial.ranks
+    def __init__(self, context: StudyContext) -> None:
+        self.context = context
+        self.study = context.study
+        self.ranks = context.config.trial.ranks
         self.running: list[TrialRun] = []
         self.unborn: list[optuna.Trial] = []
         """Trials that were asked for by a driver that died before it launched them."""
         self.left = 0
-        self.faults = Faults()
+        self.failure_streak = FailureStreak()
         self.gone: str | None = None
         """That the study was deleted while it ran."""
         self.nothing_left: str | None = None
         """Why no more trials can be drawn, where some were asked for."""
         self._next_look = 0.0
 
-    def run(self, plan: Plan) -> None:
+    def run(self, budget: TrialBudget) -> None:
         try:
-            self.running, self.unborn = find_again(self.tools)
-            self.left = plan.left(len(self.running) + len(self.unborn))
+            self.running, self.unborn = recover(self.context)
+            self.left = budget.left(len(self.running) + len(self.unborn))
             while self.running or self.wants_more():
                 self.obey()
                 self.look_outside()
@@ -59,26 +59,26 @@ class Driver:
                 for run in list(self.running):
                     self.watch(run)
                 to_come = f"{plural(self.left, 'more trial')} to come"
-                self.tools.display.rows([self.row(run) for run in self.running], to_come)
+                self.context.display.rows([self.row(run) for run in self.running], to_come)
                 time.sleep(POLL_SECONDS)
         except KeyError:
             if not is_deleted(self.study):
                 raise
             self.end_without_study()
         if self.nothing_left is not None and not self.ending:
-            self.tools.display.event(f"no more trials: {self.nothing_left}")
+            self.context.display.event(f"no more trials: {self.nothing_left}")
 
     @property
     def ending(self) -> bool:
         """Whether nothing more is to be started."""
-        return self.tools.stop.count > 0 or self.faults.cause is not None or self.gone is not None
+        return self.context.stop.count > 0 or self.failure_streak.cause is not None or self.gone is not None
 
     def wants_more(self) -> bool:
         if self.ending:
             return False
         if self.unborn:
             return True
-        if self.left > 0 and self.nothing_left is None and self.tools.drawer.exhausted:
+        if self.left > 0 and self.nothing_left is None and self.context.drawer.exhausted:
             self.nothing_left = "every point of the space that can be run was tried"
         return self.left > 0 and self.nothing_left is None
 
@@ -95,17 +95,17 @@ class Driver:
                 raise KeyError(run.number)
             if states[run.number] != TrialState.RUNNING:
                 self.finish_told(run)
-            elif self.tools.directory.stop_request(run.number):
+            elif self.context.directory.stop_request(run.number):
                 run.prune("ended by `search stop`")
 
     def finish_told(self, run: TrialRun) -> None:
         """A trial that others have told: its job is ended, and what they have told stays."""
         run.end_now()
         self.release(run)
-        told = frozen_trial(self.study, run.number)
-        value = f" with value {number(told.value)}" if told.value is not None else ""
-        self.tools.display.event(
-            f"trial {run.number} was told from outside as {told.state.name.lower()}{value}: its job was ended"
+        trial_now = frozen_trial(self.study, run.number)
+        value = f" with value {number(trial_now.value)}" if trial_now.value is not None else ""
+        self.context.display.event(
+            f"trial {run.number} was told from outside as {trial_now.state.name.lower()}{value}: its job was ended"
         )
 
     def end_without_study(self) -> None:
@@ -114,38 +114,38 @@ class Driver:
             run.end_now()
             self.release(run)
         self.gone = (
-            f"study {self.tools.config.study.name} was deleted from its storage while it ran: its jobs were ended"
+            f"study {self.context.config.study.name} was deleted from its storage while it ran: its jobs were ended"
         )
 
     def release(self, run: TrialRun) -> None:
         """Its job is over: its slots are free, and what is not to be kept of it is deleted."""
         self.running.remove(run)
-        self.tools.slots.give_back(run.lease)
-        tidy(run.directory, self.tools.config.trial.keep)
+        self.context.slots.give_back(run.lease)
+        tidy(run.directory, self.context.config.trial.keep)
 
     def obey(self) -> None:
         """Asks the trials to stop once there is a reason to; ends them when asked a second time."""
         if self.ending:
             for run in list(self.running):
                 run.ask_to_stop()
-                if self.tools.stop.count > 1:
+                if self.context.stop.count > 1:
                     self.finish(run, run.end_now())
 
     def fill_slots(self) -> None:
-        while self.tools.slots.free >= self.ranks and self.wants_more():
+        while self.context.slots.free >= self.ranks and self.wants_more():
             if self.unborn:
                 self.launch(self.unborn.pop())
                 continue
             self.left -= 1
             trial = self.study.ask()
             # Before anything else: a driver that dies from here on knows the trial for its own when it comes back.
-            trial.set_user_attr(OWNER, owner_of(self.tools, trial.number))
+            trial.set_user_attr(OWNER, owner_of(self.context, trial.number))
             self.launch(trial)
 
     def launch(self, trial: optuna.Trial) -> None:
         """Draws the parameters of a trial and starts its first seed on slots of its own."""
         try:
-            stored = self.tools.drawer.draw(trial)
+            stored = self.context.drawer.draw(trial)
         except BadInput as error:
             self.refuse(trial, str(error))
             return
@@ -155,38 +155,38 @@ class Driver:
             return
         except (UpdateFinishedTrialError, ValueError) as error:
             if frozen_trial(self.study, trial.number).state.is_finished():  # told before it had begun
-                self.tools.display.event(f"trial {trial.number} was told from outside before it began")
+                self.context.display.event(f"trial {trial.number} was told from outside before it began")
             else:  # trials that others have added have parameters of these names that Optuna lets nothing beside
                 self.nothing_left = f"its storage takes no parameters of this space: {first_line(error)}"
                 self.refuse(trial, self.nothing_left)
             return
-        lease = self.tools.slots.lease(self.ranks)
+        lease = self.context.slots.lease(self.ranks)
         assert lease is not None
         try:
-            self.start(trial, self.tools.space.settings(stored), lease)
+            self.start(trial, self.context.space.settings(stored), lease)
         except UpdateFinishedTrialError:
-            self.tools.slots.give_back(lease)
-            self.tools.display.event(f"trial {trial.number} was told from outside before it began")
+            self.context.slots.give_back(lease)
+            self.context.display.event(f"trial {trial.number} was told from outside before it began")
 
     def start(self, trial: optuna.Trial, settings: dict[str, Any], lease: Lease) -> None:
         """Notes what the trial is, and starts its job; UpdateFinishedTrialError where others have told it by now."""
-        directory = TrialDir(self.tools.directory.trial(trial.number))
+        directory = TrialDir(self.context.directory.trial(trial.number))
         write_text(
-            directory.path / "config.toml", self.tools.runner.task.describe(settings, self.tools.objective.seeds[0])
+            directory.path / "config.toml", self.context.runner.task.describe(settings, self.context.objective.seeds[0])
         )
         notes = {
             "settings": settings,
             "ranks": self.ranks,
             "hosts": lease.host_names,
             "slots": lease.environment,
-            "seeds": list(self.tools.objective.seeds),
+            "seeds": list(self.context.objective.seeds),
         }
         for key, value in notes.items():
             trial.set_user_attr(key, value)
-        run = TrialRun(trial, settings, directory, lease, self.tools.objective, self.tools.runner)
+        run = TrialRun(trial, settings, directory, lease, self.context.objective, self.context.runner)
         run.start()
         self.running.append(run)
-        self.tools.display.event(f"trial {run.number} started on {lease.environment}: {self.shown(run)}")
+        self.context.display.event(f"trial {run.number} started on {lease.environment}: {self.shown(run)}")
 
     def refuse(self, trial: optuna.Trial, why: str) -> None:
         """A trial that cannot be run, such as one that was queued with values out of range, costs none of those asked
@@ -199,7 +199,7 @@ class Driver:
             self.study.tell(trial, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):
             pass  # others have told it already
-        self.tools.display.event(f"trial {trial.number} cannot be run: {why}")
+        self.context.display.event(f"trial {trial.number} cannot be run: {why}")
 
     def watch(self, run: TrialRun) -> None:
         reported_before = bool(run.reports)
@@ -209,47 +209,49 @@ class Driver:
             self.finish_told(run)
             return
         for notice in run.notices:
-            self.tools.display.event(f"trial {run.number} {notice}")
+            self.context.display.event(f"trial {run.number} {notice}")
         run.notices.clear()
         if run.reports and not reported_before:
-            self.faults.none_here()
+            self.failure_streak.none_here()
         if end is not None:
             self.finish(run, end)
 
     def finish(self, run: TrialRun, end: End) -> None:
         """The trial is over: its slots are free, the study knows how it ended."""
         try:
-            tell(self.study, run, end, self.tools.config.objective.on_divergence)
+            record_outcome(self.study, run, end, self.context.config.objective.on_divergence)
         except UpdateFinishedTrialError:
             self.finish_told(run)
             return
         self.release(run)
-        self.tools.display.event(describe(run, end))
+        self.context.display.event(describe(run, end))
         if end.lost_host is not None and self.without_host(run, end.lost_host):
             return
         if end.status != "failed":
-            self.faults.none_here()
+            self.failure_streak.none_here()
         elif not run.reports:
-            self.faults.failed(end)
+            self.failure_streak.failed(end)
 
     def without_host(self, run: TrialRun, host: str) -> bool:
         """A host went: the study goes on with the others, and the trial's parameters are queued again. False where it
         is none of ours to leave out."""
-        slots = self.tools.slots
+        slots = self.context.slots
         known = slots.leave_out(host)
         if known is None:
             return False
         self.left += enqueue_again(self.study, frozen_trial(self.study, run.number))
-        self.tools.display.event(
+        self.context.display.event(
             f"host {known} is left out for the rest of this run: {slots.total} slots remain; the parameters of trial "
             f"{run.number} are queued again"
         )
         if slots.total < self.ranks:
-            self.faults.cause = f"hosts went, and those that are left have {slots.total} slots for {self.ranks} ranks"
+            self.failure_streak.cause = (
+                f"hosts went, and those that are left have {slots.total} slots for {self.ranks} ranks"
+            )
         return True
 
     def shown(self, run: TrialRun) -> str:
-        return ", ".join(f"{name} = {value}" for name, value in self.tools.space.shown(run.params).items())
+        return ", ".join(f"{name} = {value}" for name, value in self.context.space.shown(run.params).items())
 
     def row(self, run: TrialRun) -> Row:
         step = max(run.reports, default=None)

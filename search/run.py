@@ -25,15 +25,15 @@ from search.space.space import Space, Stored, show
 from search.space.widening import taken_up
 from search.stop_requests import StopRequests
 from search.strategies.proposals import Drawer
-from search.study.budget import Plan
+from search.study.budget import TrialBudget
 from search.study.first import enqueue_first, read_first
 from search.study.objective import Objective, search_seeds
 from search.study.storage import check_url, open_storage, without_password
 from search.study.study import best_trial, changed_settings, find_study, is_deleted, open_study
 from search.study.study_dir import StudyDir
 from search.trials.confirmation import Confirmation, confirm
-from search.trials.context import Tools
-from search.trials.record import FAULTS_IN_A_ROW
+from search.trials.context import StudyContext
+from search.trials.record import FAILURES_IN_A_ROW
 from search.trials.runner import Runner
 from search.trials.task import Task, make_task
 
@@ -200,23 +200,23 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     directory.belongs_to(study.user_attrs["id"], without_password(prepared.storage))
     runner = Runner(config.study.name, prepared.task, prepared.launcher, config.trial)
     drawer = Drawer(study, space, prepared.check)
-    tools = Tools(
+    context = StudyContext(
         config, study, space, drawer, prepared.objective, runner, prepared.slots, directory, display, stop
     )  # fmt: skip
-    plan = Plan(study, config.study.trials)
-    for line in [*first_lines(prepared, tools, plan), *(f"note: {change}: taken up" for change in wider)]:
+    plan = TrialBudget(study, config.study.trials)
+    for line in [*first_lines(prepared, context, plan), *(f"note: {change}: taken up" for change in wider)]:
         display.event(line)
     enqueue_first(study, prepared.first)
     study.set_user_attr("config", config.model_dump(mode="json", exclude_none=True, exclude={"study": {"storage"}}))
-    driver = Driver(tools)
+    driver = Driver(context)
     driver.run(plan)
     try:
-        confirmation, ending = confirm_best(tools, driver, plan)
+        confirmation, ending = confirm_best(context, driver, plan)
     except KeyError:
         if not is_deleted(study):
             raise
         driver.end_without_study()
-        confirmation, ending = confirm_best(tools, driver, plan)
+        confirmation, ending = confirm_best(context, driver, plan)
     if driver.gone is not None:  # the study's own result is gone with it
         return StudyResult(config.study.name, ending, directory.path, without_password(prepared.storage), {})
     result = collect(study, space, directory, prepared.storage, confirmation, ending)
@@ -225,7 +225,7 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     return result
 
 
-def first_lines(prepared: Prepared, tools: Tools, plan: Plan) -> Iterator[str]:
+def first_lines(prepared: Prepared, context: StudyContext, plan: TrialBudget) -> Iterator[str]:
     config, slots = prepared.config, prepared.slots
     hosts = ", ".join(f"{host.name}: {host.slots}" for host in slots.hosts)
     does = "goes on with an interrupted run" if plan.goes_on else "begins"
@@ -233,27 +233,27 @@ def first_lines(prepared: Prepared, tools: Tools, plan: Plan) -> Iterator[str]:
         f"study {config.study.name} {does}: {plural(plan.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} by "
         f"{prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
     )
-    for change in changed_settings(tools.study, config):
+    for change in changed_settings(context.study, config):
         yield f"note: {change}; values of earlier trials may not compare"
 
 
-def confirm_best(tools: Tools, driver: Driver, plan: Plan) -> tuple[Confirmation | None, Ending]:
+def confirm_best(context: StudyContext, driver: Driver, plan: TrialBudget) -> tuple[Confirmation | None, Ending]:
     """After the trials: the confirmation, where there is something to confirm, and how the search ended."""
-    if driver.faults.cause is not None:
+    if driver.failure_streak.cause is not None:
         return None, Ending(
-            "failed", f"{FAULTS_IN_A_ROW} trials in a row failed before a report: {driver.faults.cause}"
+            "failed", f"{FAILURES_IN_A_ROW} trials in a row failed before a report: {driver.failure_streak.cause}"
         )
     if driver.gone is not None:
         return None, Ending("failed", driver.gone)
-    if tools.stop.count:
-        return None, Ending("stopped", f"{tools.stop.why}; run it again to go on")
-    best = best_trial(tools.study)
+    if context.stop.count:
+        return None, Ending("stopped", f"{context.stop.why}; run it again to go on")
+    best = best_trial(context.study)
     if best is None:
         plan.done()
         return None, Ending("failed", "no trial was completed")
-    confirmation = confirm(tools, best)
-    if tools.stop.count and confirmation is None:
-        return None, Ending("stopped", f"{tools.stop.why}; run it again to confirm the best trial")
+    confirmation = confirm(context, best)
+    if context.stop.count and confirmation is None:
+        return None, Ending("stopped", f"{context.stop.why}; run it again to confirm the best trial")
     plan.done()
     if confirmation is not None and confirmation.failures:
         return confirmation, Ending("failed", f"the confirmation is not complete: {confirmation.failures[0]}")

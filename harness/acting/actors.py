@@ -27,7 +27,7 @@ ALL = slice(None)
 class Actor(ABC):
     """`begin` a rollout, `act` at each of its steps, `finish` it: then its actions, log_probs and values are filled."""
 
-    remark = ""
+    notice = ""
     """What a person should know of how it acts, if anything."""
 
     @abstractmethod

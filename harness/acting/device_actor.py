@@ -42,7 +42,7 @@ class DeviceActor(Actor):
         capture: bool = True,
     ) -> None:
         """`rollout`: one like those that are to be filled. `groups`: of the environments that act together. `capture`:
-        as CUDA graphs, where they can be had; `remark` says why not.
+        as CUDA graphs, where they can be had; `notice` says why not.
         """
         self.module, self.head, self.precision = module, module.head, precision
         shape = rollout.steps, rollout.envs
@@ -58,7 +58,7 @@ class DeviceActor(Actor):
             graphs, problem = [], first_line_of(error)
         for group, graph in zip(self.groups.values(), graphs):
             group.run = graph
-        self.remark = f"acting launched kernel by kernel ({problem})" if problem else "acting one CUDA graph"
+        self.notice = f"acting launched kernel by kernel ({problem})" if problem else "acting one CUDA graph"
 
     @torch.no_grad()
     def _run(self, group: Group) -> None:

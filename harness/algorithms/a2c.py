@@ -58,7 +58,7 @@ class A2C(OnPolicy):
         """One step on the whole rollout."""
         (rows,), counts = self.minibatch_plan(rollout, 0)
         centres, scales = self.advantage_moments([[rows]])
-        done = self.take(rollout, [Minibatch(rows, (centres[0, 0], scales[0, 0]), len(rows) / counts[0])])
+        done = self.update_on(rollout, [Minibatch(rows, (centres[0, 0], scales[0, 0]), len(rows) / counts[0])])
         metrics = dict(zip(STATISTICS, done.means))
         return {**metrics, "explained_variance": self.explained_variance, "gradient_steps": done.taken}
 

@@ -123,7 +123,7 @@ class Algorithm(ABC):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation of the run's schedule; a learning rate may listen to it."""
 
-    def remarks(self) -> list[str]:
+    def notices(self) -> list[str]:
         """What a person should know of how it was set up, a line each; told once, at the start."""
         return []
 
@@ -134,17 +134,17 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None: ...
 
-    def own_state(self) -> dict[str, Any]:
+    def local_state(self) -> dict[str, Any]:
         """What this rank alone has, of its environments: each value an array (envs, …), a list of as many, a dict of
         these, or None. `rings` has what is too large to be saved whole each time."""
         return {}
 
-    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
-        """After `load_state`, and once `rings` are filled: goes on from the `own_state` of the environments that are
+    def load_local_state(self, state: dict[str, Any]) -> np.ndarray:
+        """After `load_state`, and once `rings` are filled: goes on from the `local_state` of the environments that are
         this rank's now; bool (envs,), which of them go on with their episodes."""
         return np.zeros(0, dtype=bool)
 
-    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+    def restart_episodes(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
         """Between iterations: of this rank's environments those that do not go on, bool (envs,), have begun new
         episodes with the observations `begun` (envs, …)."""
 
@@ -152,7 +152,7 @@ class Algorithm(ABC):
         """What this rank keeps of all that its environments went through, by name."""
         return {}
 
-    def act_best(self, observations: np.ndarray) -> np.ndarray:
+    def act_deterministic(self, observations: np.ndarray) -> np.ndarray:
         """The deterministic actions for observations that are normalised already, as the environment takes them."""
         raise NotImplementedError(f"{type(self).__name__} acts in no environment")
 
@@ -161,8 +161,8 @@ class Algorithm(ABC):
         """What the policy draws its actions from; None where it draws nothing."""
         return None
 
-    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """As `act_best`, with the actions that follow from `noise` (n, *drawn_from.shape), as training draws them."""
+    def act_sampled(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """As `act_deterministic`, with the actions that follow from `noise` (n, *drawn_from.shape), as in training."""
         raise NotImplementedError(f"{type(self).__name__} draws no actions")
 
     def close(self) -> None:

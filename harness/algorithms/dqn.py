@@ -174,12 +174,12 @@ class DQN(OffPolicy):
             kind, arguments["alpha"] = PrioritizedReplay, settings.priority_exponent
         return kind(capacity, share.count, shape, dtype, action, **arguments)
 
-    def remarks(self) -> list[str]:
+    def notices(self) -> list[str]:
         how = "eager" if self.compiled is None else "compiled"
         of_network: list[str] = []
         if isinstance(self.module, UsersQNetwork):
             of_network = network_remarks(self.module.network, self.settings.name, self.module.changed)
-        return [f"gradient {how} ({self.compile_reason})", *of_network, *super().remarks()]
+        return [f"gradient {how} ({self.compile_reason})", *of_network, *super().notices()]
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -211,14 +211,14 @@ class DQN(OffPolicy):
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         return actions if self.as_drawn else (actions + self.start).astype(self.action_dtype, copy=False)
 
-    def act_best(self, observations: np.ndarray) -> np.ndarray:
+    def act_deterministic(self, observations: np.ndarray) -> np.ndarray:
         return self.for_environment(self.greedy(observations))
 
     @property
     def drawn_from(self) -> Noise:
         return Noise("uniform", (2,))
 
-    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def act_sampled(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """With the ε that training goes on with."""
         dice, choice = noise.T
         drawn = np.minimum((choice * self.actions).astype(np.int64), self.actions - 1)

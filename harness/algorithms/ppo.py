@@ -78,7 +78,7 @@ class PPO(OnPolicy):
             for epoch, (parts, counts) in enumerate(plan)
             for number, part in enumerate(parts)
         ]
-        done = self.take(rollout, minibatches)
+        done = self.update_on(rollout, minibatches)
         metrics = dict(zip(STATISTICS, done.means))
         if done.stopped and not done.batches:
             metrics["kl"] = done.kl

@@ -145,7 +145,7 @@ class SAC(Continuous):
             return Noise("normal", tuple(self.matrix.shape), self.settings.sde_sample_freq)
         return Noise("normal", (self.actions,))
 
-    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def act_sampled(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self.for_environment(self.drawn(observations, noise))
 
     def best(self, observations: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ class SAC(Continuous):
         applied = self.step.apply()
         if (number + 1) % self.settings.target_update_interval == 0:
             lerp(self.target_parameters, self.learned, self.settings.tau)
-        self.tell(STATISTICS, statistics)
+        self.log(STATISTICS, statistics)
         return applied
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ from harness.algorithms.common.datasets import (
     DIGITS_SHAPE,
     DIGITS_TRAINING_SAMPLES,
     Samples,
-    load_splits,
+    load_datasets,
     make_loader,
 )
 from harness.errors import BadInput, StopHere
@@ -123,7 +123,7 @@ class Supervised(Algorithm):
         config, settings = context.config, context.config.algorithm
         assert isinstance(settings, SupervisedSettings)
         self.context, self.config, self.settings = context, config, settings
-        splits = load_splits(settings.dataset)
+        splits = load_datasets(settings.dataset)
         samples = len(splits.train)  # type: ignore[arg-type]
         if settings.batch_size > samples:
             raise BadInput(

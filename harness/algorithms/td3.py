@@ -91,10 +91,10 @@ class TD3(Continuous):
 
     def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
         self.fill(self.critic_step, self.compiled, self.critic_loss, part)
-        applied = self.take(self.critic_step, CRITIC_STATISTICS)
+        applied = self.apply(self.critic_step, CRITIC_STATISTICS)
         if (number + 1) % self.settings.policy_delay == 0:
             self.fill(self.actor_step, self.actor_compiled, self.actor_loss, part)
-            self.take(self.actor_step, ACTOR_STATISTICS)
+            self.apply(self.actor_step, ACTOR_STATISTICS)
             at = 0
             for step in self.steps.values():  # in the order of the module's parameters
                 size = step.arena.size
@@ -102,7 +102,7 @@ class TD3(Continuous):
                 at += size
         return applied
 
-    def take(self, step: Step, names: tuple[str, ...]) -> bool:
+    def apply(self, step: Step, names: tuple[str, ...]) -> bool:
         """The step by what its arena was filled with; False where it was skipped."""
         phases = self.context.phases
         phases.start("reduce")
@@ -111,7 +111,7 @@ class TD3(Continuous):
         if not math.isfinite(statistics[0]) and not step.precision.scales_loss:
             raise self.diverged()
         applied = step.apply()
-        self.tell(names, statistics)
+        self.log(names, statistics)
         return applied
 
     def critic_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,7 +57,7 @@ def measure(
                 found.append(repeat)
             return {
                 "line": run.first_line(),
-                "remarks": run.algorithm.remarks(),
+                "remarks": run.algorithm.notices(),
                 "config": run.resolved().to_table(),
                 "ranks": collectives.size,
                 "environments": None if run.environments is None else run.environments.share.total,

@@ -57,7 +57,7 @@ class Throughput:
     ranks: int
     line: str
     """The run's own first line."""
-    remarks: list[str]
+    notices: list[str]
     """What the run says below it."""
     iterations: int
     """In a repeat."""
@@ -88,7 +88,7 @@ class Throughput:
         return cls(
             ranks=found["ranks"],
             line=found["line"],
-            remarks=found["remarks"],
+            notices=found["remarks"],
             iterations=iterations,
             env_steps_per_second=Figure.of([repeat["env_steps"] / repeat["seconds"] for repeat in repeats]),
             gradient_steps_per_second=Figure.of([repeat["gradient_steps"] / repeat["seconds"] for repeat in repeats]),
@@ -151,7 +151,7 @@ def measure_on_ranks(
 
 
 def show(found: Throughput, certificate: Certificate, screen: Screen) -> None:
-    for line in (found.line, *found.remarks):
+    for line in (found.line, *found.notices):
         screen.say(line)
     table = Table()
     table.add_column("all ranks together")

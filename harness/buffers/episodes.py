@@ -17,8 +17,8 @@ class EpisodeAccount:
     def __init__(self, envs: int, metrics: Sequence[str] = ()) -> None:
         """`metrics`: `env.info_metrics`."""
         self.metrics = tuple(metrics)
-        self.told = np.zeros((2, len(self.metrics)))
-        """Of each of them the sum over the episodes that ended since `take_in`, and how many had it."""
+        self.infos = np.zeros((2, len(self.metrics)))
+        """Of each of them the sum over the episodes that ended since `merge`, and how many had it."""
         self.returns = np.zeros(envs)
         """Float64 (envs,): of the episodes that still run."""
         self.lengths = np.zeros(envs, dtype=np.int64)
@@ -39,15 +39,13 @@ class EpisodeAccount:
         assert result.info_metrics is not None
         values = result.info_metrics[ended]
         there = ~np.isnan(values)
-        self.told += np.where(there, values, 0.0).sum(0), there.sum(0)
+        self.infos += np.where(there, values, 0.0).sum(0), there.sum(0)
 
-    def begin_again(self, goes_on: np.ndarray) -> None:
+    def restart_episodes(self, goes_on: np.ndarray) -> None:
         """The episodes of the environments that do not go on, bool (envs,), are forgotten."""
         self.load_state(self.state(), goes_on)
 
-    def take_in(
-        self, rewards: np.ndarray, dones: np.ndarray, lives: Sequence[tuple[int, int]] = ()
-    ) -> dict[str, float]:
+    def merge(self, rewards: np.ndarray, dones: np.ndarray, lives: Sequence[tuple[int, int]] = ()) -> dict[str, float]:
         """Sums over the episodes that ended in these steps, for the ranks to agree on.
 
         `rewards`: (steps, envs), as the environment gave them; `dones`: bool (steps, envs). `lives`: (step,
@@ -70,12 +68,12 @@ class EpisodeAccount:
         self.returns[env[last]] -= totals[last]
         self.lengths[env[last]] = steps - 1 - ends[last]
         counted = {"episodes": float(len(ends)), "returns": float(returns.sum()), "lengths": float(lengths.sum())}
-        told = {f"info.{name}": self.told[:, place].tolist() for place, name in enumerate(self.metrics)}
-        self.told = np.zeros_like(self.told)
-        return counted | {f"{name}.{part}": value for name, both in told.items() for part, value in zip(PARTS, both)}
+        infos = {f"info.{name}": self.infos[:, place].tolist() for place, name in enumerate(self.metrics)}
+        self.infos = np.zeros_like(self.infos)
+        return counted | {f"{name}.{part}": value for name, both in infos.items() for part, value in zip(PARTS, both)}
 
     def means(self, agreed: Mapping[str, float]) -> dict[str, float]:
-        """The metrics that follow from what the ranks agreed of `take_in`; none where no episode ended."""
+        """The metrics that follow from what the ranks agreed of `merge`; none where no episode ended."""
         count = agreed["episodes"]
         if not count:
             return {}

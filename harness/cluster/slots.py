@@ -1,8 +1,9 @@
 """A rank's slot: its share of a host's cores and, where there are GPUs enough, one of them.
 
 A driver that runs several jobs on one host gives each of them slots of its own, by `HARNESS_SLOTS` in the environment:
-`hostA:0,1/4;hostB:2,3/4` (the slots given / those that the host has). `python -m harness.cluster.slots COMMAND` confines a
-command that knows nothing of this to its rank's slot. Standard library alone: it must cost nothing.
+`hostA:0,1/4;hostB:2,3/4` (given / of the host).
+`python -m harness.cluster.slots COMMAND` confines a command that knows nothing of this to its rank's slot. Standard
+library alone: it must cost nothing.
 
 A container's or a job's CPU quota bounds how many cores can work at once, not which: slots and threads are as many as
 it is worth, and a slot's cores are its share of all cores, for those beside it in other containers count theirs alike.
@@ -32,7 +33,7 @@ class Slot:
     of: int
 
 
-def own_slot(env: Mapping[str, str], host: str, local_rank: int) -> Slot | None:
+def slot_of_rank(env: Mapping[str, str], host: str, local_rank: int) -> Slot | None:
     """The slot of this host's rank number `local_rank`; None where `HARNESS_SLOTS` names none.
 
     In a command that is confined to its slot already, all that it sees is its own: slot 0 of 1.
@@ -111,7 +112,7 @@ def main() -> None:
     env = os.environ
     names = ("OMPI_COMM_WORLD_LOCAL_RANK", "HOROVOD_LOCAL_RANK", "SLURM_LOCALID")
     local_rank = next((int(env[name]) for name in names if name in env), 0)
-    slot = own_slot(env, env.get("SLURMD_NODENAME") or socket.gethostname(), local_rank)
+    slot = slot_of_rank(env, env.get("SLURMD_NODENAME") or socket.gethostname(), local_rank)
     if slot is not None:
         shared_by = sharers(env, slot)
         confine(slot)

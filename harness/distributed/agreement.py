@@ -104,8 +104,8 @@ def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = 
     different = [rank for rank, other in enumerate(digests) if other != digests[usual]]
     if different:
         ranks = ", ".join(map(str, different))
-        told = f"{what} of rank {ranks} differ from rank {usual}'s: this run cannot be trusted further"
-        raise RanksDisagree(told, different[0])
+        message = f"{what} of rank {ranks} differ from rank {usual}'s: this run cannot be trusted further"
+        raise RanksDisagree(message, different[0])
 
 
 def fault_of_ranks(fault: str | None, collectives: Collectives) -> EnvironmentFault | None:

@@ -12,7 +12,7 @@ import torch
 from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
-from harness.cluster.slots import confine, own_slot, sharers
+from harness.cluster.slots import confine, sharers, slot_of_rank
 from harness.distributed.transports.base import Alone, Collectives
 from harness.distributed.transports.choice import PROBE_BYTES, seconds_per_reduce
 from harness.distributed.transports.horovod import HorovodCollectives
@@ -27,7 +27,7 @@ class World:
         env = os.environ if env is None else env
         self.place = detect_place(env)
         refuse_unknown_launcher(env, self.place)
-        self.slot = own_slot(env, self.place.host, self.place.local_rank)
+        self.slot = slot_of_rank(env, self.place.host, self.place.local_rank)
         if self.slot is not None:
             confine(self.slot)
         self.sharers = max(sharers(env, self.slot), self.place.local_size)

@@ -225,7 +225,7 @@ def as_made(env: gym.Env, made: list[Any]) -> bool:
         return False
 
 
-class InEnvironmentsOfTheirOwn(Players):
+class SeparateEnvironments(Players):
     """Each place has an environment, which is made when it is first needed and kept."""
 
     def __init__(
@@ -286,7 +286,7 @@ class InEnvironmentsOfTheirOwn(Players):
         self.envs = []
 
 
-class InTrainingEnvironments(Players):
+class TrainingEnvironments(Players):
     """All of a rank's environments play side by side; those whose episode is over are stepped on beside the others,
     and count no more. Who lends them puts back what training goes on from."""
 
@@ -338,7 +338,7 @@ def play_episodes(
     `act` takes observations (n, *obs_shape) and gives actions for them, n from 1 to `at_once`. Episodes are cut after
     `max_steps`, where that is given.
     """
-    players = InEnvironmentsOfTheirOwn(settings, collectives or Alone(), at_once, max_steps)
+    players = SeparateEnvironments(settings, collectives or Alone(), at_once, max_steps)
     try:
         return players.play(lambda observations, _: act(observations), seeds).returns
     finally:

@@ -37,7 +37,7 @@ class RunningMoments:
         """float32, scaled and clipped but not centred, for rewards."""
         return np.clip(values / self.std, -self.clip, self.clip).astype(np.float32)
 
-    def take_in(self, batch: np.ndarray, collectives: Collectives) -> None:
+    def merge(self, batch: np.ndarray, collectives: Collectives) -> None:
         """Merges every rank's `batch` of shape (n, *shape); n may differ between the ranks."""
         batch = batch.reshape(-1, *self.shape).astype(np.float64)
         about = self.mean
@@ -89,6 +89,6 @@ class ReturnScaler:
         self.returns[rows] = np.where(done, 0.0, returns)
         return self.moments.scale(rewards)
 
-    def take_in(self, collectives: Collectives) -> None:
-        self.moments.take_in(np.concatenate(self.seen) if self.seen else np.zeros(0), collectives)
+    def merge(self, collectives: Collectives) -> None:
+        self.moments.merge(np.concatenate(self.seen) if self.seen else np.zeros(0), collectives)
         self.seen = []

@@ -38,7 +38,7 @@ def registration(settings: EnvSettings) -> bytes | None:
         spec.entry_point, spec.vector_entry_point = (of_this_script(point) for point in points)  # type: ignore
         return cloudpickle.dumps((sys.path, spec))
     except Exception as error:
-        raise BadInput(f"{told(settings.id)}, but cannot be: {type(error).__name__}: {error}") from None
+        raise BadInput(f"{describe(settings.id)}, but cannot be: {type(error).__name__}: {error}") from None
 
 
 def of_this_script(point: object) -> object:
@@ -58,7 +58,7 @@ def refuse_names_of_the_script(setting: str, *names: str | None) -> None:
             )
 
 
-def take_over(env_id: str, env: Mapping[str, str] = os.environ) -> None:
+def register_from_parent(env_id: str, env: Mapping[str, str] = os.environ) -> None:
     """In a rank: registers what its parent has written down, where this process does not know `env_id` itself."""
     if REGISTERED not in env or env_id in gym.registry:
         return
@@ -67,10 +67,10 @@ def take_over(env_id: str, env: Mapping[str, str] = os.environ) -> None:
         sys.path += [each for each in search_path if each not in sys.path]
         gym.registry[spec.id] = spec
     except Exception as error:
-        raise BadInput(f"{told(env_id)}, but cannot be read: {type(error).__name__}: {error}") from None
+        raise BadInput(f"{describe(env_id)}, but cannot be read: {type(error).__name__}: {error}") from None
 
 
-def told(env_id: str) -> str:
+def describe(env_id: str) -> str:
     return (
         f"env.id = {env_id!r} is registered by the script that starts this run, which its ranks, processes of their "
         f"own, do not run: put it into a module, and write env.id = 'module:{env_id}'; it was to be handed to them"

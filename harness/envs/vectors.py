@@ -48,7 +48,7 @@ class Environments:
 
     `step` steps all of them. Where `groups` has more than one, `send` and `receive` step one group while the policy
     acts for another; what comes of it is the same. Observations and rewards are normalised where the settings ask for
-    it, by moments that stand still until `take_in` merges what all ranks have seen since.
+    it, by moments that stand still until `merge` merges what all ranks have seen since.
     """
 
     def __init__(self, vector: Vector, share: Share, settings: EnvSettings, gamma: float) -> None:
@@ -123,13 +123,13 @@ class Environments:
             return self.moments.normalize(observations)
         return observations.astype(self.observation_dtype, copy=False)
 
-    def take_in(self, collectives: Collectives) -> None:
+    def merge(self, collectives: Collectives) -> None:
         """Merges into the moments what all ranks have seen; collective, at the end of a rollout."""
         if self.moments is not None:
-            self.moments.take_in(np.concatenate(self.seen), collectives)
+            self.moments.merge(np.concatenate(self.seen), collectives)
             self.seen = []
         if self.scaler is not None:
-            self.scaler.take_in(collectives)
+            self.scaler.merge(collectives)
 
     def state(self) -> dict[str, Any]:
         """The moments; equal on all ranks."""
@@ -142,14 +142,14 @@ class Environments:
         if self.scaler is not None:
             self.scaler.moments.load_state(state["returns"])
 
-    def own_state(self) -> dict[str, Any]:
+    def local_state(self) -> dict[str, Any]:
         """What this rank's environments go on from, while no step is under way; see `Vector.state`."""
         scaled = None if self.scaler is None else self.scaler.returns.copy()
         return {"vector": self.vector.state(), "returns": scaled}
 
-    def load_own_state(self, state: dict[str, Any], begun: np.ndarray) -> np.ndarray:
+    def load_local_state(self, state: dict[str, Any], begun: np.ndarray) -> np.ndarray:
         """After a reset, whose observations are `begun` (envs, …): bool (envs,), which environments go on from the
-        `own_state` of before; the others begin an episode."""
+        `local_state` of before; the others begin an episode."""
         goes_on = np.zeros(self.count, dtype=bool)
         if state["vector"] is not None:
             goes_on = self.vector.load_state(state["vector"])
@@ -159,12 +159,14 @@ class Environments:
             self.scaler.returns[goes_on] = state["returns"][goes_on]
         return goes_on
 
-    def begin_again(self, seed: int, iteration: int, before: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+    def restart_episodes(
+        self, seed: int, iteration: int, before: dict[str, Any] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """After others have stepped the vector: bool (envs,), which environments go on from the vector's state
         `before` that; and first observations (envs, …) of the others, whose episodes begin anew."""
         observations = self.reset(seed, iteration)
         own = {"vector": before, "returns": None if self.scaler is None else self.scaler.returns.copy()}
-        goes_on = self.load_own_state(own, observations)
+        goes_on = self.load_local_state(own, observations)
         if self.scaler is not None:
             self.scaler.returns[~goes_on] = 0.0
         return goes_on, observations
@@ -199,10 +201,10 @@ def joined(results: list[StepResult]) -> StepResult:
 
 
 def joined_metrics(results: list[StepResult]) -> np.ndarray | None:
-    told = next((result.info_metrics for result in results if result.info_metrics is not None), None)
-    if told is None:
+    named = next((result.info_metrics for result in results if result.info_metrics is not None), None)
+    if named is None:
         return None
-    nothing = [np.full((len(result.rewards), told.shape[1]), np.nan) for result in results]
+    nothing = [np.full((len(result.rewards), named.shape[1]), np.nan) for result in results]
     parts = zip(results, nothing)
     return np.concatenate([none if each.info_metrics is None else each.info_metrics for each, none in parts])
 

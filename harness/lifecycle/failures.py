@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import append_json_line, read_json, write_json
-from harness.lifecycle.heartbeat import forget_beats, read_beats
+from harness.lifecycle.heartbeat import clear_heartbeats, read_beats
 from harness.lifecycle.result import Made
 from harness.text import last_that_fit, one_line
 
@@ -66,4 +66,4 @@ def tell_end(run_dir: Path) -> None:
                 run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")}
             )
     take_failures(run_dir)
-    forget_beats(run_dir)
+    clear_heartbeats(run_dir)

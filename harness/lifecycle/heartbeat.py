@@ -135,7 +135,7 @@ def read_beats(run_dir: Path) -> dict[int, Beat]:
     return found
 
 
-def forget_beats(run_dir: Path) -> None:
+def clear_heartbeats(run_dir: Path) -> None:
     """Takes away what an earlier attempt left."""
     for path in (run_dir / "heartbeats").glob("*.json"):
         path.unlink(missing_ok=True)

@@ -15,15 +15,15 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class DirectoryLock:
-    """Held from `take` until `release` or the end of this process. Taken by rank 0 alone."""
+    """Held from `acquire` until `release` or the end of this process. Taken by rank 0 alone."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
         self.descriptor: int | None = None
-        self.remark: str | None = None
+        self.notice: str | None = None
         """What the user should know of it."""
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """BadInput where another process holds it, on this host or, where the file system tells, on another."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -39,7 +39,7 @@ class DirectoryLock:
                 os.close(descriptor)
                 raise
             what = f"{self.path.parent} lies in a file system without locks ({error.strerror})"
-            self.remark = f"{what}: nothing keeps a second run out of it"
+            self.notice = f"{what}: nothing keeps a second run out of it"
         self.descriptor = descriptor
 
     def release(self) -> None:
@@ -52,5 +52,5 @@ def check_free(directory: Path) -> None:
     """BadInput where a run goes on in `directory`; takes nothing."""
     if (directory / NAME).exists():
         lock = DirectoryLock(directory)
-        lock.take()
+        lock.acquire()
         lock.release()

@@ -125,7 +125,7 @@ class Start:
     """Where an attempt begins."""
 
     checkpoint: Path | None
-    told: list[str]
+    notices: list[str]
     """Lines for the user."""
     state_alone: bool = False
     """Of the checkpoint `state.pt` is whole, and nothing else is to be taken."""
@@ -152,27 +152,27 @@ def prepare(run_dir: Path, resume: str) -> Start:
         if found is None:
             found = next((path for path in damaged if checkpoint.manifest_of(path, replay=False) is not None), None)
             state_alone = found is not None
-    told = [f"{path} is damaged: it is passed over" for path in damaged if path != found]
+    notices = [f"{path} is damaged: it is passed over" for path in damaged if path != found]
     if state_alone:
-        told.append(f"{found} is damaged: parameters, optimizer and counters are whole, and all that is taken of it")
+        notices.append(f"{found} is damaged: parameters, optimizer and counters are whole, and all that is taken of it")
     steps = checkpoint.saved_steps(kept)
     if found in steps:
         later = steps[steps.index(found) + 1 :]
         if later:
-            told.append(f"what was saved after {found.name} is in {set_aside(run_dir, later)} now")
+            notices.append(f"what was saved after {found.name} is in {move_aside(run_dir, later)} now")
             checkpoint.point(kept / "latest", found.name)
-        return Start(found, told, state_alone)
+        return Start(found, notices, state_alone)
     series = [run_dir / "metrics.jsonl", run_dir / "tensorboard"]
     if steps and resume != "never":
         anew = "the run begins anew, and" if found is None else "the run goes on from elsewhere;"
-        told.append(f"{anew} what there was is in {set_aside(run_dir, [kept, *series])} now")
+        notices.append(f"{anew} what there was is in {move_aside(run_dir, [kept, *series])} now")
     for path in (*series, kept):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     (run_dir / "progress.json").unlink(missing_ok=True)
-    return Start(found, told, state_alone)
+    return Start(found, notices, state_alone)
 
 
-def set_aside(run_dir: Path, paths: Sequence[Path]) -> Path:
+def move_aside(run_dir: Path, paths: Sequence[Path]) -> Path:
     """Moves those that are there into a folder of their own, and returns it."""
     folder = next(path for n in itertools.count(1) if not (path := run_dir / f"aside-{n}").exists())
     folder.mkdir()

@@ -116,15 +116,15 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
 def network_remarks(network: nn.Module, algorithm: str, changed: tuple[str, ...]) -> list[str]:
     """What a person should know of a network of theirs that `algorithm` keeps in evaluation mode, a line each.
     `changed`: as `probe` gives them."""
-    remarks = []
+    notices = []
     if inert := inert_layers(network):
-        remarks.append(
+        notices.append(
             f"network.class: {algorithm} keeps networks in evaluation mode, in learning too, where these layers do "
             f"nothing new: {listed(inert)}; statistics stay as they are, and nothing is dropped"
         )
     if changed:
-        remarks.append(
+        notices.append(
             f"network.class changes its buffers whenever it is called ({listed(changed)}): after each iteration all "
             "ranks take rank 0's, and other numbers of ranks learn something else"
         )
-    return remarks
+    return notices

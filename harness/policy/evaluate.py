@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.algorithms import Evaluation
 from harness.distributed.transports.base import Alone
-from harness.envs.evaluation import InEnvironmentsOfTheirOwn, episode_seeds, longest_episode
+from harness.envs.evaluation import SeparateEnvironments, episode_seeds, longest_episode
 from harness.policy.policy import Which, load_policy
 from harness.policy.video import film
 
@@ -38,7 +38,7 @@ def evaluate(
     if video:  # first: it can fail, and the episodes take their time
         film(policy, seeds[0], Path(run_dir) / "video.mp4", max_steps, stop)
     at_once = evaluation.at_once if evaluation.environments == "own" else min(evaluation.at_once, settings.count)
-    players = InEnvironmentsOfTheirOwn(settings, Alone(), at_once)
+    players = SeparateEnvironments(settings, Alone(), at_once)
     try:
         players.max_steps = longest_episode(settings, evaluation.max_steps, players.make())
 

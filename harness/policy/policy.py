@@ -63,7 +63,7 @@ class Policy:
     def act(self, observations: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
         """Actions for observations (n, *obs_shape), by random numbers where they are `drawn` by these."""
         seen = self.environments.normalize(observations)
-        return self.algorithm.act_best(seen) if drawn is None else self.algorithm.act_drawn(seen, drawn)
+        return self.algorithm.act_deterministic(seen) if drawn is None else self.algorithm.act_sampled(seen, drawn)
 
 
 def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:

@@ -40,8 +40,8 @@ def bytes_in(value: Any) -> int:
     return ITEM_BYTES
 
 
-class Keeping:
-    """Its methods are collective, but for `words` and `close`."""
+class Checkpointer:
+    """Its methods are collective, but for `agenda` and `close`."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class Keeping:
 
     # -- while the run goes on -----------------------------------------------------------------------------------------
 
-    def words(self) -> dict[str, float]:
+    def agenda(self) -> dict[str, float]:
         """What this rank has to say when all agree, by their largest: rank 0's clock, a save that goes on or failed."""
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
         clock, trouble = self.collectives.rank == 0 and late, self.saver.trouble is not None
         return {"save": float(clock), "busy": float(self.saver.busy), "trouble": float(trouble)}
 
-    def hear(self, agreed: dict[str, float]) -> None:
+    def on_agreement(self, agreed: dict[str, float]) -> None:
         """What all ranks have said."""
         self.due, self.busy = self.due or bool(agreed["save"]), bool(agreed["busy"])
         if agreed["trouble"]:
@@ -98,10 +98,10 @@ class Keeping:
         if self.iteration == iteration:
             return
         self.unsaved = None
-        own = self.algorithm.own_state()
+        own = self.algorithm.local_state()
         state, rings = self.algorithm.state(), self.algorithm.rings()
         problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings))
-        self._tell(problem)
+        self._report(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
             self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
@@ -122,21 +122,21 @@ class Keeping:
         if problem is not None:
             self.iteration = -1  # that boundary may be saved again
             self.unsaved = problem
-        self._tell(problem)
+        self._report(problem)
         return self.unsaved
 
-    def _tell(self, problem: str | None) -> None:
+    def _report(self, problem: str | None) -> None:
         if problem is not None:
             self.say(problem)
-        while self.saver.remarks:
-            self.say(self.saver.remarks.pop(0))
+        while self.saver.notices:
+            self.say(self.saver.notices.pop(0))
 
     def close(self) -> None:
         self.saver.close()
 
     # -- when it goes on from a checkpoint -----------------------------------------------------------------------------
 
-    def go_on_from(self, directory: Path, state_alone: bool = False) -> dict[str, Any]:
+    def restore(self, directory: Path, state_alone: bool = False) -> dict[str, Any]:
         """Loads a checkpoint that rank 0 has found whole, or of which it has found `state.pt` whole; returns its
         progress. Tells what could not carry over.
 
@@ -152,7 +152,7 @@ class Keeping:
         self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
         collectives = self.collectives
         if self.environments is not None:
-            self._take_over(found, self.environments.share)
+            self._redistribute(found, self.environments.share)
         own = next((part for part in found.parts if part.rank == collectives.rank), None)
         if found.ranks != collectives.size:
             self.say(
@@ -166,7 +166,7 @@ class Keeping:
             self.iteration = found.progress["iteration"]
         return found.progress
 
-    def _take_over(self, found: Checkpoint, share: Share) -> None:
+    def _redistribute(self, found: Checkpoint, share: Share) -> None:
         """Goes on with this rank's environments, and with what is remembered of them, where the checkpoint holds these
         for all ranks."""
         last = share.first + share.count
@@ -179,7 +179,7 @@ class Keeping:
             assert own is not None
             segments = [segment for part in parts for segment in part.segments]
             self.saver.segments.load(found.directory.parent, segments, rings)
-            goes_on = int(self.algorithm.load_own_state(own).sum())
+            goes_on = int(self.algorithm.load_local_state(own).sum())
         begun = share.total - self.collectives.agree({"goes_on": float(goes_on)})["goes_on"]
         if begun:
             count = f"{begun:.0f} of {share.total} environments"

@@ -25,10 +25,10 @@ from harness.distributed.world import World
 from harness.envs import Environments, make_environments
 from harness.envs.backends.selection import agree_on_backend
 from harness.envs.evaluation import (
-    InEnvironmentsOfTheirOwn,
-    InTrainingEnvironments,
     Played,
     Players,
+    SeparateEnvironments,
+    TrainingEnvironments,
     episode_seeds,
     longest_episode,
 )
@@ -41,7 +41,7 @@ from harness.lifecycle.run_directory import Start, prepare
 from harness.lifecycle.signals import StopRequests
 from harness.models.probing import kept_buffers
 from harness.reporting import PhaseTimer, Reporter, Status, open_metrics, open_progress
-from harness.run.checkpointer import Keeping
+from harness.run.checkpointer import Checkpointer
 from harness.run.counters import Counters, counters_from
 from harness.run.stopping import GO_ON, PRUNED, RANKS_CHANGE, STOP_REQUEST, STOP_VERDICT, SUPERSEDED, TIME_IS_UP
 from harness.run.summary import with_problem
@@ -69,7 +69,7 @@ class Run:
         self.requests, self.membership = requests, membership
         self.rank = world.place.rank
         self.reporter = Reporter.from_environment(collectives)
-        self.told: list[str] = []
+        self.notices: list[str] = []
         """Lines for the user that are older than the run itself."""
         self.counters = Counters()
         self.phases = PhaseTimer()
@@ -86,7 +86,7 @@ class Run:
         self.resumed_seconds = 0.0
         """Those of the attempts before this one."""
         self.spent = spent
-        self.keeping: Keeping | None = None
+        self.checkpointer: Checkpointer | None = None
         """None where nothing is kept."""
         self.host_of: list[str] = collectives.gather_objects(world.place.host)
         """By rank."""
@@ -116,10 +116,10 @@ class Run:
         assert settings is not None
         players: Players
         if evaluation.environments == "training":
-            players = InTrainingEnvironments(settings, self.collectives, environments.vector)
+            players = TrainingEnvironments(settings, self.collectives, environments.vector)
             players.max_steps = longest_episode(settings, evaluation.max_steps)
         else:
-            players = InEnvironmentsOfTheirOwn(settings, self.collectives, evaluation.at_once)
+            players = SeparateEnvironments(settings, self.collectives, evaluation.at_once)
             try:
                 first = players.make()
             except Exception as error:  # whatever a simulator raises that is open already
@@ -130,12 +130,12 @@ class Run:
                 ) from error
             players.max_steps = longest_episode(settings, evaluation.max_steps, first)
         if evaluation.max_steps is None and players.max_steps is not None:
-            self.told.append(
+            self.notices.append(
                 f"{settings.id} has no time limit: episodes of evaluations are cut after {players.max_steps:,} steps "
                 "(evaluation.max_steps)"
             )
         if not evaluation.deterministic:
-            self.told.append("evaluations draw their actions (evaluation.deterministic = false)")
+            self.notices.append("evaluations draw their actions (evaluation.deterministic = false)")
         return players
 
     def _settle_threads(self, module: nn.Module) -> None:
@@ -148,7 +148,7 @@ class Run:
         assert environments is not None and players is not None
         normalize = environments.normalize
         noise = None if self.config.evaluation.deterministic else self.algorithm.drawn_from
-        draws = self.algorithm.act_drawn
+        draws = self.algorithm.act_sampled
 
         def act_on(observations: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
             phases.start("evaluate")  # once more: it shows that a long evaluation goes on
@@ -156,22 +156,22 @@ class Run:
             return act(seen) if drawn is None else draws(seen, drawn)
 
         seeds = episode_seeds(self.config.seed, "final" if final else "evaluation", episodes)
-        lent = environments.vector.state() if isinstance(players, InTrainingEnvironments) else None
+        lent = environments.vector.state() if isinstance(players, TrainingEnvironments) else None
         try:
             self.played = players.play(act_on, seeds, self._listen_playing, noise)
         except StopHere:
-            self._take_back(lent)
+            self._restore_training(lent)
             raise
-        self._take_back(lent)
+        self._restore_training(lent)
         return self.played.returns
 
-    def _take_back(self, lent: dict[str, Any] | None) -> None:
+    def _restore_training(self, lent: dict[str, Any] | None) -> None:
         """After an evaluation in the environments of training, whose state was `lent`: they go on from it."""
-        if isinstance(self.players, InTrainingEnvironments):
+        if isinstance(self.players, TrainingEnvironments):
             assert self.environments is not None
-            goes_on, begun = self.environments.begin_again(self.config.seed, self.counters.iteration, lent)
-            self.algorithm.begin_again(goes_on, begun)
-            if self._tell_once("lent") and self.collectives.agree({"begun": float((~goes_on).sum())})["begun"]:
+            goes_on, begun = self.environments.restart_episodes(self.config.seed, self.counters.iteration, lent)
+            self.algorithm.restart_episodes(goes_on, begun)
+            if self._first_time("lent") and self.collectives.agree({"begun": float((~goes_on).sum())})["begun"]:
                 self._say("after each evaluation training begins new episodes: the environments' state cannot be had")
 
     def _listen_playing(self, busy: bool) -> bool:
@@ -188,7 +188,7 @@ class Run:
             raise StopHere(int(agreed["reason"]))
         return agreed["most"]
 
-    def _tell_once(self, what: str) -> bool:
+    def _first_time(self, what: str) -> bool:
         """Whether it is the first time; the same on all ranks."""
         first = what not in self.already
         self.already.add(what)
@@ -205,14 +205,14 @@ class Run:
             raise RuntimeError(str(error)) from error
         except (Diverged, RanksDisagree, EnvironmentFault) as error:  # raised by all ranks alike
             diverged = isinstance(error, Diverged)
-            if self.keeping is not None:
-                self.keeping.settle()
+            if self.checkpointer is not None:
+                self.checkpointer.settle()
             result = self.result("failed", str(error), self.reporter.last_value if diverged else None, diverged)
             if isinstance(error, (RanksDisagree, EnvironmentFault)):
                 result = replace(result, failed_rank=error.rank, failed_host=self.host_of[error.rank])
         finally:
-            if self.keeping is not None:
-                self.keeping.close()
+            if self.checkpointer is not None:
+                self.checkpointer.close()
             self.metrics.close()
             self.progress.close()
             if self.players is not None:
@@ -253,8 +253,8 @@ class Run:
         counters.env_steps += done.env_steps
         counters.gradient_steps += done.gradient_steps
         if done.cut is not None:
-            if self.keeping is not None:
-                self.keeping.iteration = -1  # what there is of this iteration has no checkpoint yet
+            if self.checkpointer is not None:
+                self.checkpointer.iteration = -1  # what there is of this iteration has no checkpoint yet
             raise StopHere(done.cut)
         counters.iteration += 1
         self.return_mean = done.metrics.get("return_mean", self.return_mean)
@@ -276,7 +276,7 @@ class Run:
             check_equal(self.collectives, self._parameters())
         self._show()
         reason = int(self._agree()["reason"])
-        if self.keeping is not None and self.keeping.ready:
+        if self.checkpointer is not None and self.checkpointer.ready:
             self._save()
         return reason
 
@@ -301,11 +301,11 @@ class Run:
         )
         if self.rank == 0:
             self.progress.say(self.first_line())
-            if self.environments is not None and self.environments.vector.told is not None:
-                self.progress.say(self.environments.vector.told)
-            for remark in (*self.algorithm.remarks(), *self.told, *start.told):
-                self.progress.say(remark)
-        self.keeping = Keeping(
+            if self.environments is not None and self.environments.vector.notice is not None:
+                self.progress.say(self.environments.vector.notice)
+            for notice in (*self.algorithm.notices(), *self.notices, *start.notices):
+                self.progress.say(notice)
+        self.checkpointer = Checkpointer(
             self.resolved(),
             self.run_dir / "checkpoints",
             self.algorithm,
@@ -315,7 +315,7 @@ class Run:
             lambda: self.metrics.sync(),
         )
         if start.checkpoint is not None:
-            self.counters = counters_from(self.keeping.go_on_from(start.checkpoint, start.state_alone))
+            self.counters = counters_from(self.checkpointer.restore(start.checkpoint, start.state_alone))
             # how many there were by now, had the budget always been the present one
             done = self.counters.iteration - (self.counters.pending is not None)
             self.counters.evaluations = done * self.config.evaluation.count // self.algorithm.iterations
@@ -370,8 +370,8 @@ class Run:
                 self.reporter.report(number, self.eval.mean, counters.env_steps)
             counters.evaluations = reached
             counters.last = self.eval.mean
-            if self.keeping is not None:
-                self.keeping.due, self.keeping.best = True, better
+            if self.checkpointer is not None:
+                self.checkpointer.due, self.checkpointer.best = True, better
             self.phases.start("rest")
         return metrics
 
@@ -389,20 +389,20 @@ class Run:
         played, players = self.played, self.players
         if played is None or players is None:
             return {}
-        if played.cut and self._tell_once("cut"):
+        if played.cut and self._first_time("cut"):
             of = f"{played.cut} of {len(played.returns)} episodes"
             self._say(f"{of} of an evaluation were cut after {players.max_steps:,} steps (evaluation.max_steps)")
         for name in players.settings.info_metrics:
-            if name not in played.metrics and self._tell_once(name):
+            if name not in played.metrics and self._first_time(name):
                 self._say(f"env.info_metrics: no episode of an evaluation had {name!r} in its last info")
         return {f"{name}_mean": value for name, value in played.metrics.items()}
 
     def _save(self) -> None:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
-        assert self.keeping is not None
+        assert self.checkpointer is not None
         self.phases.start("checkpoint")
         check_equal(self.collectives, self._parameters())
-        self.keeping.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
+        self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
     def _say(self, line: str) -> None:
@@ -435,10 +435,10 @@ class Run:
         verdict = self.reporter.poll()
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
-        words = {} if self.keeping is None else self.keeping.words()
-        agreed = self.collectives.agree({"reason": mine, **others, **words}, "max")
-        if self.keeping is not None:
-            self.keeping.hear(agreed)
+        agenda = {} if self.checkpointer is None else self.checkpointer.agenda()
+        agreed = self.collectives.agree({"reason": mine, **others, **agenda}, "max")
+        if self.checkpointer is not None:
+            self.checkpointer.on_agreement(agreed)
         return agreed
 
     def _show(self) -> None:
@@ -466,33 +466,33 @@ class Run:
 
     def _conclude(self, reason: int, where: str | None = None) -> Result:
         """`where`: in the middle of what the run ended."""
-        assert self.keeping is not None
+        assert self.checkpointer is not None
         if reason == RANKS_CHANGE:
             self._save()
-            self.keeping.settle()
+            self.checkpointer.settle()
             raise RanksChange
         if reason in (PRUNED, SUPERSEDED):
-            self.keeping.settle()
+            self.checkpointer.settle()
         if reason == PRUNED:
             return self.result("pruned", "pruned by the study", self.reporter.last_value)
         if reason == SUPERSEDED:
             return self.result("stopped", "a newer attempt of this trial runs")
         if reason != GO_ON:
             self._save()
-            problem = self.keeping.settle()
+            problem = self.checkpointer.settle()
             if problem is not None:  # of a save that was in flight, perhaps
                 self._save()
-                problem = self.keeping.settle()
+                problem = self.checkpointer.settle()
             received = self.collectives.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
-            told = why.get(reason, "stopped by the study") + (f" {where}" if where else "")
-            return self.result("stopped", with_problem(told, problem))
+            notices = why.get(reason, "stopped by the study") + (f" {where}" if where else "")
+            return self.result("stopped", with_problem(notices, problem))
         self._save()
         self.phases.start("evaluate")
         self.eval = self._evaluate(self.config.evaluation.final_episodes, final=True)
         self.eval_metrics = self._look_at_episodes()
-        problem = self.keeping.settle()
+        problem = self.checkpointer.settle()
         self.phases.stop()
         early = self.counters.iteration < self.algorithm.iterations
         why_early = f"evaluation.{'stop_at' if self._reached_stop_at() else 'patience'}"

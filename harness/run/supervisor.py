@@ -31,7 +31,7 @@ from harness.launching import (
 )
 from harness.launching.own_module import python_module
 from harness.lifecycle.failures import made_of, take_failures, tell_end
-from harness.lifecycle.heartbeat import forget_beats
+from harness.lifecycle.heartbeat import clear_heartbeats
 from harness.lifecycle.result import Made, Result, failed_result, read_result
 from harness.lifecycle.run_directory import refuse_unwritable, saves
 from harness.lifecycle.signals import StopRequests
@@ -124,7 +124,7 @@ def start_and_watch(
         )
         (run_dir / "result.json").unlink(missing_ok=True)
         (run_dir / "progress.json").unlink(missing_ok=True)
-        forget_beats(run_dir)
+        clear_heartbeats(run_dir)
         with StopRequests() as requests:  # from before there are ranks, which would run on without this process
             running = starter.start(job)
             least = starter.least if isinstance(starter, ElasticHorovodrun) else ranks

@@ -16,7 +16,7 @@ from harness.errors import StopAtStart
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.elastic import Membership, is_elastic, keep_going
 from harness.lifecycle.failures import take_failures, tell_end
-from harness.lifecycle.heartbeat import Heartbeat, forget_beats
+from harness.lifecycle.heartbeat import Heartbeat, clear_heartbeats
 from harness.lifecycle.lock import DirectoryLock
 from harness.lifecycle.result import Result, versions
 from harness.lifecycle.run_directory import refuse_unwritable, saves
@@ -78,7 +78,7 @@ def attempt(
     try:
         algorithm_class(config.algorithm.name).check_ranks(config, world.collectives)
         if world.place.rank == 0:
-            lock.take()
+            lock.acquire()
         place = world.place
         look_around = [requests.look_for_launcher]
         if place.rank < 2 <= place.size and membership is None and not is_watched(os.environ):
@@ -86,19 +86,19 @@ def attempt(
             look_around.append(RanksWatch(run_dir, *own, partial(end_for, run_dir)).look)
         limit, began = config.run.max_minutes, time.monotonic() - spent
         if limit is not None and place.rank == 0:
-            look_around.append(partial(end_late_start, requests, began + 60 * limit))
+            look_around.append(partial(abort_late_start, requests, began + 60 * limit))
         with Heartbeat(run_dir, place.rank, place.host, *look_around) as heartbeat:
             requests.starting = membership is None  # to Horovod's elastic driver that would be a rank that was lost
             run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
-            run.told += [lock.remark] if lock.remark is not None else []
-            run.told += notices(config)
+            run.notices += [lock.notice] if lock.notice is not None else []
+            run.notices += notices(config)
             heartbeat.watch(run.phases)
             result = run.go(resume)
             world.collectives.barrier()  # nobody leaves before rank 0 has written all
             return result
     except StopAtStart as stop:
         requests.starting = False
-        result = stopped_at_start(config, run_dir, resume, world, str(stop))
+        result = stopped_before_training(config, run_dir, resume, world, str(stop))
         if world.place.size > 1:  # the others may be anywhere, and not all of them need have been asked
             world.abort(result.exit_code)
         return result
@@ -112,12 +112,12 @@ def attempt(
         close_spare()
 
 
-def end_late_start(requests: StopRequests, deadline: float) -> None:
+def abort_late_start(requests: StopRequests, deadline: float) -> None:
     if requests.starting and time.monotonic() > deadline:
         requests.end_start("run.max_minutes is over")
 
 
-def stopped_at_start(config: RunConfig, run_dir: Path, resume: str, world: World, reason: str) -> Result:
+def stopped_before_training(config: RunConfig, run_dir: Path, resume: str, world: World, reason: str) -> Result:
     """The result of a run that was asked to stop before its first iteration; what an earlier attempt has kept stays."""
     kept = [] if resume == "never" else checkpoint.saved_steps(run_dir / "checkpoints")
     result = Result(
@@ -146,7 +146,7 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
         if world.place.rank == 0:  # it was there before, if any was
             how = "auto" if saves(run_dir) - before else resume
             failures = take_failures(run_dir) if tried else []
-            forget_beats(run_dir)
+            clear_heartbeats(run_dir)
             if failures:  # that would come again
                 known = failure(failures[0], config, world.place.size)
                 known.write(run_dir)

@@ -225,10 +225,10 @@ class DistributedTrainer:
                 tally.own_samples += share.samples
                 pending += 1
                 if pending == self.accumulate:
-                    self.take(nominal, tally)
+                    self.apply(nominal, tally)
                     number, pending = number + 1, 0
             if pending:
-                self.take(nominal, tally)
+                self.apply(nominal, tally)
         if empty:
             raise ValueError("the loader gave no batch on any rank")
         self.unsettled += tally.own_samples
@@ -243,7 +243,7 @@ class DistributedTrainer:
         if share.claimed is not None:
             self.step.arena.tail[3:5] += torch.tensor([float(share.claimed), 1.0], device=self.device)
 
-    def take(self, nominal: float, tally: Tally) -> None:
+    def apply(self, nominal: float, tally: Tally) -> None:
         """The step on what the ranks have summed; none where they had no sample between them."""
         loss, count, samples, claimed, claims = self.step.reduce().tolist()
         if claims and claimed != claims * samples:

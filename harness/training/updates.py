@@ -1,7 +1,8 @@
 """A rollout's minibatches, one after the other: what is made of each, and whether the next is still wanted.
 
-`HostSteps` decides on the host, from statistics that it reads: on the CPU reading them costs nothing. `DeviceSteps`
-(`training.captured`) takes the same decisions on a device, where each answer would have to be waited for.
+`HostUpdateLoop` decides on the host, from statistics that it reads: on the CPU reading them costs nothing.
+`DeviceUpdateLoop` (`training.compile.device_updates`) takes the same decisions on a device, where each answer would
+have to be waited for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class KlStop:
 
 
 @dataclass(frozen=True)
-class Updates:
+class UpdateSummary:
     """What became of a rollout's minibatches; equal on all ranks."""
 
     batches: int
@@ -55,13 +56,13 @@ class Updates:
     """Of the last batch that was looked at: of the one that stopped the updates."""
 
 
-class Steps(ABC):
+class UpdateLoop(ABC):
     """`begin`; for each minibatch in its turn `gradient`, the reduce, `apply`, until that says no; `finish`.
 
     The first statistic is the loss.
     """
 
-    remark = ""
+    notice = ""
     """What a person should know of how they are taken, if anything."""
 
     @abstractmethod
@@ -80,11 +81,11 @@ class Steps(ABC):
         """
 
     @abstractmethod
-    def finish(self) -> Updates:
+    def finish(self) -> UpdateSummary:
         """What became of them."""
 
 
-class HostSteps(Steps):
+class HostUpdateLoop(UpdateLoop):
     """Reads the statistics of each minibatch and decides."""
 
     def __init__(self, step: Step, fill: Callable[[np.ndarray, Any, float], None], stop: KlStop) -> None:
@@ -117,6 +118,6 @@ class HostSteps(Steps):
         self.batches += 1
         return True
 
-    def finish(self) -> Updates:
+    def finish(self) -> UpdateSummary:
         means = (self.totals / max(self.batches, 1)).tolist()
-        return Updates(self.batches, self.taken, means, self.stopped, self.kl)
+        return UpdateSummary(self.batches, self.taken, means, self.stopped, self.kl)

@@ -86,10 +86,10 @@ class Slots:
             if taken:
                 slots[name] = tuple(taken)
         lease = Lease(slots, {name: self._size(name) for name in slots})
-        self.take(lease)
+        self.claim(lease)
         return lease
 
-    def take(self, lease: Lease) -> None:
+    def claim(self, lease: Lease) -> None:
         """Marks the slots of `lease` as its own, for a job that a restarted driver finds running."""
         for name, ids in lease.slots.items():
             if name in self._free:

@@ -38,7 +38,7 @@ def taken_up(study: optuna.Study, space: Space, storage: RDBStorage) -> tuple[Sp
     if not all(is_wider(parameter, described[parameter.name]) for parameter in changed):
         return space, []
     space = Space(tuple(parameters))
-    lines = [f"space.{p.name} was {told(described[p.name])}, is now {told(p.describe())}" for p in changed]
+    lines = [f"space.{p.name} was {describe(described[p.name])}, is now {describe(p.describe())}" for p in changed]
     if changed:
         with storage.engine.begin() as connection:
             for parameter in changed:
@@ -107,7 +107,7 @@ def distribution_of(described: Mapping[str, Any]) -> optuna.distributions.BaseDi
     return json_to_distribution(json.dumps({"name": described["name"], "attributes": described["attributes"]}))
 
 
-def told(described: Mapping[str, Any]) -> str:
+def describe(described: Mapping[str, Any]) -> str:
     """The values of a described parameter, for people."""
     if "values" in described:
         return "one of " + ", ".join(map(show, described["values"]))

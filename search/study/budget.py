@@ -9,7 +9,7 @@ from search.study.study import is_finished
 PLAN = "plan"
 
 
-class Plan:
+class TrialBudget:
     """Kept in the study as `{"trials": how many there are to be in all, "done": whether all is, confirmation too}`."""
 
     def __init__(self, study: optuna.Study, more: int) -> None:

@@ -19,7 +19,7 @@ from search.display import Row, number
 from search.launchers.slots import Lease
 from search.study.objective import confirm_seeds
 from search.trial_dir import TrialDir, open_trial_dir
-from search.trials.context import Tools
+from search.trials.context import StudyContext
 from search.trials.outcome import End
 from search.trials.retention import tidy_run
 from search.trials.seed_run import SeedRun
@@ -52,20 +52,20 @@ class Confirmation:
         return f"{self.mean:.6g} ± {self.std:.3g} over {len(self.values)} unseen seeds ({values})"
 
 
-def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
+def confirm(context: StudyContext, best: FrozenTrial) -> Confirmation | None:
     """Trains and evaluates the best trial's parameters again; None where that is off or was stopped on request."""
-    config = tools.config
+    config = context.config
     if config.confirm.seeds == 0:
         return None
-    used = {seed for trial in tools.study.get_trials(deepcopy=False) for seed in trial.user_attrs.get("seeds", [])}
-    seeds = list(confirm_seeds(config.study.seed, config.confirm.seeds, used | set(tools.objective.seeds)))
-    settings = best.user_attrs.get("settings") or tools.space.settings(best.params)
+    used = {seed for trial in context.study.get_trials(deepcopy=False) for seed in trial.user_attrs.get("seeds", [])}
+    seeds = list(confirm_seeds(config.study.seed, config.confirm.seeds, used | set(context.objective.seeds)))
+    settings = best.user_attrs.get("settings") or context.space.settings(best.params)
     try:
-        tools.space.check_stored(best.params)
-        tools.drawer.check(settings)
-        described = tools.runner.task.describe(settings, 0)
+        context.space.check_stored(best.params)
+        context.drawer.check(settings)
+        described = context.runner.task.describe(settings, 0)
     except BadInput as error:  # of a trial that others have added
-        tools.display.event(f"trial {best.number}, the best, cannot be confirmed: {error}")
+        context.display.event(f"trial {best.number}, the best, cannot be confirmed: {error}")
         return None
     question: dict[str, Any] = {
         "trial": best.number,
@@ -73,13 +73,13 @@ def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
         "episodes": config.confirm.episodes,
         "trained": hashlib.sha256(f"{config.trial.ranks} ranks\n{described}".encode()).hexdigest()[:16],
     }
-    before = tools.study.user_attrs.get(CONFIRMATION)
+    before = context.study.user_attrs.get(CONFIRMATION)
     if before and not before["failures"] and question.items() <= before.items():
-        tools.display.event(f"trial {best.number} was confirmed before: it is still the best")
+        context.display.event(f"trial {best.number} was confirmed before: it is still the best")
         return Confirmation(**before)
     shown = ", ".join(map(str, seeds))
-    tools.display.event(f"confirming trial {best.number} with unseen seeds: {shown}")
-    ends = SeedsAtOnce(tools, own_directory(tools, question), seeds, settings).run()
+    context.display.event(f"confirming trial {best.number} with unseen seeds: {shown}")
+    ends = SeedsAtOnce(context, own_directory(context, question), seeds, settings).run()
     if ends is None:
         return None
     values = [end.value for end in ends if end.status == "done" and end.value is not None]
@@ -90,20 +90,20 @@ def confirm(tools: Tools, best: FrozenTrial) -> Confirmation | None:
         std=(statistics.stdev(values) if len(values) > 1 else 0.0) if values else None,
         failures=[f"seed {seed}: {end.reason}" for seed, end in zip(seeds, ends) if end.status != "done"],
     )
-    tools.study.set_user_attr(CONFIRMATION, asdict(confirmation))
-    write_json(tools.directory.confirm / "confirmation.json", asdict(confirmation))
+    context.study.set_user_attr(CONFIRMATION, asdict(confirmation))
+    write_json(context.directory.confirm / "confirmation.json", asdict(confirmation))
     return confirmation
 
 
-def own_directory(tools: Tools, question: dict[str, Any]) -> TrialDir:
+def own_directory(context: StudyContext, question: dict[str, Any]) -> TrialDir:
     """`confirm/`, gone on with where the same was being confirmed; another one in it is kept under another name."""
-    path = tools.directory.confirm
+    path = context.directory.confirm
     asked = read_json(path / "question.json")
-    if path.exists() and (asked != question or tools.directory.copied):
+    if path.exists() and (asked != question or context.directory.copied):
         old = open_trial_dir(path, parallel=True)
         # Of a driver that was killed: what still runs would write into the new one. A copy's jobs are the original's.
-        for index in () if tools.directory.copied else old.jobs:
-            tools.runner.find(old, index).end_now("another confirmation begins")
+        for index in () if context.directory.copied else old.jobs:
+            context.runner.find(old, index).end_now("another confirmation begins")
         kept, copy = f"confirm-of-{(asked or {}).get('trial', 'unknown')}", 1
         while path.with_name(f"{kept}-{copy}").exists():
             copy += 1
@@ -117,8 +117,8 @@ def own_directory(tools: Tools, question: dict[str, Any]) -> TrialDir:
 class SeedsAtOnce:
     """One configuration with several seeds, as many at once as there are slots."""
 
-    def __init__(self, tools: Tools, directory: TrialDir, seeds: list[int], settings: dict[str, Any]) -> None:
-        self.tools = tools
+    def __init__(self, context: StudyContext, directory: TrialDir, seeds: list[int], settings: dict[str, Any]) -> None:
+        self.context = context
         self.directory = directory
         self.seeds = seeds
         self.settings = settings
@@ -131,11 +131,11 @@ class SeedsAtOnce:
     def run(self) -> list[End] | None:
         """How each seed ended, in their order; None where the driver was asked to stop."""
         self.take_up_again()
-        while self.running or self.waiting and not self.tools.stop.count:
+        while self.running or self.waiting and not self.context.stop.count:
             self.obey()
             self.fill_slots()
             self.watch()
-            self.tools.display.rows([self.row(index) for index in self.running], "confirmation")
+            self.context.display.rows([self.row(index) for index in self.running], "confirmation")
             time.sleep(POLL_SECONDS)
         if self.waiting or any(end.status == "stopped" for end in self.ends.values()):
             return None
@@ -144,11 +144,11 @@ class SeedsAtOnce:
     def take_up_again(self) -> None:
         """Runs that a driver before this one started: what is done counts, what is dead is started again."""
         for index, job in self.directory.jobs.items():
-            run = self.tools.runner.find(self.directory, index)
+            run = self.context.runner.find(self.directory, index)
             end = run.poll()
             if end is None:
                 lease = Lease.from_json(job["lease"])
-                self.tools.slots.take(lease)
+                self.context.slots.claim(lease)
                 self.running[index] = (run, lease)
             elif end.status == "done":
                 self.ends[index] = end
@@ -157,20 +157,20 @@ class SeedsAtOnce:
             self.waiting.remove(index)
 
     def obey(self) -> None:
-        if self.tools.stop.count:
+        if self.context.stop.count:
             for index, (run, _) in list(self.running.items()):
                 run.ask_to_stop("stopped")
-                if self.tools.stop.count > 1:
+                if self.context.stop.count > 1:
                     self.finish(index, run.end_now("ended with the driver"))
 
     def fill_slots(self) -> None:
-        while self.waiting and not self.tools.stop.count:
-            lease = self.tools.slots.lease(self.tools.config.trial.ranks)
+        while self.waiting and not self.context.stop.count:
+            lease = self.context.slots.lease(self.context.config.trial.ranks)
             if lease is None:
                 return
             index = self.waiting.pop(0)
-            episodes = self.tools.config.confirm.episodes
-            run = self.tools.runner.start(self.directory, index, self.seeds[index], self.settings, lease, episodes)
+            episodes = self.context.config.confirm.episodes
+            run = self.context.runner.start(self.directory, index, self.seeds[index], self.settings, lease, episodes)
             self.running[index] = (run, lease)
 
     def watch(self) -> None:
@@ -187,11 +187,11 @@ class SeedsAtOnce:
 
     def finish(self, index: int, end: End) -> None:
         _, lease = self.running.pop(index)
-        self.tools.slots.give_back(lease)
-        tidy_run(self.directory.seed_path(index), self.tools.config.trial.keep)
+        self.context.slots.give_back(lease)
+        tidy_run(self.directory.seed_path(index), self.context.config.trial.keep)
         self.ends[index] = end
         came_to = f"gave {number(end.value)}" if end.status == "done" else f"{end.status}: {end.reason}"
-        self.tools.display.event(f"seed {self.seeds[index]} {came_to}")
+        self.context.display.event(f"seed {self.seeds[index]} {came_to}")
 
     def row(self, index: int) -> Row:
         step, value = self.last.get(index, (None, None))

@@ -18,7 +18,7 @@ from search.trials.runner import Runner
 
 
 @dataclass(frozen=True)
-class Tools:
+class StudyContext:
     config: StudyConfig
     study: optuna.Study
     space: Space

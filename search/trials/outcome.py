@@ -31,7 +31,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Traces:
+class Evidence:
     """All that is known of how a run ended."""
 
     result: Result | None = None
@@ -50,45 +50,45 @@ class Traces:
     """Its last report."""
 
 
-def judge(traces: Traces) -> End:
+def classify(evidence: Evidence) -> End:
     """What the ranks came to counts before what the driver wanted of them, and that before what went wrong."""
-    return ranks_own_end(traces) or wanted_end(traces) or reported_end(traces) or failed_end(traces)
+    return ranks_own_end(evidence) or wanted_end(evidence) or reported_end(evidence) or failed_end(evidence)
 
 
-def ranks_own_end(traces: Traces) -> End | None:
-    result, outcome = traces.result, traces.outcome
+def ranks_own_end(evidence: Evidence) -> End | None:
+    result, outcome = evidence.result, evidence.outcome
     if result is None:
         return None
     if result.diverged or result.status == "done" and result.value is None:
         lines = outcome.last_lines if outcome else ()
         return End("diverged", reason=result.reason or "its value is not finite", last_lines=lines)
-    lost_rank = outcome is not None and outcome.failed_rank is not None and not traces.speaks_for_all
+    lost_rank = outcome is not None and outcome.failed_rank is not None and not evidence.speaks_for_all
     return End("done", result.value) if result.status == "done" and not lost_rank else None
 
 
-def wanted_end(traces: Traces) -> End | None:
-    if traces.asked == "pruned":
-        return End("pruned", reason=traces.cut or "")
-    if traces.asked is not None:
+def wanted_end(evidence: Evidence) -> End | None:
+    if evidence.asked == "pruned":
+        return End("pruned", reason=evidence.cut or "")
+    if evidence.asked is not None:
         return End("stopped", reason="stopped on request")
     return None
 
 
-def reported_end(traces: Traces) -> End | None:
+def reported_end(evidence: Evidence) -> End | None:
     """Of a script whose ranks all ended with 0 but left no result, as where a simulator ends the process itself: done
     with its last report."""
-    outcome, reported = traces.outcome, traces.reported
-    ended_well = traces.result is None and traces.failure is None and outcome is not None and outcome.exit_code == 0
-    if not ended_well or traces.speaks_for_all or reported is None:
+    outcome, reported = evidence.outcome, evidence.reported
+    ended_well = evidence.result is None and evidence.failure is None and outcome is not None and outcome.exit_code == 0
+    if not ended_well or evidence.speaks_for_all or reported is None:
         return None
     return End("diverged", reason="its value is not finite") if reported.value is None else End("done", reported.value)
 
 
-def failed_end(traces: Traces) -> End:
-    result, failure, outcome = traces.result, traces.failure, traces.outcome
+def failed_end(evidence: Evidence) -> End:
+    result, failure, outcome = evidence.result, evidence.failure, evidence.outcome
     lines = outcome.last_lines if outcome else ()
-    if traces.cut is not None:
-        return End("failed", reason=traces.cut, last_lines=lines)
+    if evidence.cut is not None:
+        return End("failed", reason=evidence.cut, last_lines=lines)
     if failure is not None and (outcome is None or outcome.signal is None):  # an abort hides from a launcher who raised
         why = f"rank {failure.rank} on {failure.host} failed: {failure.reason}"
         return End("failed", reason=why, last_lines=failure.lines)

@@ -13,10 +13,10 @@ from search.study.study import OUTCOME, enqueue_again, frozen_trial, worst_value
 from search.trials.outcome import End
 from search.trials.trial_run import TrialRun
 
-FAULTS_IN_A_ROW = 3
+FAILURES_IN_A_ROW = 3
 
 
-def tell(study: optuna.Study, run: TrialRun, end: End, on_divergence: str) -> None:
+def record_outcome(study: optuna.Study, run: TrialRun, end: End, on_divergence: str) -> None:
     """Records how the trial ended. A stopped one is told as failed, and its parameters are queued again."""
     notes = {
         OUTCOME: end.status,
@@ -31,7 +31,7 @@ def tell(study: optuna.Study, run: TrialRun, end: End, on_divergence: str) -> No
     value, state = value_and_state(study, end, on_divergence)
     try:
         study.tell(run.trial, value, state)
-    except ValueError:  # how `tell` refuses a trial that others have told
+    except ValueError:  # how `record_outcome` refuses a trial that others have told
         if not frozen_trial(study, run.number).state.is_finished():
             raise
         raise UpdateFinishedTrialError(f"trial {run.number} was told by others") from None
@@ -51,7 +51,7 @@ def value_and_state(study: optuna.Study, end: End, on_divergence: str) -> tuple[
     return (None, TrialState.PRUNED) if worst is None else (worst, TrialState.COMPLETE)
 
 
-class Faults:
+class FailureStreak:
     """Failures before a trial's first report: of the script, the machine, or settings that all trials share.
 
     `cause` is set once so many in a row had the same one.
@@ -70,7 +70,7 @@ class Faults:
         kind = kind_of(end.reason)
         self._count = self._count + 1 if kind == self._kind else 1
         self._kind = kind
-        if self._count == FAULTS_IN_A_ROW:
+        if self._count == FAILURES_IN_A_ROW:
             self.cause = end.reason
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.launching import Job, Launcher, RunningJob
-from harness.lifecycle.heartbeat import forget_beats
+from harness.lifecycle.heartbeat import clear_heartbeats
 from search.config import TrialSettings
 from search.launchers.slots import Lease
 from search.trial_dir import TrialDir
@@ -54,7 +54,7 @@ class Runner:
         # Noted before it starts: a driver that dies in between leaves a run id by which all of the job can be ended.
         noted = {"run_id": job.run_id, "lease": lease.to_json(), "job": unborn(job)}
         directory.write_job(index, noted)
-        forget_beats(output)
+        clear_heartbeats(output)
         running = self.launcher.start(job)
         directory.write_job(index, {**noted, "job": running.save()})
         return SeedRun(directory, index, running, self.limits, self.task.speaks_for_all)

@@ -10,7 +10,7 @@ from harness.launching import Outcome, RunningJob
 from harness.lifecycle.watchdog import Watch
 from search.config import TrialSettings
 from search.trial_dir import TrialDir
-from search.trials.outcome import End, Traces, judge
+from search.trials.outcome import End, Evidence, classify
 
 STOP_AGAIN_SECONDS = 1.0
 ID_SAFE = re.compile(r"[^A-Za-z0-9._-]+")  # a run id goes through shells and other hosts
@@ -79,7 +79,7 @@ class SeedRun:
     def _judge(self, outcome: Outcome | None, cut: str | None) -> End:
         result, failure = self.directory.result(self.seed), self.directory.failure(self.seed)
         reported = self.directory.last.get(self.seed)
-        return judge(Traces(result, self.speaks_for_all, failure, outcome, self.asked, cut, reported))
+        return classify(Evidence(result, self.speaks_for_all, failure, outcome, self.asked, cut, reported))
 
     @property
     def _ranks(self) -> int:

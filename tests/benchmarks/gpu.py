@@ -61,7 +61,7 @@ class Row:
     spread: float
     """Of the gradient steps: largest less smallest repeat, over the median."""
     seconds_to_set_up: float
-    remarks: list[str]
+    notices: list[str]
     sizes: dict[str, int]
     torch: str
     commit: str | None
@@ -127,7 +127,7 @@ class Contestant:
             env_steps_per_second=statistics.median(self.env_steps),
             spread=(max(self.gradient_steps) - min(self.gradient_steps)) / median,
             seconds_to_set_up=self.seconds,
-            remarks=self.ppo.remarks(),
+            notices=self.ppo.notices(),
             sizes=self.sizes,
             torch=torch.__version__,
             commit=git_commit(),

@@ -36,22 +36,22 @@ WANTED = 0.03
 
 def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
     """Seconds of so many iterations, until the save among them is on the disk; and those of its copy."""
-    keeping = run.keeping
-    assert keeping is not None
+    checkpointer = run.checkpointer
+    assert checkpointer is not None
     run.collectives.barrier()
     began = time.perf_counter()
     stall = 0.0
     if save:
-        keeping.iteration = None
+        checkpointer.iteration = None
         run._save()
         stall = time.perf_counter() - began
     for _ in range(iterations):
         run.account(run.iterate())
     run.collectives.barrier()
     seconds = time.perf_counter() - began
-    if save and keeping.saver.busy:
+    if save and checkpointer.saver.busy:
         raise SystemExit("the save takes longer than the iterations: more --seconds")
-    assert keeping.settle() is None
+    assert checkpointer.settle() is None
     return seconds, stall
 
 

@@ -28,8 +28,8 @@ print(json.dumps([{row.way: row.microseconds.median for row in rows}, [left.reas
 
 @pytest.fixture(scope="module")
 def hosts(short_folder: Path) -> Iterator[TwoHosts]:
-    tools = all(shutil.which(tool) for tool in ("ip", "tc", "unshare", "ssh", "ssh-keygen")) and find_sshd()
-    need(os.geteuid() == 0 and tools, "needs root, ip, tc and sshd (Debian: iproute2, openssh-server)")
+    context = all(shutil.which(tool) for tool in ("ip", "tc", "unshare", "ssh", "ssh-keygen")) and find_sshd()
+    need(os.geteuid() == 0 and context, "needs root, ip, tc and sshd (Debian: iproute2, openssh-server)")
     folder = short_folder / "bench"
     folder.mkdir()
     two = TwoHosts(folder)

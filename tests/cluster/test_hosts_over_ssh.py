@@ -19,8 +19,8 @@ LAUNCHERS = ["mpirun", "horovodrun", "horovodrun-gloo"]
 
 @pytest.fixture(scope="module")
 def hosts(short_folder: Path) -> Iterator[TwoHosts]:
-    tools = all(shutil.which(tool) for tool in ("ip", "unshare", "ssh", "ssh-keygen")) and find_sshd()
-    need(os.geteuid() == 0 and tools, "needs root, ip and sshd (Debian: iproute2, openssh-server)")
+    context = all(shutil.which(tool) for tool in ("ip", "unshare", "ssh", "ssh-keygen")) and find_sshd()
+    need(os.geteuid() == 0 and context, "needs root, ip and sshd (Debian: iproute2, openssh-server)")
     folder = short_folder / "hosts"
     folder.mkdir()
     two = TwoHosts(folder)

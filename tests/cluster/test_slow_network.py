@@ -19,8 +19,8 @@ from tests.multirank.launch import WAYS
 
 @pytest.fixture(scope="module")
 def hosts(short_folder: Path) -> Iterator[TwoHosts]:
-    tools = all(shutil.which(tool) for tool in ("ip", "tc", "unshare", "ssh", "ssh-keygen")) and find_sshd()
-    need(os.geteuid() == 0 and tools, "needs root, ip, tc and sshd (Debian: iproute2, openssh-server)")
+    context = all(shutil.which(tool) for tool in ("ip", "tc", "unshare", "ssh", "ssh-keygen")) and find_sshd()
+    need(os.geteuid() == 0 and context, "needs root, ip, tc and sshd (Debian: iproute2, openssh-server)")
     folder = short_folder / "slow"
     folder.mkdir()
     two = TwoHosts(folder)

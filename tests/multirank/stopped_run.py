@@ -67,8 +67,8 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
     def stopped(self: Run) -> dict[str, float]:
         metrics = iterate(self)
         if stop_after and self.counters.iteration == stop_after and how != KILL_IN_SAVE:
-            if self.keeping is not None and how == KILL:
-                self.keeping.close()  # so that it is known which checkpoint the run goes on from
+            if self.checkpointer is not None and how == KILL:
+                self.checkpointer.close()  # so that it is known which checkpoint the run goes on from
             os.kill(os.getpid(), signal.Signals[how])
         return metrics
 
@@ -86,7 +86,7 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
     if runs:
         algorithm = runs[0].algorithm
         rings = {name: in_order(ring) for name, ring in algorithm.rings().items()}
-        ended |= {"state": as_tensors(algorithm.state()), "own": as_tensors(algorithm.own_state()), "rings": rings}
+        ended |= {"state": as_tensors(algorithm.state()), "own": as_tensors(algorithm.local_state()), "rings": rings}
         ended |= {"iterations": runs[0].counters.iteration, "compiled": algorithm.compiled is not None}
     return ended
 

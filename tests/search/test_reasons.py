@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.launching import Outcome
 from search.trial_dir import Report
-from search.trials.outcome import End, Traces, judge
+from search.trials.outcome import End, Evidence, classify
 
 SCRIPT = """
 import argparse, os, sys, time
@@ -74,13 +74,15 @@ def test_each_way_to_end_is_told_with_its_reason(workplace: Any) -> None:
 
 def test_reports_of_a_script_that_left_no_result_count_where_all_ranks_ended_with_0() -> None:
     last = Report(0, 3, 4.5)
-    quiet = Traces(None, speaks_for_all=False, outcome=Outcome(0), reported=last)
-    assert judge(quiet) == End("done", 4.5)
-    assert judge(Traces(None, speaks_for_all=False, outcome=Outcome(0))).status == "failed"
-    assert judge(Traces(None, speaks_for_all=False, outcome=Outcome(1, 0), reported=last)).status == "failed"
-    assert judge(Traces(None, speaks_for_all=False, outcome=Outcome(-1), reported=last)).status == "failed"
-    assert judge(Traces(None, outcome=Outcome(0), reported=last)).status == "failed"  # harness train leaves a result
-    asked = Traces(None, speaks_for_all=False, outcome=Outcome(0), asked="pruned", reported=last)
-    assert judge(asked).status == "pruned"
-    not_finite = Traces(None, speaks_for_all=False, outcome=Outcome(0), reported=Report(0, 3, None))
-    assert judge(not_finite).status == "diverged"
+    quiet = Evidence(None, speaks_for_all=False, outcome=Outcome(0), reported=last)
+    assert classify(quiet) == End("done", 4.5)
+    assert classify(Evidence(None, speaks_for_all=False, outcome=Outcome(0))).status == "failed"
+    assert classify(Evidence(None, speaks_for_all=False, outcome=Outcome(1, 0), reported=last)).status == "failed"
+    assert classify(Evidence(None, speaks_for_all=False, outcome=Outcome(-1), reported=last)).status == "failed"
+    assert (
+        classify(Evidence(None, outcome=Outcome(0), reported=last)).status == "failed"
+    )  # harness train leaves a result
+    asked = Evidence(None, speaks_for_all=False, outcome=Outcome(0), asked="pruned", reported=last)
+    assert classify(asked).status == "pruned"
+    not_finite = Evidence(None, speaks_for_all=False, outcome=Outcome(0), reported=Report(0, 3, None))
+    assert classify(not_finite).status == "diverged"

@@ -25,7 +25,7 @@ LARGEST_ANGLE, LARGEST_SHIFT = 10.0, 1.0
 
 
 @dataclass(frozen=True)
-class Splits:
+class Datasets:
     train: Dataset
     validation: Dataset
     test: Dataset
@@ -88,7 +88,7 @@ def make_loader(split: Dataset, batches: int | BatchSampler) -> DataLoader:
     return DataLoader(split, batch_sampler=batches, collate_fn=collate)
 
 
-def load_splits(name: str) -> Splits:
+def load_datasets(name: str) -> Datasets:
     """`digits`, or what the `module:function` of the user returns.
 
     That is a training, a validation and a test split, each of them (inputs, targets) as arrays, or a map-style Dataset
@@ -105,7 +105,7 @@ def load_splits(name: str) -> Splits:
         train, validation, test = returned
         if not hasattr(train, "classes"):
             raise BadInput(f"{where}: a Dataset must have `classes`, the list of their names")
-        return Splits(train, validation, test, tuple(train[0][0].shape), len(train.classes))
+        return Datasets(train, validation, test, tuple(train[0][0].shape), len(train.classes))
     try:
         arrays = [Samples(as_inputs(inputs), as_targets(targets)) for inputs, targets in returned]
     except (TypeError, ValueError) as error:
@@ -139,7 +139,7 @@ def digits() -> list[Samples]:
     return [Samples(as_inputs(images[part]), as_targets(labels[part])) for part in (train, validation, test)]
 
 
-def normalised(train: Samples, validation: Samples, test: Samples) -> Splits:
+def normalised(train: Samples, validation: Samples, test: Samples) -> Datasets:
     """All of them centred and scaled by the mean and deviation of the training split."""
     shape = tuple(train.inputs.shape[1:])
     over = [0, 2, 3] if len(shape) == 3 else [0]
@@ -148,4 +148,4 @@ def normalised(train: Samples, validation: Samples, test: Samples) -> Splits:
     for split in (train, validation, test):
         split.inputs = ((split.inputs - mean) / deviation).float()
     classes = 1 + max(int(split.targets.max()) for split in (train, validation, test))
-    return Splits(train, validation, test, shape, classes)
+    return Datasets(train, validation, test, shape, classes)

@@ -217,7 +217,7 @@ class OffPolicy(Algorithm):
                 applied += self.learn(draws[number], env_steps)
                 self.updates += settings.gradient_steps
         phases.start("agree")
-        episodes = self.episodes.take_in(self.true_rewards, self.dones, self.lives)
+        episodes = self.episodes.merge(self.true_rewards, self.dones, self.lives)
         agreed = collectives.agree({**episodes, "faults": float(self.fault is not None)})
         self.lives = []
         if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
@@ -325,28 +325,28 @@ class OffPolicy(Algorithm):
     # -- evaluation and state ------------------------------------------------------------------------------------------
 
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
-        return Evaluation(self.context.play(self.act_best, episodes, final))
+        return Evaluation(self.context.play(self.act_deterministic, episodes, final))
 
     def state(self) -> dict[str, Any]:
         return {"environments": self.envs.state(), "iteration": self.iteration, "updates": self.updates}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on with new episodes and an empty replay, unless `load_own_state` brings this rank's part of them."""
+        """Goes on with new episodes and an empty replay, unless `load_local_state` brings this rank's part of them."""
         self.envs.load_state(state["environments"])
         self.iteration, self.updates = int(state["iteration"]), int(state["updates"])
         self.begin(self.iteration)
 
-    def own_state(self) -> dict[str, Any]:
+    def local_state(self) -> dict[str, Any]:
         return {
             "observations": self.observations,
             "episodes": self.episodes.state(),
-            "environments": self.envs.own_state(),
+            "environments": self.envs.local_state(),
             "replay": self.replay.state(),
             "fed": np.full(self.envs.share.count, self.fed),
         }
 
-    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
-        goes_on = self.envs.load_own_state(state["environments"], self.observations)
+    def load_local_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = self.envs.load_local_state(state["environments"], self.observations)
         self.observations = self.observations.copy()
         self.observations[goes_on] = state["observations"][goes_on]
         self.episodes.load_state(state["episodes"], goes_on)
@@ -356,10 +356,10 @@ class OffPolicy(Algorithm):
         self.fed = int(state["fed"][0])
         return goes_on
 
-    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+    def restart_episodes(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
         self.observations = self.observations.copy()
         self.observations[~goes_on] = begun[~goes_on]
-        self.episodes.begin_again(goes_on)
+        self.episodes.restart_episodes(goes_on)
         for env in np.flatnonzero(~goes_on).tolist():
             self.replay.break_off(env, begun[env])
 

@@ -84,7 +84,7 @@ class Continuous(OffPolicy):
         self.noise = np.zeros((len(self.minibatches.rows), self.NOISES, self.actions), np.float32)
         self.data = {**self.minibatches.data, "noise": torch.from_numpy(self.noise).to(self.device)}
         """What a minibatch has of each of its samples."""
-        self.told: dict[str, list[float]] = {}
+        self.logged: dict[str, list[float]] = {}
         """The statistics of the iteration's updates, by name."""
         self.compiled, self.compile_reason = self.compile()
 
@@ -111,9 +111,9 @@ class Continuous(OffPolicy):
         assert isinstance(action_space, spaces.Box)
         return np.zeros(int(np.prod(action_space.shape)), np.float32), 1
 
-    def remarks(self) -> list[str]:
+    def notices(self) -> list[str]:
         how = "eager" if self.compiled is None else "compiled"
-        return [f"gradient {how} ({self.compile_reason})", *super().remarks()]
+        return [f"gradient {how} ({self.compile_reason})", *super().notices()]
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Continuous(OffPolicy):
         self.random_actions = uniform[:, share.slice]
         self.action_noise = self.draw_action_noise(draw, steps)
         self.update_noise: np.ndarray | None = None
-        self.told.clear()
+        self.logged.clear()
 
     def draw_action_noise(self, draw: np.random.Generator, steps: int) -> np.ndarray:
         """Float32 (steps, envs, a), standard normal, for this rank's environments."""
@@ -150,7 +150,7 @@ class Continuous(OffPolicy):
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         return self.bounds.scale(actions)
 
-    def act_best(self, observations: np.ndarray) -> np.ndarray:
+    def act_deterministic(self, observations: np.ndarray) -> np.ndarray:
         return self.for_environment(self.best(observations))
 
     @torch.no_grad()
@@ -217,12 +217,12 @@ class Continuous(OffPolicy):
         else:
             step.fill(None, 0.0)
 
-    def tell(self, names: Sequence[str], statistics: Sequence[float]) -> None:
+    def log(self, names: Sequence[str], statistics: Sequence[float]) -> None:
         for name, value in zip(names, statistics):
-            self.told.setdefault(name, []).append(value)
+            self.logged.setdefault(name, []).append(value)
 
     def metrics(self) -> dict[str, float]:
-        return {name: float(np.mean(values)) for name, values in self.told.items()}
+        return {name: float(np.mean(values)) for name, values in self.logged.items()}
 
 
 def lerp(target: torch.Tensor, learned: torch.Tensor, tau: float) -> None:

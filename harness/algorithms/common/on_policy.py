@@ -30,13 +30,13 @@ from harness.models.probing import network_remarks
 from harness.randomness import generator
 from harness.schema import AlgorithmSettings
 from harness.settings import named_object
-from harness.training.compile.device_updates import DeviceSteps
+from harness.training.compile.device_updates import DeviceUpdateLoop
 from harness.training.compile.gradient import MOST_SIZES, CompiledGradient, compile_step, sizes_of, wants_compiling
 from harness.training.optimizers import load_in_place, make_optimizer
 from harness.training.precision import Precision
 from harness.training.schedules import LearningRate
 from harness.training.step import Step
-from harness.training.updates import HostSteps, KlStop, Minibatch, Steps, Updates
+from harness.training.updates import HostUpdateLoop, KlStop, Minibatch, UpdateLoop, UpdateSummary
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -180,18 +180,18 @@ class OnPolicy(Algorithm):
         )
         return compiled, problem or reason
 
-    def make_steps(self, on_device: bool) -> Steps:
+    def make_steps(self, on_device: bool) -> UpdateLoop:
         """What takes the steps: decided by the host, which reads what it needs for it, or on the device."""
         stop = KlStop(0 if self.kl_limit is None else self.STATISTICS.index("kl"), self.kl_limit)
         if not on_device:
-            return HostSteps(self.step, self.gradient, stop)
+            return HostUpdateLoop(self.step, self.gradient, stop)
         capture = self.config.compile.capture
-        return DeviceSteps(self.step, self.loss, self.data, self.NUMBERS, self.sizes, stop, self.compiled, capture)
+        return DeviceUpdateLoop(self.step, self.loss, self.data, self.NUMBERS, self.sizes, stop, self.compiled, capture)
 
-    def remarks(self) -> list[str]:
+    def notices(self) -> list[str]:
         gradient = f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"
         of_network = network_remarks(self.module.network, self.settings.name, self.module.changed) if self.own else []
-        return [remark for remark in (gradient, self.steps.remark, self.actor.remark, *of_network) if remark]
+        return [notice for notice in (gradient, self.steps.notice, self.actor.notice, *of_network) if notice]
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -212,7 +212,7 @@ class OnPolicy(Algorithm):
                 agreed = collectives.agree({**sums, "faults": float(self.fault is not None)})
                 if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
                     raise fault
-            self.envs.take_in(collectives)
+            self.envs.merge(collectives)
             try:
                 metrics = self.update(number)
             except Diverged:  # on all ranks alike
@@ -274,7 +274,7 @@ class OnPolicy(Algorithm):
         rollout.replace(skipped)
         if self.fault is not None:  # a loss that is none ends the updates of all ranks, where they do not agree before
             rollout.returns[:] = rollout.advantages[:] = np.nan
-        return self.episodes.take_in(rollout.true_rewards, rollout.dones, lives)
+        return self.episodes.merge(rollout.true_rewards, rollout.dones, lives)
 
     def find_fault(self, number: int, cut: list[tuple[int, np.ndarray, np.ndarray]]) -> str | None:
         """What is wrong with what this rank's environments gave in rollout number `number`, if anything."""
@@ -319,7 +319,7 @@ class OnPolicy(Algorithm):
             at += len(envs)
         return values[: len(self.observations)]
 
-    def take(self, rollout: int, minibatches: list[Minibatch]) -> Updates:
+    def update_on(self, rollout: int, minibatches: list[Minibatch]) -> UpdateSummary:
         """The updates of rollout number `rollout`, one for each minibatch."""
         phases, steps = self.context.phases, self.steps
         self.to_device()
@@ -420,7 +420,7 @@ class OnPolicy(Algorithm):
         return self.module(torch.from_numpy(observations).to(self.device))[1].cpu().numpy()
 
     @torch.no_grad()
-    def act_best(self, observations: np.ndarray) -> np.ndarray:
+    def act_deterministic(self, observations: np.ndarray) -> np.ndarray:
         parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
         return self.head.for_environment(self.head.mode(parameters).cpu().numpy())
 
@@ -429,13 +429,13 @@ class OnPolicy(Algorithm):
         return Noise(self.head.noise, self.head.noise_shape, self.settings.sde_sample_freq if self.settings.gsde else 1)
 
     @torch.no_grad()
-    def act_drawn(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def act_sampled(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
         actions = self.head.sample(parameters, torch.from_numpy(noise).to(self.device))
         return self.head.for_environment(actions.cpu().numpy())
 
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:
-        return Evaluation(self.context.play(self.act_best, episodes, final))
+        return Evaluation(self.context.play(self.act_deterministic, episodes, final))
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
@@ -461,21 +461,21 @@ class OnPolicy(Algorithm):
         self.iteration = int(state["iteration"])
         self.observations = self.envs.reset(self.config.seed, self.iteration)
 
-    def own_state(self) -> dict[str, Any]:
-        episodes, environments = self.episodes.state(), self.envs.own_state()
+    def local_state(self) -> dict[str, Any]:
+        episodes, environments = self.episodes.state(), self.envs.local_state()
         return {"observations": self.observations, "episodes": episodes, "environments": environments}
 
-    def load_own_state(self, state: dict[str, Any]) -> np.ndarray:
-        goes_on = self.envs.load_own_state(state["environments"], self.observations)
+    def load_local_state(self, state: dict[str, Any]) -> np.ndarray:
+        goes_on = self.envs.load_local_state(state["environments"], self.observations)
         self.observations = self.observations.copy()
         self.observations[goes_on] = state["observations"][goes_on]
         self.episodes.load_state(state["episodes"], goes_on)
         return goes_on
 
-    def begin_again(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
+    def restart_episodes(self, goes_on: np.ndarray, begun: np.ndarray) -> None:
         self.observations = self.observations.copy()
         self.observations[~goes_on] = begun[~goes_on]
-        self.episodes.begin_again(goes_on)
+        self.episodes.restart_episodes(goes_on)
 
     def close(self) -> None:
         self.envs.close()

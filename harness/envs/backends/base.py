@@ -50,7 +50,7 @@ class Vector(ABC):
     count: int
     groups: tuple[slice, ...]
     """Which environments step together; more than one group where they step in processes of their own."""
-    told: str | None = None
+    notice: str | None = None
     """What the user must know about these environments; one line."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.factory import one_line, raised
 from harness.envs.inspection import keeps_values
-from harness.envs.registration import take_over
+from harness.envs.registration import register_from_parent
 from harness.envs.settings import EnvSettings
 from harness.envs.snapshots.snapshot import Snapshots, put_back
 from harness.errors import BadInput
@@ -31,7 +31,7 @@ INDEPENDENT = "seeds_per_environment"
 def has_vector_class(settings: EnvSettings) -> bool:
     """Whether a vector class is registered. Wrappers, options of resets, metrics of infos and the preprocessing of
     Atari games need single environments."""
-    take_over(settings.id)
+    register_from_parent(settings.id)
     module, colon, _ = settings.id.partition(":")
     if colon:
         with suppress(ImportError):  # whoever makes the environment tells
@@ -74,13 +74,13 @@ class Registered(InTurn):
         self.independent = bool(self.vector.metadata.get(INDEPENDENT))
         self.begins = np.zeros(count, dtype=bool)
         """Environments whose next step only begins an episode (NEXT_STEP)."""
-        remarks = []
+        notices = []
         if not self.independent:
-            remarks.append("draws for all its environments together: other numbers of ranks see other episodes")
+            notices.append("draws for all its environments together: other numbers of ranks see other episodes")
         if self.mode == AutoresetMode.NEXT_STEP:
-            remarks.append("begins each episode in a step of its own, from which nothing is learned")
-        if remarks:
-            self.told = f"{settings.id}'s own vector class {', and '.join(remarks)}"
+            notices.append("begins each episode in a step of its own, from which nothing is learned")
+        if notices:
+            self.notice = f"{settings.id}'s own vector class {', and '.join(notices)}"
 
     @property
     def same_experiment(self) -> bool:

@@ -25,10 +25,10 @@ class NotUnderstood(Exception):
 def description(value: Any, layers: Sequence[Any]) -> str:
     """A checksum of what tells `value` apart; NotUnderstood where it holds what is not known here. `layers`: of the
     environment that holds it; what they are is told elsewhere."""
-    return hashlib.sha256(repr(told(value, layers)).encode()).hexdigest()
+    return hashlib.sha256(repr(describe(value, layers)).encode()).hexdigest()
 
 
-def told(value: Any, layers: Sequence[Any]) -> Any:
+def describe(value: Any, layers: Sequence[Any]) -> Any:
     """`value` by names, numbers and tuples of these."""
     for place, layer in enumerate(layers):
         if value is layer:
@@ -42,23 +42,23 @@ def told(value: Any, layers: Sequence[Any]) -> Any:
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return "array", value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, (tuple, list)):
-        return type(value).__name__, *(told(item, layers) for item in value)
+        return type(value).__name__, *(describe(item, layers) for item in value)
     if isinstance(value, (set, frozenset)):
-        return type(value).__name__, *sorted(repr(told(item, layers)) for item in value)
+        return type(value).__name__, *sorted(repr(describe(item, layers)) for item in value)
     if isinstance(value, dict):
-        return "dict", *((told(key, layers), told(item, layers)) for key, item in value.items())
+        return "dict", *((describe(key, layers), describe(item, layers)) for key, item in value.items())
     if isinstance(value, types.FunctionType):
         closed_over = [cell.cell_contents for cell in value.__closure__ or ()]
         defaults = value.__defaults__, value.__kwdefaults__
         own = value.__module__, value.__qualname__, value.__code__, defaults, closed_over, vars(value)
-        return "function", *(told(each, layers) for each in own)
+        return "function", *(describe(each, layers) for each in own)
     if isinstance(value, types.CodeType):
-        return "code", value.co_code, value.co_names, *(told(constant, layers) for constant in value.co_consts)
+        return "code", value.co_code, value.co_names, *(describe(constant, layers) for constant in value.co_consts)
     if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType):
         return "function", value.__module__, value.__qualname__
     if isinstance(value, spaces.Space):
         made_of = {name: item for name, item in vars(value).items() if name != "_np_random"}
-        return told(type(value), layers), told(made_of, layers)
+        return describe(type(value), layers), describe(made_of, layers)
     raise NotUnderstood(f"{type(value).__module__}.{type(value).__qualname__}")
 
 

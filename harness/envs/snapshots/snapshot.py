@@ -90,7 +90,7 @@ def state_of(
     each, met = layers(env), dict[int, Any]()
     own = met, unchanged, {} if known is None else known
     try:
-        taken = [own_state(layer, Around(each, constants_of(layer), *own)) for layer in each]
+        taken = [layer_state(layer, Around(each, constants_of(layer), *own)) for layer in each]
     except (NotUnderstood, RecursionError, ValueError):  # ValueError: a function closes over what is not there yet
         return None
     places = sorted(place_of(array) for array in found(taken) if array.size)
@@ -116,7 +116,7 @@ def put_back(env: Environment, state: list[Any]) -> bool:
         for layer, own in zip(each, state):
             if own["class"] != type(layer).__qualname__:
                 return False
-            put_own(layer, own, Around(each, constants_of(layer)))
+            put_layer(layer, own, Around(each, constants_of(layer)))
     except (NotUnderstood, RecursionError, AttributeError, KeyError, TypeError, ValueError):
         return False
     return True
@@ -162,9 +162,9 @@ def digest(value: Any) -> str | None:
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             return None
-        told = hashlib.sha256(f"{value.dtype.str} {value.shape}".encode())
-        told.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data if value.ndim else value.tobytes())
-        return told.hexdigest()
+        digest = hashlib.sha256(f"{value.dtype.str} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data if value.ndim else value.tobytes())
+        return digest.hexdigest()
     writers: tuple[Callable[..., bytes], ...] = (marshal.dumps, pickle.dumps)
     for write in writers:  # the former is the quicker, of plain values; its version 2 knows no sharing
         try:
@@ -186,7 +186,7 @@ def speaks_for_itself(layer: Environment) -> bool:
     return all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state"))
 
 
-def own_state(layer: Environment, around: Around) -> dict[str, Any]:
+def layer_state(layer: Environment, around: Around) -> dict[str, Any]:
     own: dict[str, Any] = {"class": type(layer).__qualname__}
     if speaks_for_itself(layer):
         own["state"] = encoded(cast(Any, layer).get_state(), around)
@@ -194,7 +194,7 @@ def own_state(layer: Environment, around: Around) -> dict[str, Any]:
     return own
 
 
-def put_own(layer: Environment, own: dict[str, Any], around: Around) -> None:
+def put_layer(layer: Environment, own: dict[str, Any], around: Around) -> None:
     present = attributes_of(layer)
     for name in present.keys() - own["holds"].keys():
         delattr(layer, name)

@@ -87,7 +87,7 @@ class Saver:
         self.given_up = threading.Event()
         self.trouble: str | None = None
         """Why this rank could not write the last save."""
-        self.remarks: list[str] = []
+        self.notices: list[str] = []
         """On rank 0: what went wrong beside saves that came about, for the user."""
 
     def _ranks_that_see_the_directory(self) -> list[int]:
@@ -209,7 +209,7 @@ class Saver:
                 tidy()
             except OSError as error:
                 kept = f"the checkpoint of {copy.env_steps:,} steps is kept, but not all around it is in order"
-                self.remarks.append(f"{kept} before the next: {words_of(error)}")
+                self.notices.append(f"{kept} before the next: {words_of(error)}")
 
 
 def words_of(error: Exception) -> str:

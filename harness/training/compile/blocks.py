@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from harness.training.compile.direct_call import Direct
+from harness.training.compile.direct_call import DirectCall
 from harness.training.compile.matmul import products_pass
 from harness.training.precision import Precision
 
@@ -31,7 +31,7 @@ class InBlocks:
 
     def compile(self, products: str) -> None:
         """By a call whose result is thrown away."""
-        compiled = Direct(self._write, {"post_grad_custom_post_pass": products_pass(products)})
+        compiled = DirectCall(self._write, {"post_grad_custom_post_pass": products_pass(products)})
         with torch.no_grad():
             compiled(self.inputs[: self.block], self.outputs[: self.block])
         self.function = compiled

@@ -22,11 +22,11 @@ from harness.training.compile.cuda_graphs import Captured, first_line_of
 from harness.training.compile.gradient import MOST_SIZES, Batch, CompiledGradient, Loss
 from harness.training.precision import LARGEST_SCALE
 from harness.training.step import Step
-from harness.training.updates import KlStop, Minibatch, Steps, Updates
+from harness.training.updates import KlStop, Minibatch, UpdateLoop, UpdateSummary
 
 SCALE, GOOD_STEPS, STOPPED, FAILURE, BATCHES, TAKEN, SKIPPED, KL, TOTALS = range(9)
 """Places in the state of the updates, float64 (TOTALS + statistics,): loss scale, steps since it changed, whether KL
-stopped the updates, which failure ended them, and the counts and sums of `Updates`."""
+stopped the updates, which failure ended them, and the counts and sums of `UpdateSummary`."""
 FAILURES = {
     1: "non-finite loss",
     2: "non-finite gradient",
@@ -48,7 +48,7 @@ class Rules:
 def decide(
     state: torch.Tensor, statistics: torch.Tensor, norm: torch.Tensor, rules: Rules
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `HostSteps.apply` and `Step.apply` decide of a minibatch, as arithmetic: nothing is read by the host.
+    """What `HostUpdateLoop.apply` and `Step.apply` decide of a minibatch, as arithmetic: nothing is read by the host.
 
     `statistics`: float32 (statistics,), of all ranks; `norm`: float32 (), of the agreed gradient, scaled as it is.
     Returns the next state; float32 (), 1 where the step must be skipped and 0 where it is taken; and float32 (), what
@@ -84,8 +84,8 @@ def decide(
     return torch.cat([head, counts, kl[None], totals]), (~taken).float(), divisor.float()
 
 
-class DeviceSteps(Steps):
-    """The steps of `HostSteps`, decided on the device; the host looks once an epoch where KL may stop the updates, and
+class DeviceUpdateLoop(UpdateLoop):
+    """`HostUpdateLoop`, decided on the device; the host looks once an epoch where KL may stop the updates, and
     at the end.
 
     Parameters, optimizer state and all that is drawn from must stay where they are: they are part of the graphs.
@@ -104,7 +104,7 @@ class DeviceSteps(Steps):
     ) -> None:
         """`data`, `numbers`, `sizes`: as for CompiledGradient, which `compiled` is, or None for an eager gradient.
 
-        `capture`: as graphs, where they can be had; `remark` says why not. Collective, as all ranks do the same.
+        `capture`: as graphs, where they can be had; `notice` says why not. Collective, as all ranks do the same.
         """
         self.step, self.loss, self.data, self.names, self.compiled = step, loss, data, tuple(numbers), compiled
         self.device, precision = step.arena.wire.device, step.precision
@@ -127,7 +127,7 @@ class DeviceSteps(Steps):
         self.update: Callable[[], None] = self._update
         problem = self._capture() if capture else "compile.capture = false"
         graphs = "gradient and update one CUDA graph" if self.whole else "gradient and update two CUDA graphs"
-        self.remark = f"gradient and update launched kernel by kernel ({problem})" if problem else graphs
+        self.notice = f"gradient and update launched kernel by kernel ({problem})" if problem else graphs
 
     # -- one rollout ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class DeviceSteps(Steps):
             return not (stopped or failure)
         return True
 
-    def finish(self) -> Updates:
+    def finish(self) -> UpdateSummary:
         scale, good, stopped, failure, batches, taken, skipped, kl, *totals = self.state.tolist()
         step = self.step
         step.precision.scale, step.precision.good_steps = scale, int(good)
@@ -167,7 +167,7 @@ class DeviceSteps(Steps):
         step.skipped_steps += int(skipped)
         if failure:
             raise Diverged(FAILURES[int(failure)])
-        return Updates(int(batches), int(taken), [total / max(batches, 1) for total in totals], bool(stopped), kl)
+        return UpdateSummary(int(batches), int(taken), [total / max(batches, 1) for total in totals], bool(stopped), kl)
 
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` on the device. The host goes on: the allocator of pinned memory keeps it until it is copied."""
@@ -192,7 +192,7 @@ class DeviceSteps(Steps):
 
     @torch.no_grad()
     def _update(self) -> None:
-        """As `HostSteps.apply`."""
+        """As `HostUpdateLoop.apply`."""
         arena = self.step.arena
         state, skip, divisor = self.decide(
             self.state, arena.tail, torch.linalg.vector_norm(arena.gradients), self.rules

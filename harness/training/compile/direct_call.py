@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 
-class Direct:
+class DirectCall:
     """`torch.compile` of a method that returns nothing and is called with tensors of the same sizes each time.
 
     Tensors that are arguments themselves may be others at each call. All others, in containers or attributes that the

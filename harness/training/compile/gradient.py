@@ -20,7 +20,7 @@ from torch.func import functional_call, grad
 from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Collectives
 from harness.schema import CompileSettings
-from harness.training.compile.direct_call import Direct, of_its_own
+from harness.training.compile.direct_call import DirectCall, of_its_own
 from harness.training.compile.matmul import choose_products, products_pass
 from harness.training.precision import Precision
 from harness.training.step import Step
@@ -95,7 +95,7 @@ class CompiledGradient:
             if self.device.type == "cpu":
                 # tanh as 2 sigmoid(2x) - 1: half the time, to 1e-7
                 passes = {"post_grad_custom_post_pass": products_pass(products), "cpp.use_decompose_tanh": True}
-                self.functions[size] = Direct(self._write, passes)
+                self.functions[size] = DirectCall(self._write, passes)
             else:  # on policy, CUDA graphs take the way into it away
                 unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
                 own = of_its_own(self._write)
@@ -183,7 +183,7 @@ def compile_in_turn(
     `beside`: what is compiled too.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    chosen, remark = choose_products(collectives, products)
+    chosen, notice = choose_products(collectives, products)
     gradient: CompiledGradient | None = None
     problem = ""
     for turn in (True, False):
@@ -200,7 +200,7 @@ def compile_in_turn(
             for each in beside:
                 each.forget()
             return None, f"compiling failed: {problems[0]}"
-    return gradient, remark
+    return gradient, notice
 
 
 def sizes_of(plan: Sequence[Sequence[Any]]) -> list[int]:

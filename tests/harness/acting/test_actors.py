@@ -120,7 +120,7 @@ def test_what_acts_on_a_device_acts_as_the_module_does(space: str, groups: list[
     """Here it is the CPU, which has no graphs; that is told."""
     module = network(space, [16], "tanh")
     actor = device_actor(module, groups, "fp32", capture=True)
-    assert actor.remark == "acting launched kernel by kernel (RuntimeError: cpu has no graphs)"
+    assert actor.notice == "acting launched kernel by kernel (RuntimeError: cpu has no graphs)"
     reference = rollout_of(ModuleActor(module, CPU), module, (4,), [slice(None)])
     for _ in range(2):
         ours = rollout_of(actor, module, (4,), groups)

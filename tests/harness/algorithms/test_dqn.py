@@ -202,7 +202,7 @@ def test_actions_are_greedy_by_numpy_as_by_the_module(switch: str, tmp_path: Pat
     seen = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     with torch.no_grad():
         expected = dqn.module(torch.from_numpy(seen)).mean(-1).argmax(-1).numpy()
-    assert dqn.greedy.parts and (dqn.act_best(seen) == expected).all() and 0 < expected.sum() < 200
+    assert dqn.greedy.parts and (dqn.act_deterministic(seen) == expected).all() and 0 < expected.sum() < 200
 
 
 def test_epsilon_falls_in_a_straight_line_by_steps_of_all_environments(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_every_switch_learns_to_tell_what_it_sees(switch: str, tmp_path: Path) -
     dqn = make(tmp_path, *SWITCHES[switch], env=MATCH, steps=2048)
     for iteration in range(dqn.iterations):
         dqn.iterate(iteration)
-    assert (dqn.act_best(np.eye(3, dtype=np.float32)) == np.arange(3)).all()
+    assert (dqn.act_deterministic(np.eye(3, dtype=np.float32)) == np.arange(3)).all()
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -274,7 +274,7 @@ def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
     dqn = make(tmp_path, f"precision.kind={kind}", env=MATCH, steps=2048)
     for iteration in range(dqn.iterations):
         dqn.iterate(iteration)
-    assert (dqn.act_best(np.eye(3, dtype=np.float32)) == np.arange(3)).all()
+    assert (dqn.act_deterministic(np.eye(3, dtype=np.float32)) == np.arange(3)).all()
     assert dqn.step.arena.parameters.dtype == torch.float32
 
 
@@ -304,7 +304,7 @@ def test_a_resumed_run_goes_on_counting_and_fills_its_replay_first(tmp_path: Pat
     dqn = make(tmp_path)
     for iteration in range(3):
         dqn.iterate(iteration)
-    state, own = dqn.state(), dqn.own_state()
+    state, own = dqn.state(), dqn.local_state()
     other = make(tmp_path, "seed=5")
     other.load_state(state)
     assert torch.equal(other.step.arena.parameters, dqn.step.arena.parameters)
@@ -313,7 +313,7 @@ def test_a_resumed_run_goes_on_counting_and_fills_its_replay_first(tmp_path: Pat
     assert other.iterate(3).gradient_steps == 80, "not before 100 steps are stored anew"
     third = make(tmp_path)
     third.load_state(state)
-    third.load_own_state(own)
+    third.load_local_state(own)
     assert third.can_learn and third.iterate(3).gradient_steps == 128
     assert third.updates == dqn.updates + 128
 

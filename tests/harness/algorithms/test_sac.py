@@ -213,7 +213,9 @@ def test_actions_by_numpy_are_those_that_are_learned_from(switch: str, tmp_path:
     assert sac.acting.parts and sac.explore_near(5, seen) == pytest.approx(sampled(sac, seen, noise[:, 0])[0], abs=1e-5)
     sac.matrix.zero_()
     assert sac.best(seen) == pytest.approx(sampled(sac, seen, np.zeros((2, 1)))[0], abs=1e-5)
-    assert sac.act_best(seen) == pytest.approx(2.0 * sac.best(seen), abs=1e-6), "Pendulum's bounds are -2 and 2"
+    assert sac.act_deterministic(seen) == pytest.approx(
+        2.0 * sac.best(seen), abs=1e-6
+    ), "Pendulum's bounds are -2 and 2"
 
 
 def test_matrices_of_noise_are_held_for_so_many_steps_of_a_round(tmp_path: Path) -> None:
@@ -259,7 +261,7 @@ def test_it_learns_to_answer_what_it_sees(switch: str, tmp_path: Path) -> None:
     for iteration in range(sac.iterations):
         sac.iterate(iteration)
     cues = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
-    assert np.abs(sac.act_best(cues) - cues).max() < 0.2
+    assert np.abs(sac.act_deterministic(cues) - cues).max() < 0.2
 
 
 def test_what_a_time_limit_cuts_off_keeps_its_value(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from harness.__main__ import main
 from harness.algorithms import Context, Evaluation
-from harness.algorithms.common.datasets import Samples, load_splits, make_loader, turned_and_shifted
+from harness.algorithms.common.datasets import Samples, load_datasets, make_loader, turned_and_shifted
 from harness.algorithms.supervised import Supervised
 from harness.config import load_run_config
 from harness.distributed import Alone
@@ -47,7 +47,7 @@ def parameters(algorithm: Supervised) -> torch.Tensor:
 
 
 def test_the_digits_are_split_by_class_without_overlap_and_scaled_by_the_training_split() -> None:
-    splits = load_splits("digits")
+    splits = load_datasets("digits")
     parts = [splits.train, splits.validation, splits.test]
     assert [len(part) for part in parts] == [1077, 360, 360]  # type: ignore[arg-type]
     assert (splits.shape, splits.classes) == ((1, 8, 8), 10)

@@ -177,7 +177,7 @@ def test_it_learns_to_answer_what_it_sees(tmp_path: Path) -> None:
     for iteration in range(td3.iterations):
         td3.iterate(iteration)
     cues = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
-    assert np.abs(td3.act_best(cues) - cues).max() < 0.2
+    assert np.abs(td3.act_deterministic(cues) - cues).max() < 0.2
 
 
 def test_what_a_time_limit_cuts_off_keeps_its_value(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import slots
+from harness.cluster import machine
 from harness.cluster.hosts import local_hosts
 from harness.cluster.machine import cpu_quota, within_quota
 from harness.cluster.slots import visible_gpus
@@ -52,12 +52,12 @@ def test_slots_and_threads_are_what_a_quota_is_worth() -> None:
 
 
 def test_slots_of_this_machine_follow_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "available_cores", lambda: list(range(16)))
-    monkeypatch.setattr(slots, "cpu_quota", lambda: 6.0)
+    monkeypatch.setattr(machine, "available_cores", lambda: list(range(16)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 6.0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [host.slots for host in local_hosts()] == [6]
     assert (local_slots(), local_slots(cores_per_slot=2)) == (6, 3)
-    monkeypatch.setattr(slots, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
     assert local_slots() == 1
 
 

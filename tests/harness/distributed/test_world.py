@@ -14,7 +14,7 @@ import torch
 
 from harness.cluster.machine import available_memory, free_memory
 from harness.cluster.place import detect_place
-from harness.cluster.slots import Slot, own_slot, share_of_cores, show_one_gpu
+from harness.cluster.slots import Slot, share_of_cores, show_one_gpu, slot_of_rank
 from harness.cluster.slurm import expand_tasks_per_node
 from harness.distributed.world import World, prepare_environment
 from harness.errors import BadInput
@@ -79,10 +79,10 @@ def test_tasks_per_node_are_expanded() -> None:
 
 def test_a_slot_is_found_by_host_and_local_rank() -> None:
     env = {"HARNESS_SLOTS": "elsewhere:0,1/4;here:2,3/4"}
-    assert own_slot(env, "here", 0) == Slot(2, 4) and own_slot(env, "here", 1) == Slot(3, 4)
-    assert own_slot(env, "elsewhere.example", 1) == Slot(1, 4)
-    assert own_slot({}, "here", 0) is None
-    assert own_slot({"HARNESS_SLOTS": "nowhere.invalid:0/1"}, "here", 0) is None
+    assert slot_of_rank(env, "here", 0) == Slot(2, 4) and slot_of_rank(env, "here", 1) == Slot(3, 4)
+    assert slot_of_rank(env, "elsewhere.example", 1) == Slot(1, 4)
+    assert slot_of_rank({}, "here", 0) is None
+    assert slot_of_rank({"HARNESS_SLOTS": "nowhere.invalid:0/1"}, "here", 0) is None
 
 
 def test_slots_share_the_cores_and_none_is_left_out() -> None:
@@ -111,7 +111,7 @@ def test_a_command_is_confined_to_its_slot() -> None:
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert shown.split("]")[0] + "]" == str(share_of_cores(cores, Slot(1, 2)))
     confined = {"HARNESS_SLOTS": "localhost:1/2", "HARNESS_CONFINED": "1"}
-    assert own_slot(confined, "here", 0) == Slot(0, 1), "a World in the command takes no share of its share"
+    assert slot_of_rank(confined, "here", 0) == Slot(0, 1), "a World in the command takes no share of its share"
 
 
 @pytest.mark.parametrize(

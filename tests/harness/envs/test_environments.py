@@ -115,7 +115,7 @@ def test_moments_of_several_batches_are_those_of_all_samples() -> None:
     batches = [draw.normal(3.0, 2.0, (n, 4)) for n in (10, 1, 250)]
     moments = RunningMoments((4,))
     for batch in batches:
-        moments.take_in(batch, Alone())
+        moments.merge(batch, Alone())
     together = np.concatenate(batches)
     np.testing.assert_allclose(moments.mean, together.mean(0), rtol=1e-10)
     np.testing.assert_allclose(moments.std, np.sqrt(together.var(0) + 1e-8), rtol=1e-10)
@@ -127,7 +127,7 @@ def test_moments_keep_their_digits_far_from_zero() -> None:
     moments = RunningMoments(())
     values = 1e6 + np.random.default_rng(0).normal(size=1000)
     for part in np.split(values, 10):
-        moments.take_in(part, Alone())
+        moments.merge(part, Alone())
     assert moments.std == pytest.approx(values.std(), rel=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return() -> None:
     dones = np.array([[False, True], [False, False], [True, False]])
     for reward, done in zip(rewards, dones):
         scaler.scale(reward, done)
-    scaler.take_in(Alone())
+    scaler.merge(Alone())
     seen = [1.0, 2.0, 3.0 + 0.5 * 1.0, -1.0, 0.5 + 0.5 * 3.5, 0.5 + 0.5 * -1.0]  # a new episode begins at nothing
     assert scaler.moments.std == pytest.approx(np.sqrt(np.var(seen) + 1e-8))
     np.testing.assert_allclose(scaler.scale(np.array([1.0, 0.0]), np.array([False, False]))[0], 1 / scaler.moments.std)

@@ -14,9 +14,9 @@ from harness.envs import EnvSettings, make_environments
 from harness.envs.evaluation import (
     LONGEST,
     Act,
-    InEnvironmentsOfTheirOwn,
-    InTrainingEnvironments,
     Noise,
+    SeparateEnvironments,
+    TrainingEnvironments,
     episode_seeds,
     is_limited,
     longest_episode,
@@ -76,9 +76,9 @@ def by_sight(observations: np.ndarray, noise: np.ndarray | None = None) -> np.nd
     return (observations[:, 0] > 0).astype(int)
 
 
-def own(env: str, **settings: Any) -> InEnvironmentsOfTheirOwn:
+def own(env: str, **settings: Any) -> SeparateEnvironments:
     at_once, max_steps = settings.pop("at_once", 16), settings.pop("max_steps", None)
-    return InEnvironmentsOfTheirOwn(EnvSettings(id=env, **settings), Alone(), at_once, max_steps)
+    return SeparateEnvironments(EnvSettings(id=env, **settings), Alone(), at_once, max_steps)
 
 
 def test_environments_are_made_once_however_often_is_evaluated() -> None:
@@ -160,7 +160,7 @@ def test_training_s_environments_play_the_same_episodes(backend: str) -> None:
     environments = make_environments(settings, 0, 1)
     try:
         environments.reset(0)
-        lent = InTrainingEnvironments(settings, Alone(), environments.vector)
+        lent = TrainingEnvironments(settings, Alone(), environments.vector)
         found = [lent.play(act, SEEDS[:10]).returns.tolist() for _ in range(2)]
     finally:
         environments.close()
@@ -173,7 +173,7 @@ def test_training_s_environments_play_the_same_episodes(backend: str) -> None:
 def test_training_s_environments_tell_metrics_and_are_cut_too() -> None:
     settings = EnvSettings(id="ToldOfInfos-v0", count=3, backend="sync", info_metrics=["is_success", "nowhere"])
     environments = make_environments(settings, 0, 1)
-    lent = InTrainingEnvironments(settings, Alone(), environments.vector)
+    lent = TrainingEnvironments(settings, Alone(), environments.vector)
     played = lent.play(right, SEEDS[:7])
     assert played.metrics == {"is_success": 1.0} and played.cut == 0
     lent.max_steps = 9

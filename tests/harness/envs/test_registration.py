@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 from harness.envs import EnvSettings, make_environment
-from harness.envs.registration import REGISTERED, registration, take_over
+from harness.envs.registration import REGISTERED, registration, register_from_parent
 from harness.errors import BadInput
 from tests.harness.envs.oddities import Odd
 
@@ -47,7 +47,7 @@ def test_a_string_that_names_the_script_is_its_object(tmp_path: Path, monkeypatc
     assert written is not None
     (tmp_path / "it").write_bytes(written)
     del gym.registry["Here-v0"]
-    take_over("Here-v0", {REGISTERED: str(tmp_path / "it")})
+    register_from_parent("Here-v0", {REGISTERED: str(tmp_path / "it")})
     assert gym.registry["Here-v0"].entry_point is Odd
 
 
@@ -66,4 +66,4 @@ def test_what_cannot_be_handed_over_is_told_with_what_to_write() -> None:
 
 def test_what_cannot_be_read_is_told_with_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="write env.id = 'module:Mine-v0'"):
-        take_over("Mine-v0", {REGISTERED: str(tmp_path / "gone")})
+        register_from_parent("Mine-v0", {REGISTERED: str(tmp_path / "gone")})

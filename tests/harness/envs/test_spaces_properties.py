@@ -243,7 +243,7 @@ def test_no_algorithm_leaves_the_space(name: str, space: str, tmp_path: Path) ->
     algorithm = algorithm_class(name)(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, play))
     algorithm.iterate(0)
     seen = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
-    assert_contained(envs.action_space, algorithm.act_best(seen))
+    assert_contained(envs.action_space, algorithm.act_deterministic(seen))
     algorithm.close()
 
 

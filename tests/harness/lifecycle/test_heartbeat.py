@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.lifecycle import heartbeat
+from harness.lifecycle import heartbeat, watchdog
 from harness.lifecycle.heartbeat import Beat, Heartbeat, read_beats, write_over
 from harness.lifecycle.watchdog import Hang, RanksWatch, Watch
 
@@ -143,7 +143,7 @@ def test_ranks_look_after_each_other(looks: int, blamed: int, given_up: list[int
     ranks, found = Ranks(tmp_path, monkeypatch, ""), list[Hang]()
     among = RanksWatch(tmp_path, looks, 2, "ab"[blamed], 600.0, found.append)
     monkeypatch.setattr(ranks.watch, "look", among.look)
-    monkeypatch.setattr(heartbeat.psutil.Process, "status", lambda self: "stopped")
+    monkeypatch.setattr(watchdog.psutil.Process, "status", lambda self: "stopped")
     ranks.beats = [replace(beat, pid=os.getpid()) for beat in ranks.beats]
     assert ranks.passes(5) is None and ranks.passes(29, silent=(blamed,)) is None and not found
     ranks.passes(2, silent=(blamed,))

@@ -55,7 +55,7 @@ def test_from_an_older_checkpoint_the_newer_ones_are_set_aside_for_good(run_dir:
     start = prepare(run_dir, str(chosen))
     assert start.checkpoint == chosen and not start.state_alone and names(run_dir) == ["step-000000100"]
     assert sorted(path.name for path in (run_dir / "aside-1").iterdir()) == ["step-000000200", "step-000000300"]
-    assert "aside-1" in start.told[0] and (run_dir / "checkpoints" / "latest").resolve() == chosen
+    assert "aside-1" in start.notices[0] and (run_dir / "checkpoints" / "latest").resolve() == chosen
     assert prepare(run_dir, "auto") == Start(chosen, []), "not the newest of the branch that was left"
     assert (run_dir / "metrics.jsonl").exists()
 
@@ -64,7 +64,7 @@ def test_a_damaged_one_is_told_once_and_is_none_of_those_that_are_kept(run_dir: 
     damage(run_dir / "checkpoints" / "step-000000300")
     start = prepare(run_dir, "auto")
     assert start.checkpoint == run_dir / "checkpoints" / "step-000000200"
-    assert "step-000000300 is damaged" in start.told[0]
+    assert "step-000000300 is damaged" in start.notices[0]
     assert prepare(run_dir, "auto") == Start(start.checkpoint, []) and names(run_dir) == [
         "step-000000100",
         "step-000000200",
@@ -79,8 +79,8 @@ def test_what_is_not_gone_on_with_at_all_is_set_aside_with_its_metrics(how: str,
         damage(path)
     start = prepare(run_dir, "auto" if how == "damaged" else str(other))
     assert start.checkpoint == (None if how == "damaged" else other)
-    assert ("begins anew" if how == "damaged" else "goes on from elsewhere") in start.told[-1]
-    assert "aside-1" in start.told[-1]
+    assert ("begins anew" if how == "damaged" else "goes on from elsewhere") in start.notices[-1]
+    assert "aside-1" in start.notices[-1]
     assert not names(run_dir) and not (run_dir / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "checkpoints" / "step-000000300").exists()
@@ -119,7 +119,7 @@ def test_of_a_checkpoint_that_is_named_and_not_whole_the_state_is_taken(run_dir:
     parts = [{**part, "segments": [lost]}]
     chosen = checkpoints.save(run_dir / "checkpoints", 400, STATE, {"env_steps": 400}, parts=parts)
     start = prepare(run_dir, str(chosen))
-    assert start.checkpoint == chosen and start.state_alone and "all that is taken of it" in start.told[0]
+    assert start.checkpoint == chosen and start.state_alone and "all that is taken of it" in start.notices[0]
     assert prepare(run_dir, "auto").checkpoint == chosen.with_name("step-000000300"), "a whole one comes first"
 
 
@@ -140,7 +140,7 @@ def test_without_locks_a_run_goes_on_and_says_so(
     monkeypatch.setattr(fcntl, "flock", flock)
     if code == errno.EIO:
         with pytest.raises(OSError):
-            DirectoryLock(tmp_path).take()
+            DirectoryLock(tmp_path).acquire()
         return
     settings = ["ppo-cartpole", "run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
     assert go(str(tmp_path), [*settings, "evaluation.final_episodes=1"])["status"] == "done"

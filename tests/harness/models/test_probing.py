@@ -107,7 +107,7 @@ def test_lazy_parameters_come_to_be_and_buffers_stay_all_the_same() -> None:
 @pytest.mark.parametrize("name,network", [("ppo", "Normed"), ("a2c", "Normed"), ("dqn", "NormedValues")])
 def test_batchnorm_and_dropout_are_taken_and_told(name: str, network: str) -> None:
     algorithm = make(name, network)
-    (told,) = [line for line in algorithm.remarks() if "network.class" in line]
+    (told,) = [line for line in algorithm.notices() if "network.class" in line]
     assert f"{name} keeps networks in evaluation mode" in told and "norm (BatchNorm1d), trunk.1 (Dropout)" in told
     algorithm.iterate(0)
     buffers = {key: value for key, value in algorithm.module.state_dict().items() if key.endswith("running_mean")}
@@ -117,7 +117,7 @@ def test_batchnorm_and_dropout_are_taken_and_told(name: str, network: str) -> No
 
 def test_buffers_that_change_are_told_and_nothing_is_compiled() -> None:
     algorithm = make("ppo", "Counting")
-    (told,) = [line for line in algorithm.remarks() if "network.class changes" in line and "eager" not in line]
+    (told,) = [line for line in algorithm.notices() if "network.class changes" in line and "eager" not in line]
     assert "(calls, mean)" in told and algorithm.restless == [algorithm.module]
     algorithm.close()
 

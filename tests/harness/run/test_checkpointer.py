@@ -18,7 +18,7 @@ from harness.config import load_run_config
 from harness.distributed.transports.base import Alone
 from harness.lifecycle.checkpoints import checkpoint
 from harness.reporting.metrics import MetricsWriter
-from harness.run.checkpointer import Keeping
+from harness.run.checkpointer import Checkpointer
 from tests.multirank.stopped_run import go
 
 
@@ -44,21 +44,21 @@ class Still(Algorithm):
 def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tmp_path: Path) -> None:
     go_on, told = threading.Event(), list[str]()
     config = load_run_config("ppo-cartpole", [])
-    keeping = Keeping(config, tmp_path, Still(), None, Alone(), told.append, lambda: go_on.wait(10) and None)
-    keeping.save(1, 100, {"iteration": 1})
-    keeping.due = True
-    keeping.hear(keeping.words())
-    assert not keeping.ready, "it would wait for the disk"
-    keeping.best = True
-    assert keeping.ready, "the policy that was evaluated is to be kept, not one of later"
-    keeping.best = False
+    checkpointer = Checkpointer(config, tmp_path, Still(), None, Alone(), told.append, lambda: go_on.wait(10) and None)
+    checkpointer.save(1, 100, {"iteration": 1})
+    checkpointer.due = True
+    checkpointer.on_agreement(checkpointer.agenda())
+    assert not checkpointer.ready, "it would wait for the disk"
+    checkpointer.best = True
+    assert checkpointer.ready, "the policy that was evaluated is to be kept, not one of later"
+    checkpointer.best = False
     go_on.set()
-    assert keeping.saver.thread is not None
-    keeping.saver.thread.join()
-    keeping.hear(keeping.words())
-    assert keeping.ready
-    keeping.save(3, 300, {"iteration": 3})
-    assert not keeping.due and keeping.settle() is None and not told
+    assert checkpointer.saver.thread is not None
+    checkpointer.saver.thread.join()
+    checkpointer.on_agreement(checkpointer.agenda())
+    assert checkpointer.ready
+    checkpointer.save(3, 300, {"iteration": 3})
+    assert not checkpointer.due and checkpointer.settle() is None and not told
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100", "step-000000300"]
 
 
@@ -74,11 +74,13 @@ def fails_once() -> Callable[..., None]:
 
 def test_a_boundary_whose_save_failed_is_saved_when_asked_again(tmp_path: Path) -> None:
     told = list[str]()
-    keeping = Keeping(load_run_config("ppo-cartpole", []), tmp_path, Still(), None, Alone(), told.append, fails_once())
-    keeping.save(1, 100, {"iteration": 1})
-    assert keeping.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
-    keeping.save(1, 100, {"iteration": 1})
-    assert keeping.settle() is None
+    checkpointer = Checkpointer(
+        load_run_config("ppo-cartpole", []), tmp_path, Still(), None, Alone(), told.append, fails_once()
+    )
+    checkpointer.save(1, 100, {"iteration": 1})
+    assert checkpointer.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
+    checkpointer.save(1, 100, {"iteration": 1})
+    assert checkpointer.settle() is None
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100"]
 
 

@@ -137,7 +137,7 @@ def test_a_run_may_begin_from_the_checkpoint_of_another(ran: Path, tmp_path: Pat
 
 def test_two_runs_at_once_in_one_directory_are_refused(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path)
-    lock.take()
+    lock.acquire()
     with pytest.raises(BadInput, match="in use by a run that goes on"):
         package.train("ppo-cartpole", QUICK, output=tmp_path)
     lock.release()

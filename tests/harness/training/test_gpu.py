@@ -85,7 +85,7 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
     graphs = make(tmp_path, f"precision.kind={kind}", *fp16)
     eager, host = (make(tmp_path, f"precision.kind={kind}", "compile.capture=false", *fp16) for _ in range(2))
     host.steps = host.make_steps(on_device=False)
-    assert graphs.remarks() == GRAPHS
+    assert graphs.notices() == GRAPHS
     start = host.step.arena.parameters.clone()
     assert torch.equal(graphs.step.arena.parameters, start), "making the graphs leaves no trace"
     found: dict[PPO, dict[str, float]] = {}
@@ -102,7 +102,7 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
 
 def test_two_graphs_around_a_reduce_do_what_one_does(tmp_path: Path) -> None:
     one, two = make(tmp_path), make(tmp_path, collectives=OfTwo())
-    assert two.remarks()[1] == "gradient and update two CUDA graphs"
+    assert two.notices()[1] == "gradient and update two CUDA graphs"
     start = one.step.arena.parameters.clone()
     same_rollout([one, two], 0)
     one.update(0), two.update(0)
@@ -125,7 +125,7 @@ def test_graphs_go_on_from_a_state_that_was_loaded(name: str, tmp_path: Path) ->
     """Into the tensors that they hold. The other one has no graphs; Adagrad's step has none."""
     settings = (f"optimizer.name={name}", "precision.kind=fp16", "optimizer.schedule=linear")
     graphs, eager = make(tmp_path, *settings), make(tmp_path, *settings, "compile.capture=false")
-    assert ("kernel by kernel" in graphs.remarks()[1]) == (name == "adagrad")
+    assert ("kernel by kernel" in graphs.notices()[1]) == (name == "adagrad")
     eager.iterate(0)
     graphs.iterate(0)
     start = eager.step.arena.parameters.clone()
@@ -141,8 +141,8 @@ def test_graphs_go_on_from_a_state_that_was_loaded(name: str, tmp_path: Path) ->
 
 def test_a_compiled_gradient_below_the_graphs(tmp_path: Path) -> None:
     compiled, graphs = make(tmp_path, "compile.mode=on"), make(tmp_path)
-    assert compiled.remarks()[0] == "gradient compiled (compile.mode = on)"
-    assert compiled.remarks()[1:] == GRAPHS[1:]
+    assert compiled.notices()[0] == "gradient compiled (compile.mode = on)"
+    assert compiled.notices()[1:] == GRAPHS[1:]
     start = graphs.step.arena.parameters.clone()
     same_rollout([graphs, compiled], 0)
     graphs.update(0), compiled.update(0)

@@ -50,14 +50,14 @@ def test_a_lease_that_was_written_down_is_the_same_when_read() -> None:
     assert again == lease
 
     restarted = Slots([Host("a", 4), Host("b", 4)])
-    restarted.take(again)
+    restarted.claim(again)
     assert set(taken(lease_of(restarted, 2))).isdisjoint(taken(again))
 
 
 def test_the_slots_of_a_job_that_is_found_running_are_its_own_whatever_their_numbers() -> None:
     slots = Slots([Host("a", 4)])
     running = Lease({"a": (1, 3)}, {"a": 4})
-    slots.take(running)
+    slots.claim(running)
     other = lease_of(slots, 2)
     assert taken(other) == [("a", 0), ("a", 2)] and slots.lease(1) is None
     slots.give_back(other)
@@ -68,7 +68,7 @@ def test_the_slots_of_a_job_that_is_found_running_are_its_own_whatever_their_num
 def test_slots_that_there_are_no_more_do_not_come_back() -> None:
     slots = Slots([Host("a", 2)])
     gone = Lease({"a": (1, 2, 3), "b": (0,)}, {"a": 4, "b": 1})
-    slots.take(gone)
+    slots.claim(gone)
     slots.give_back(gone)
     assert slots.free == 2
 

@@ -19,7 +19,7 @@ from search.space.space import Space
 from search.strategies.proposals import Drawer
 from search.strategies.pruners import PRUNERS
 from search.strategies.samplers import SAMPLERS, sampler_seed
-from search.study.budget import Plan
+from search.study.budget import TrialBudget
 from search.study.objective import Objective
 from search.study.storage import open_storage
 from search.study.study import OUTCOME, best_trial, changed_settings, enqueue_again, open_study, worst_value
@@ -188,7 +188,7 @@ def test_a_second_run_draws_other_parameters_than_the_first(tmp_path: Path) -> N
 
 def test_an_interrupted_plan_goes_on_and_a_finished_one_grows(tmp_path: Path) -> None:
     study, space = opened(tmp_path, config_of())
-    plan = Plan(study, 3)
+    plan = TrialBudget(study, 3)
     for state in (None, TrialState.FAIL):
         trial = study.ask()
         if state is not None:
@@ -196,11 +196,11 @@ def test_an_interrupted_plan_goes_on_and_a_finished_one_grows(tmp_path: Path) ->
         study.tell(trial, 1.0 if state is None else None, state)
     assert plan.left(0) == 2  # a stopped trial is not one of those asked for
 
-    again = Plan(study, 3)
+    again = TrialBudget(study, 3)
     assert again.goes_on and again.left(1) == 1
     again.done()
-    assert not Plan(study, 4).goes_on and Plan(study, 4).left(0) == 4
-    changed = Plan(study, 9)
+    assert not TrialBudget(study, 4).goes_on and TrialBudget(study, 4).left(0) == 4
+    changed = TrialBudget(study, 9)
     assert not changed.goes_on and changed.left(0) == 9, "asked for another number, it begins anew"
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from harness.launching import Outcome
 from search.trial_dir import Failure, Result
-from search.trials.outcome import End, Traces, judge
-from search.trials.record import FAULTS_IN_A_ROW, Faults, kind_of
+from search.trials.outcome import End, Evidence, classify
+from search.trials.record import FAILURES_IN_A_ROW, FailureStreak, kind_of
 
 DONE = Result("done", 5.0, "", False)
 STOPPED = Result("stopped", 4.0, "stop requested", False)
@@ -19,29 +19,29 @@ FAILURE = Failure(1, "hostb", "ValueError: no", ("Traceback",))
 @pytest.mark.parametrize(
     ("traces", "status", "says"),
     [
-        (Traces(DONE, outcome=Outcome(0)), "done", ""),
-        (Traces(DONE, outcome=KILLED), "done", ""),  # harness train: all ranks had come to it
-        (Traces(DONE, speaks_for_all=False, outcome=KILLED), "failed", "SIGKILL"),
-        (Traces(DONE, speaks_for_all=False, outcome=Outcome(-1)), "done", ""),  # nobody was there to see it end
-        (Traces(DONE, asked="pruned"), "done", ""),  # the verdict came too late
-        (Traces(DONE, asked="stopped", cut="did not stop"), "done", ""),
-        (Traces(Result("done", None, "", False), outcome=Outcome(0)), "diverged", "not finite"),
-        (Traces(Result("failed", None, "loss is nan", True), outcome=Outcome(1, 0)), "diverged", "loss is nan"),
-        (Traces(Result("pruned", 3.0, "", False), outcome=Outcome(0), asked="pruned"), "pruned", ""),
-        (Traces(None, asked="pruned", cut="did not stop within 1 s"), "pruned", "did not stop"),
-        (Traces(None, outcome=KILLED, asked="stopped"), "stopped", ""),
-        (Traces(STOPPED, outcome=Outcome(75)), "failed", "did not ask for: stop requested"),
-        (Traces(None, cut="reported nothing"), "failed", "reported nothing"),
-        (Traces(None, outcome=KILLED), "failed", "rank 1 on hostb was killed by SIGKILL"),
-        (Traces(None, outcome=RAISED), "failed", "rank 1 on hostb ended with exit code 1: ValueError: no"),
-        (Traces(None, failure=FAILURE, outcome=Outcome(1, 0)), "failed", "rank 1 on hostb failed: ValueError: no"),
-        (Traces(None, failure=FAILURE, outcome=KILLED), "failed", "SIGKILL"),
-        (Traces(Result("failed", None, "ranks disagree", False), outcome=Outcome(0)), "failed", "ranks disagree"),
-        (Traces(None, outcome=Outcome(0)), "failed", "harness.reporting.report"),
+        (Evidence(DONE, outcome=Outcome(0)), "done", ""),
+        (Evidence(DONE, outcome=KILLED), "done", ""),  # harness train: all ranks had come to it
+        (Evidence(DONE, speaks_for_all=False, outcome=KILLED), "failed", "SIGKILL"),
+        (Evidence(DONE, speaks_for_all=False, outcome=Outcome(-1)), "done", ""),  # nobody was there to see it end
+        (Evidence(DONE, asked="pruned"), "done", ""),  # the verdict came too late
+        (Evidence(DONE, asked="stopped", cut="did not stop"), "done", ""),
+        (Evidence(Result("done", None, "", False), outcome=Outcome(0)), "diverged", "not finite"),
+        (Evidence(Result("failed", None, "loss is nan", True), outcome=Outcome(1, 0)), "diverged", "loss is nan"),
+        (Evidence(Result("pruned", 3.0, "", False), outcome=Outcome(0), asked="pruned"), "pruned", ""),
+        (Evidence(None, asked="pruned", cut="did not stop within 1 s"), "pruned", "did not stop"),
+        (Evidence(None, outcome=KILLED, asked="stopped"), "stopped", ""),
+        (Evidence(STOPPED, outcome=Outcome(75)), "failed", "did not ask for: stop requested"),
+        (Evidence(None, cut="reported nothing"), "failed", "reported nothing"),
+        (Evidence(None, outcome=KILLED), "failed", "rank 1 on hostb was killed by SIGKILL"),
+        (Evidence(None, outcome=RAISED), "failed", "rank 1 on hostb ended with exit code 1: ValueError: no"),
+        (Evidence(None, failure=FAILURE, outcome=Outcome(1, 0)), "failed", "rank 1 on hostb failed: ValueError: no"),
+        (Evidence(None, failure=FAILURE, outcome=KILLED), "failed", "SIGKILL"),
+        (Evidence(Result("failed", None, "ranks disagree", False), outcome=Outcome(0)), "failed", "ranks disagree"),
+        (Evidence(None, outcome=Outcome(0)), "failed", "harness.reporting.report"),
     ],
 )
-def test_how_a_run_ended(traces: Traces, status: str, says: str) -> None:
-    end = judge(traces)
+def test_how_a_run_ended(evidence: Evidence, status: str, says: str) -> None:
+    end = classify(evidence)
     assert end.status == status and says in end.reason
 
 
@@ -59,12 +59,12 @@ def test_one_cause_is_one_cause_whichever_rank_and_number_it_names() -> None:
 
 
 def test_faults_stop_a_study_only_in_a_row_and_of_one_cause() -> None:
-    faults = Faults()
+    faults = FailureStreak()
     for reason in ("a 1", "a 2", "b", "a 3", "a 4"):
         faults.failed(failed(reason))
     assert faults.cause is None
     faults.none_here()
-    for at in range(FAULTS_IN_A_ROW - 1):
+    for at in range(FAILURES_IN_A_ROW - 1):
         faults.failed(failed(f"a {at}"))
     assert faults.cause is None
     faults.failed(failed("a 9"))

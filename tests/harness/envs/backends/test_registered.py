@@ -41,7 +41,7 @@ def test_no_transition_mixes_two_episodes(mode: AutoresetMode) -> None:
     lengths = np.array([3, 4, 5]) + (mode == AutoresetMode.NEXT_STEP)
     np.testing.assert_array_equal(episodes, (40 + (mode == AutoresetMode.NEXT_STEP)) // lengths)
     assert not result.truncated[0]
-    assert (envs.vector.told or "").endswith("from which nothing is learned") == (mode == AutoresetMode.NEXT_STEP)
+    assert (envs.vector.notice or "").endswith("from which nothing is learned") == (mode == AutoresetMode.NEXT_STEP)
     envs.close()
 
 
@@ -54,7 +54,7 @@ def test_auto_takes_a_class_that_is_the_same_experiment_on_any_number_of_ranks(m
 
 def test_a_class_with_one_stream_can_be_forced_and_it_is_told() -> None:
     envs = make_environments(settings(AutoresetMode.SAME_STEP, False), 0, 1)
-    assert envs.vector.told is not None and "other numbers of ranks see other episodes" in envs.vector.told
+    assert envs.vector.notice is not None and "other numbers of ranks see other episodes" in envs.vector.notice
     envs.close()
 
 

@@ -164,7 +164,7 @@ def test_rewards_are_learned_from_by_their_sign_and_games_are_reported_whole(bac
         assert not (lives & ~done).any()
         lost += int(lives.sum())
         where = [(0, int(env)) for env in np.flatnonzero(lives)]
-        sums = account.take_in(result.true_rewards[None], done[None], where)
+        sums = account.merge(result.true_rewards[None], done[None], where)
         running += result.true_rewards
         over = done & ~lives
         counted += running[over].tolist()

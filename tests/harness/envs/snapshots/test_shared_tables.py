@@ -100,15 +100,15 @@ def test_a_state_holds_what_changes_and_goes_on(kind: str, backend: str) -> None
     envs = make_environments(settings(kind, backend), 0, 1)
     envs.reset(seed=1)
     steps(envs, 60)  # into the second episode
-    state, size = stored(envs.own_state())
+    state, size = stored(envs.local_state())
     assert size < KINDS[kind], size
     expected = steps(envs, 70)
     envs.close()
     other = make_environments(settings(kind, backend), 0, 1)
     begun = other.reset(seed=2)
-    assert other.load_own_state(state, begun).all()
+    assert other.load_local_state(state, begun).all()
     np.testing.assert_array_equal(steps(other, 70), expected)
-    again, size = stored(other.own_state())
+    again, size = stored(other.local_state())
     assert size < KINDS[kind], "the checkpoint of a resumed run is as small"
     other.close()
 
@@ -116,10 +116,10 @@ def test_a_state_holds_what_changes_and_goes_on(kind: str, backend: str) -> None
 def test_another_table_than_a_reset_leaves_is_not_gone_on_with() -> None:
     envs = make_environments(settings("own"), 0, 1)
     envs.reset(seed=1)
-    state, _ = stored(envs.own_state())
+    state, _ = stored(envs.local_state())
     other = make_environments(settings("own"), 0, 1)
     other.vector.envs[1].unwrapped.prices[7] += 1.0  # type: ignore[attr-defined]
-    assert other.load_own_state(state, other.reset(seed=2)).tolist() == [True, False, True, True]
+    assert other.load_local_state(state, other.reset(seed=2)).tolist() == [True, False, True, True]
     for each in (envs, other):
         each.close()
 

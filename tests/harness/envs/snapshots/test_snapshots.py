@@ -469,7 +469,7 @@ def test_vectors_go_on_and_so_do_parts_of_them(kind: str) -> None:
         for _ in range(60):
             actions = draw.integers(2, size=5)
             whole, own = (
-                each.step(part_of) for each, part_of in ((Steps(again), actions), (Steps(part), actions[2:4]))
+                each.step(part_of) for each, part_of in ((UpdateLoop(again), actions), (UpdateLoop(part), actions[2:4]))
             )
             assert np.array_equal(whole.observations[2:4], own.observations)
         again.close()
@@ -478,7 +478,7 @@ def test_vectors_go_on_and_so_do_parts_of_them(kind: str) -> None:
             each.close()
 
 
-class Steps:
+class UpdateLoop:
     """`step` of a vector of one group."""
 
     def __init__(self, vector: Vector) -> None:

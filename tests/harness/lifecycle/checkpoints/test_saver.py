@@ -202,12 +202,12 @@ def test_a_save_that_came_about_is_none_the_less_kept_where_only_the_tidying_fai
         broken.setattr(*((shutil, "rmtree", not_empty) if fails == "rmtree" else (checkpoint, "point", no_room)))
         saver.save(snapshot(2, torch.ones(1), last=2.0))
         assert saver.settle() is None
-    (remark,) = saver.remarks
+    (notice,) = saver.notices
     why = os.strerror(errno.ENOTEMPTY if fails == "rmtree" else errno.ENOSPC)
-    assert remark.startswith("the checkpoint of 2 steps is kept") and why in remark
+    assert notice.startswith("the checkpoint of 2 steps is kept") and why in notice
     assert checkpoint.load(tmp_path / "step-000000002") is not None
     saver.save(snapshot(3, torch.ones(1), last=3.0))
-    assert saver.settle() is None and len(saver.remarks) == 1
+    assert saver.settle() is None and len(saver.notices) == 1
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000003"]
     assert {(tmp_path / link).resolve().name for link in ("latest", "best")} == {"step-000000003"}
 

@@ -16,20 +16,20 @@ from harness.algorithms.ppo import NUMBERS, PPO, STATISTICS
 from harness.errors import Diverged
 from harness.training.compile import device_updates
 from harness.training.compile.cuda_graphs import WARM_UPS
-from harness.training.compile.device_updates import DeviceSteps
-from harness.training.updates import HostSteps, KlStop, Minibatch, Steps, Updates
+from harness.training.compile.device_updates import DeviceUpdateLoop
+from harness.training.updates import HostUpdateLoop, KlStop, Minibatch, UpdateLoop, UpdateSummary
 from tests.harness.training.compile.test_gradient import make
 
 KL_AT = STATISTICS.index("kl")
 
 
-def on_host(ppo: PPO, limit: float | None = None) -> Steps:
-    return HostSteps(ppo.step, ppo.gradient, KlStop(KL_AT, limit))
+def on_host(ppo: PPO, limit: float | None = None) -> UpdateLoop:
+    return HostUpdateLoop(ppo.step, ppo.gradient, KlStop(KL_AT, limit))
 
 
-def on_device(ppo: PPO, limit: float | None = None) -> DeviceSteps:
+def on_device(ppo: PPO, limit: float | None = None) -> DeviceUpdateLoop:
     sizes = {len(part) for part in ppo.minibatch_plan(0, 0)[0]}
-    return DeviceSteps(ppo.step, ppo.loss, ppo.data, NUMBERS, sorted(sizes), KlStop(KL_AT, limit), capture=False)
+    return DeviceUpdateLoop(ppo.step, ppo.loss, ppo.data, NUMBERS, sorted(sizes), KlStop(KL_AT, limit), capture=False)
 
 
 def minibatches(ppo: PPO, stored: PPO, count: int = 50) -> list[Minibatch]:
@@ -44,7 +44,7 @@ def minibatches(ppo: PPO, stored: PPO, count: int = 50) -> list[Minibatch]:
     return found
 
 
-def run(ppo: PPO, steps: Steps, batches: list[Minibatch]) -> Updates:
+def run(ppo: PPO, steps: UpdateLoop, batches: list[Minibatch]) -> UpdateSummary:
     steps.begin(batches, 4)
     for number in range(len(batches)):
         steps.gradient(number)
@@ -54,7 +54,7 @@ def run(ppo: PPO, steps: Steps, batches: list[Minibatch]) -> Updates:
     return steps.finish()
 
 
-def assert_equal(one: PPO, other: PPO, start: torch.Tensor, of_one: Updates, of_other: Updates) -> None:
+def assert_equal(one: PPO, other: PPO, start: torch.Tensor, of_one: UpdateSummary, of_other: UpdateSummary) -> None:
     moved = torch.linalg.vector_norm(one.step.arena.parameters - start)
     apart = torch.linalg.vector_norm(one.step.arena.parameters - other.step.arena.parameters)
     assert moved > 0.05 and apart <= 1e-4 * moved
@@ -159,7 +159,7 @@ def test_what_is_captured_is_the_step_and_making_it_leaves_no_trace(
     )
     start = plain.step.arena.parameters.clone()
     ppo.steps = ppo.make_steps(on_device=True)
-    assert len(ppo.sizes) > 1 and ppo.steps.remark == f"gradient and update {graphs}"
+    assert len(ppo.sizes) > 1 and ppo.steps.notice == f"gradient and update {graphs}"
     assert torch.equal(ppo.step.arena.parameters, start) and not ppo.step.arena.wire.any()
     for iteration in range(2):
         ppo.iterate(iteration), plain.iterate(iteration)
@@ -172,11 +172,11 @@ def test_what_is_captured_is_the_step_and_making_it_leaves_no_trace(
 def test_what_cannot_be_captured_is_launched_one_by_one_and_says_why(tmp_path: Path) -> None:
     """The CPU has no graphs."""
     ppo, stored = make(tmp_path, "compile.mode=off"), make(tmp_path, "compile.mode=off")
-    assert ppo.remarks() == ["gradient eager (compile.mode = off)"], "on the CPU there is nothing to be captured"
+    assert ppo.notices() == ["gradient eager (compile.mode = off)"], "on the CPU there is nothing to be captured"
     before = ppo.step.arena.parameters.clone()
     ppo.steps = ppo.make_steps(on_device=True)
     assert torch.equal(ppo.step.arena.parameters, before), "attempts leave no trace"
-    assert ppo.remarks()[1] == "gradient and update launched kernel by kernel (RuntimeError: cpu has no graphs)"
+    assert ppo.notices()[1] == "gradient and update launched kernel by kernel (RuntimeError: cpu has no graphs)"
     ours, theirs = ppo.iterate(0), stored.iterate(0)
     assert ours.gradient_steps == theirs.gradient_steps == 16
     assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-3, abs=1e-5)

@@ -14,7 +14,7 @@ from torch import nn
 from harness.distributed.transports.base import Alone
 from harness.schema import PrecisionSettings
 from harness.training.compile.blocks import InBlocks
-from harness.training.compile.direct_call import Direct
+from harness.training.compile.direct_call import DirectCall
 from harness.training.compile.gradient import compile_in_turn
 from harness.training.precision import Precision
 from tests.conftest import need
@@ -27,7 +27,7 @@ class Scaled:
 
     def __init__(self, factor: float, beside: torch.Tensor) -> None:
         self.factor, self.beside = factor, {"beside": beside}
-        self.direct = Direct(self.write, {})
+        self.direct = DirectCall(self.write, {})
 
     def write(self, inputs: torch.Tensor, unused: torch.Tensor, outputs: torch.Tensor) -> None:
         outputs.copy_(self.factor * inputs + self.beside["beside"])

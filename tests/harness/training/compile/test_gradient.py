@@ -104,7 +104,7 @@ def test_what_cannot_be_compiled_is_eager_and_says_why(tmp_path: Path, monkeypat
     assert failed == (None, "compiling failed: RuntimeError: no such instruction")
     monkeypatch.setenv("CXX", "no-such-compiler")
     ppo = make(tmp_path, "compile.mode=on")
-    assert ppo.remarks() == ["gradient eager (no C++ compiler: no-such-compiler is not on the PATH)"]
+    assert ppo.notices() == ["gradient eager (no C++ compiler: no-such-compiler is not on the PATH)"]
     assert ppo.iterate(0).gradient_steps == 16
 
 

@@ -100,7 +100,7 @@ def test_a_timing_decides_where_nothing_was_decided_before(
 ) -> None:
     monkeypatch.setattr(of_products, "onednn_is_quicker", lambda: quicker)
     monkeypatch.setattr(of_products, "has_onednn", lambda: there)
-    found, remark = choose_products(Alone(), asked)
+    found, notice = choose_products(Alone(), asked)
     assert found == chosen
     lost = "compile.products = 'onednn' cannot be had of this torch: results differ by rounding"
-    assert remark == (lost if asked == "onednn" and not there else "")
+    assert notice == (lost if asked == "onednn" and not there else "")
