@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.buffers.ring import Ring
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.schema import AlgorithmSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Context:
     """What a run hands to its algorithm."""
 
     config: RunConfig
-    collectives: Collectives
+    communicator: Communicator
     device: torch.device
     phases: PhaseTimer
     environments: Environments | None
@@ -107,7 +107,7 @@ class Algorithm(ABC):
         """BadInput, before anything starts, where it has no environment and what it learns from does not do."""
 
     @classmethod
-    def check_ranks(cls, config: RunConfig, collectives: Collectives) -> None:
+    def check_ranks(cls, config: RunConfig, communicator: Communicator) -> None:
         """BadInput, on all ranks and before anything is written, where what they keep is more than their hosts have;
         collective."""
 

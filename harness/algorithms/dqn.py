@@ -99,7 +99,7 @@ class DQN(OffPolicy):
     def __init__(self, context: Context) -> None:
         config, settings, envs = context.config, context.config.algorithm, context.environments
         assert isinstance(settings, DQNSettings) and envs is not None
-        self.settings, device, collectives = settings, context.device, context.collectives
+        self.settings, device, communicator = settings, context.device, context.communicator
         torch.manual_seed(config.seed)
         self.module = self.network(config, envs.observation_space, envs.action_space).to(device)
         # Dropout would make the target of the moment a matter of chance: evaluation mode throughout, as for PPO
@@ -109,9 +109,9 @@ class DQN(OffPolicy):
         self.step = Step(
             self.module,
             lambda arena: make_optimizer(config.optimizer, [arena.flat]),
-            collectives,
+            communicator,
             self.precision,
-            statistics=len(STATISTICS) + collectives.size,
+            statistics=len(STATISTICS) + communicator.size,
             max_grad_norm=settings.max_grad_norm,
         )
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
@@ -134,7 +134,7 @@ class DQN(OffPolicy):
         self.data = {**self.minibatches.data, "errors": torch.zeros(len(self.minibatches.rows), device=device)}
         """What a minibatch has of each of its samples; its errors come from the loss."""
         self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
-        self.others = torch.zeros(collectives.size, device=device)
+        self.others = torch.zeros(communicator.size, device=device)
         self.ahead: InBlocks | None = None
         """Makes the target network's values of minibatches that are drawn together."""
         if at_once > 1:
@@ -261,7 +261,7 @@ class DQN(OffPolicy):
         self.gradient(part)
         if self.settings.prioritized:  # the largest weight of each rank rides along
             weights = self.minibatches.arrays["weights"][part]
-            arena.tail[first_other + self.collectives.rank] = float(weights.max(initial=0.0))
+            arena.tail[first_other + self.communicator.rank] = float(weights.max(initial=0.0))
         phases.start("reduce")
         statistics = self.step.reduce()
         if self.settings.prioritized:

@@ -94,7 +94,7 @@ class SAC(Continuous):
         self.step = Step(
             self.module,
             lambda arena: make_optimizer(config.optimizer, [arena.flat]),
-            context.collectives,
+            context.communicator,
             self.precision,
             statistics=len(STATISTICS),
         )

@@ -150,7 +150,7 @@ class Supervised(Algorithm):
             self.module,
             config.optimizer,
             nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing),
-            collectives=context.collectives,
+            communicator=context.communicator,
             precision=Precision(config.precision, context.device),
             max_grad_norm=settings.max_grad_norm,
             batch_norm=settings.batch_norm,
@@ -174,7 +174,7 @@ class Supervised(Algorithm):
             )
         except StopHere as stop:  # on all ranks, at the same batch
             self.context.phases.start("rest")
-            agree_on_buffers(self.module, self.context.collectives, samples=1)
+            agree_on_buffers(self.module, self.context.communicator, samples=1)
             part = self.part
             return Iteration(part.samples - before.samples, part.steps - before.steps, {}, cut=stop.reason)
         finally:
@@ -192,7 +192,7 @@ class Supervised(Algorithm):
 
     def seed_draws(self, iteration: int, batch: int) -> None:
         """What a network draws by itself (dropout) differs between ranks, and is the same again after a resume."""
-        numbers = iteration, self.context.collectives.rank, *([batch] if batch else [])
+        numbers = iteration, self.context.communicator.rank, *([batch] if batch else [])
         torch.manual_seed(int(generator(self.config.seed, "dropout", *numbers).integers(2**62)))
 
     def before_step(self, iteration: int, first: int, step: int) -> None:
@@ -219,7 +219,7 @@ class Supervised(Algorithm):
         """All of the validation split, `final` of the test split: the return of a sample is 1 where it is right."""
         mine: list[np.ndarray] = []
         loader = self.test_loader if final else self.validation_loader
-        heard = len(loader) - 1 if EVALUATION_BATCH >= self.context.collectives.size else 0
+        heard = len(loader) - 1 if EVALUATION_BATCH >= self.context.communicator.size else 0
         """Batches before which all ranks listen: those before which each rank has had samples."""
 
         def is_right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -231,7 +231,7 @@ class Supervised(Algorithm):
             return right
 
         self.trainer.test_epoch(loader, is_right)
-        shares = self.context.collectives.gather_objects(mine)
+        shares = self.context.communicator.gather_objects(mine)
         batches = itertools.zip_longest(*shares, fillvalue=np.zeros(0, dtype=bool))
         return Evaluation(np.concatenate([part for batch in batches for part in batch]).astype(np.float64))
 

@@ -56,7 +56,7 @@ class TD3(Continuous):
         def step_of(module: torch.nn.Module, statistics: int) -> Step:
             own = Precision(config.precision, context.device)
             make = lambda arena: make_optimizer(config.optimizer, [arena.flat])  # noqa: E731
-            return Step(module, make, context.collectives, own, statistics)
+            return Step(module, make, context.communicator, own, statistics)
 
         self.critic_step = step_of(self.module.critics, len(CRITIC_STATISTICS))
         self.actor_step = step_of(self.module.actor, len(ACTOR_STATISTICS))

@@ -48,7 +48,7 @@ class Floor:
             environments = run.environments
             example = np.zeros(0, np.float32 if environments is None else environments.observation_dtype)
             kept = torch.from_numpy(example).dtype
-            rows = torch.zeros(-(-batch // run.collectives.size), *inputs, dtype=kept, device=run.world.device)
+            rows = torch.zeros(-(-batch // run.communicator.size), *inputs, dtype=kept, device=run.world.device)
             self.products = products_of(algorithm.module, rows)
 
     def measure(self) -> dict[str, float | None]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from harness.bench.openmpi import allreduce_algorithm
-from harness.bench.torch_distributed import TorchCollectives
-from harness.distributed.transports.base import Collectives
-from harness.distributed.transports.mpi import MOST_AT_ONCE, MpiCollectives
+from harness.bench.torch_distributed import TorchCommunicator
+from harness.distributed.transports.base import Communicator
+from harness.distributed.transports.mpi import MOST_AT_ONCE, MpiCommunicator
 from harness.distributed.transports.shared_memory import LARGEST
 from harness.distributed.world import World
 from harness.errors import BadInput
@@ -32,14 +32,14 @@ def measure(world: World, path: str, hosts: list[str], sizes: list[int], seconds
     Returns what the path is made of and, for each size, the seconds of its calls: of each call the mean over the ranks,
     as nccl-tests averages by default. The first call of each size is checked.
     """
-    collectives = start(world, path, hosts)
+    communicator = start(world, path, hosts)
     times = {}
     for size in sizes:
         tensor = torch.empty(size // 4, device=device_of(world, path))
-        call = synchronised(make_call(path, collectives, tensor), tensor.device)
-        check(collectives, tensor, call)
+        call = synchronised(make_call(path, communicator, tensor), tensor.device)
+        check(communicator, tensor, call)
         tensor.zero_()  # sums of zeros stay zero, however often they are added
-        times[str(size)] = [round(each, 9) for each in time_calls(collectives, call, seconds)]
+        times[str(size)] = [round(each, 9) for each in time_calls(communicator, call, seconds)]
     device, ranks = device_of(world, path).type, world.place.size
     mpi = library() if path not in ("torch-gloo", "nccl") and device == "cpu" else None
     found = {
@@ -47,17 +47,17 @@ def measure(world: World, path: str, hosts: list[str], sizes: list[int], seconds
         "device": device,
         "mpi": mpi,
         "cycle_milliseconds": os.environ.get("HOROVOD_CYCLE_TIME") if path.startswith("horovod") else None,
-        "algorithms": {str(size): algorithm(collectives, path, mpi, ranks, size) for size in sizes},
+        "algorithms": {str(size): algorithm(communicator, path, mpi, ranks, size) for size in sizes},
     }
-    if isinstance(collectives, TorchCollectives):
-        collectives.stop()
+    if isinstance(communicator, TorchCommunicator):
+        communicator.stop()
     return found
 
 
-def start(world: World, path: str, hosts: list[str]) -> Collectives:
+def start(world: World, path: str, hosts: list[str]) -> Communicator:
     """What carries `path`, as a run starts it where a run knows it."""
     if path in ("torch-gloo", "nccl"):
-        return TorchCollectives(world, "nccl" if path == "nccl" else "gloo", hosts)
+        return TorchCommunicator(world, "nccl" if path == "nccl" else "gloo", hosts)
     if world.place.size == 1:
         raise BadInput("an all-reduce needs at least 2 ranks")
     return world.start("mpi" if path.startswith("mpi") else "horovod")
@@ -68,18 +68,23 @@ def device_of(world: World, path: str) -> torch.device:
     return world.device if path == "nccl" or path.startswith("horovod") else torch.device("cpu")
 
 
-def make_call(path: str, collectives: Collectives, tensor: torch.Tensor) -> Callable[[], object]:
+def make_call(path: str, communicator: Communicator, tensor: torch.Tensor) -> Callable[[], object]:
     """One all-reduce of `tensor` in place."""
     if path in ("mpi-bare", "mpi-ring"):
-        assert isinstance(collectives, MpiCollectives)
-        communicator, in_place, buffer = collectives.communicator, collectives.mpi.IN_PLACE, tensor.numpy()
-        return lambda: communicator.Allreduce(in_place, buffer)
-    return lambda: collectives.all_reduce_(tensor, "sum", "gradients")
+        assert isinstance(communicator, MpiCommunicator)
+        world, in_place, buffer = communicator.world, communicator.mpi.IN_PLACE, tensor.numpy()
+        return lambda: world.Allreduce(in_place, buffer)
+    return lambda: communicator.all_reduce_(tensor, "sum", "gradients")
 
 
-def algorithm(collectives: Collectives, path: str, mpi: str | None, ranks: int, size: int) -> str | None:
+def algorithm(communicator: Communicator, path: str, mpi: str | None, ranks: int, size: int) -> str | None:
     """What MPI reduces `size` bytes by. Runs hand it large buffers in pieces, and small ones of one host not at all."""
-    if path == "mpi" and isinstance(collectives, MpiCollectives) and collectives.shared is not None and size <= LARGEST:
+    if (
+        path == "mpi"
+        and isinstance(communicator, MpiCommunicator)
+        and communicator.shared is not None
+        and size <= LARGEST
+    ):
         return "shared memory"
     piece = 4 * MOST_AT_ONCE if path == "mpi" else size
     name = allreduce_algorithm(mpi, os.environ, ranks, min(size, piece))
@@ -98,16 +103,16 @@ def synchronised(call: Callable[[], object], device: torch.device) -> Callable[[
     return and_wait
 
 
-def check(collectives: Collectives, tensor: torch.Tensor, call: Callable[[], object]) -> None:
+def check(communicator: Communicator, tensor: torch.Tensor, call: Callable[[], object]) -> None:
     """RuntimeError where the sum over the ranks of rank + 1 is not N (N + 1) / 2 throughout."""
-    ranks = collectives.size
-    tensor.fill_(collectives.rank + 1)
+    ranks = communicator.size
+    tensor.fill_(communicator.rank + 1)
     call()
     if not bool((tensor == ranks * (ranks + 1) / 2).all()):
-        raise RuntimeError(f"{type(collectives).__name__} adds up wrongly: {tensor.unique().tolist()[:5]}")
+        raise RuntimeError(f"{type(communicator).__name__} adds up wrongly: {tensor.unique().tolist()[:5]}")
 
 
-def time_calls(collectives: Collectives, call: Callable[[], object], seconds: float) -> list[float]:
+def time_calls(communicator: Communicator, call: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of each call, mean over the ranks; back to back, as in training, without barriers in between."""
     for _ in range(WARM_UP_CALLS):
         call()
@@ -116,14 +121,14 @@ def time_calls(collectives: Collectives, call: Callable[[], object], seconds: fl
         call()
     each = (perf_counter() - begun) / WARM_UP_CALLS
     mine = min(max(int(seconds / each), FEWEST_CALLS), MOST_CALLS)
-    calls = int(min(collectives.gather_objects(mine)))
-    collectives.barrier()
+    calls = int(min(communicator.gather_objects(mine)))
+    communicator.barrier()
     times = np.empty(calls)
     for number in range(calls):
         begun = perf_counter()
         call()
         times[number] = perf_counter() - begun
-    averages = np.mean(collectives.gather_objects(times.tolist()), axis=0)
+    averages = np.mean(communicator.gather_objects(times.tolist()), axis=0)
     return averages[:: -(-calls // KEPT)].tolist()
 
 

@@ -39,10 +39,10 @@ def measure(
     """
     settings = resolve(config)
     check(settings, world.place.size)
-    collectives = world.start(settings.sync.path)
-    algorithm_class(settings.algorithm.name).check_ranks(settings, collectives)
+    communicator = world.start(settings.sync.path)
+    algorithm_class(settings.algorithm.name).check_ranks(settings, communicator)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        run = Run(settings, Path(folder), world, collectives, requests)
+        run = Run(settings, Path(folder), world, communicator, requests)
         run.progress = Progress()
         run.metrics = open_metrics(run.run_dir, run.rank, settings.logging.tensorboard)
         try:
@@ -52,14 +52,14 @@ def measure(
             for _ in range(repeats):
                 repeat = time_iterations(run, iterations)
                 if floor is not None:
-                    collectives.barrier()
-                    repeat["floor"] = mean(collectives.gather_objects(floor.measure()))
+                    communicator.barrier()
+                    repeat["floor"] = mean(communicator.gather_objects(floor.measure()))
                 found.append(repeat)
             return {
                 "line": run.first_line(),
                 "remarks": run.algorithm.notices(),
                 "config": run.resolved().to_table(),
-                "ranks": collectives.size,
+                "ranks": communicator.size,
                 "environments": None if run.environments is None else run.environments.share.total,
                 "iterations": iterations,
                 "products": None if floor is None else len(floor.products),
@@ -97,7 +97,7 @@ def warm_up(run: Run, seconds: float) -> tuple[int, tuple[int, ...] | None]:
         times.append(perf_counter() - since)
         enough = len(times) >= LEAST_WARM_UP and perf_counter() - begun >= seconds
         iterations = max(1, round(seconds / statistics.median(times)))
-        enough, iterations = run.collectives.broadcast_object((enough, iterations))
+        enough, iterations = run.communicator.broadcast_object((enough, iterations))
         if enough:
             return iterations, shapes[0] if shapes else None
 
@@ -107,15 +107,15 @@ def time_iterations(run: Run, iterations: int) -> dict[str, Any]:
     run.phases.stop()
     run.phases.seconds.clear()
     steps, gradients = run.counters.env_steps, run.counters.gradient_steps
-    run.collectives.barrier()
+    run.communicator.barrier()
     begun = perf_counter()
     for _ in range(iterations):
         iterate(run)
     if run.world.device.type == "cuda":
         torch.cuda.synchronize(run.world.device)
     run.phases.stop()
-    seconds = run.collectives.gather_objects(perf_counter() - begun)
-    phases = run.collectives.gather_objects(run.phases.seconds)
+    seconds = run.communicator.gather_objects(perf_counter() - begun)
+    phases = run.communicator.gather_objects(run.phases.seconds)
     names = sorted({name for spent in phases for name in spent})
     return {
         "seconds": max(seconds),
@@ -138,7 +138,7 @@ def train(world: World, config: dict[str, Any]) -> dict[str, Any]:
     result.json."""
     settings = resolve(config)
     check(settings, world.place.size)
-    collectives = world.start(settings.sync.path)
-    algorithm_class(settings.algorithm.name).check_ranks(settings, collectives)
+    communicator = world.start(settings.sync.path)
+    algorithm_class(settings.algorithm.name).check_ranks(settings, communicator)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        return asdict(Run(settings, Path(folder), world, collectives, requests).go("never"))
+        return asdict(Run(settings, Path(folder), world, communicator, requests).go("never"))

@@ -1,4 +1,4 @@
-"""torch.distributed as `Collectives`, to be measured beside the paths that runs take; no run uses it."""
+"""torch.distributed as `Communicator`, to be measured beside the paths that runs take; no run uses it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 
 from harness.cluster.slots import names_this_host
-from harness.distributed.transports.base import Collectives, Operation
+from harness.distributed.transports.base import Communicator, Operation
 from harness.distributed.transports.srun_rendezvous import interface_towards
 from harness.distributed.world import World, prepare_environment
 from harness.errors import BadInput
 
 
-class TorchCollectives(Collectives):
+class TorchCommunicator(Communicator):
     """`backend` is `gloo` or `nccl`; on ranks of an MPI launcher, whose hosts reach each other by `hosts`."""
 
     def __init__(self, world: World, backend: str, hosts: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from harness.cluster.place import Place, detect_place
 from harness.distributed.arena import Arena
-from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.base import Alone, Communicator
 from harness.distributed.world import World
 
-__all__ = ["Alone", "Arena", "Collectives", "Place", "World", "detect_place"]
+__all__ = ["Alone", "Arena", "Communicator", "Place", "World", "detect_place"]

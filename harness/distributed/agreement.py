@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.errors import EnvironmentFault, RanksDisagree
 
 
 @torch.no_grad()
-def broadcast_state(collectives: Collectives, module: torch.nn.Module) -> None:
+def broadcast_state(communicator: Communicator, module: torch.nn.Module) -> None:
     """Rank 0's parameters, buffers (those that are not saved too) and extra state on every rank, once at the start.
 
     Whatever one rank can hold is right: any dtype, and any Python object as extra state. Where that cannot be sent,
     each rank keeps its own.
     """
-    if collectives.size == 1:
+    if communicator.size == 1:
         return
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with_extra = {
@@ -29,11 +29,11 @@ def broadcast_state(collectives: Collectives, module: torch.nn.Module) -> None:
         if type(part).get_extra_state is not torch.nn.Module.get_extra_state
     }
     packed = None
-    if collectives.rank == 0:
+    if communicator.rank == 0:
         extra = {path: sendable(part.get_extra_state()) for path, part in with_extra.items()}
         packed = pack({"tensors": {name: tensor.detach() for name, tensor in tensors.items()}, "extra": extra})
-    received = unpack(collectives.broadcast_object(packed))
-    if collectives.rank == 0:
+    received = unpack(communicator.broadcast_object(packed))
+    if communicator.rank == 0:
         return
     for name, tensor in received["tensors"].items():
         parent, _, own = name.rpartition(".")
@@ -93,13 +93,13 @@ def unpack(packed: bytes, device: torch.device | None = None) -> Any:
     return torch.load(io.BytesIO(packed), map_location=place if device is not None else "cpu", weights_only=False)
 
 
-def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = "parameters") -> None:
+def check_equal(communicator: Communicator, parameters: torch.Tensor, what: str = "parameters") -> None:
     """Raises RanksDisagree, on all ranks, unless `parameters` is the same to the bit everywhere: one small
     collective."""
-    if collectives.size == 1:
+    if communicator.size == 1:
         return
     digest = zlib.crc32(parameters.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    digests = collectives.gather_objects(digest)
+    digests = communicator.gather_objects(digest)
     usual = digests.index(Counter(digests).most_common(1)[0][0])
     different = [rank for rank, other in enumerate(digests) if other != digests[usual]]
     if different:
@@ -108,9 +108,9 @@ def check_equal(collectives: Collectives, parameters: torch.Tensor, what: str = 
         raise RanksDisagree(message, different[0])
 
 
-def fault_of_ranks(fault: str | None, collectives: Collectives) -> EnvironmentFault | None:
+def fault_of_ranks(fault: str | None, communicator: Communicator) -> EnvironmentFault | None:
     """What is wrong with an environment of any rank, the first of them; collective. `fault`: this rank's, in words."""
-    for rank, found in enumerate(collectives.gather_objects(fault)):
+    for rank, found in enumerate(communicator.gather_objects(fault)):
         if found is not None:
             return EnvironmentFault(found, rank)
     return None

@@ -43,9 +43,9 @@ class MpiRanks:
 
 
 def horovod_ranks() -> Ranks:
-    from harness.distributed.transports.horovod import HorovodCollectives
+    from harness.distributed.transports.horovod import HorovodCommunicator
 
-    return HorovodCollectives()
+    return HorovodCommunicator()
 
 
 def running_ranks() -> Ranks | None:
@@ -58,9 +58,9 @@ def running_ranks() -> Ranks | None:
         return MpiRanks(mpi.COMM_WORLD)
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
-        from harness.distributed.transports.torch import TorchDistributed
+        from harness.distributed.transports.torch import TorchDistributedCommunicator
 
-        return TorchDistributed()
+        return TorchDistributedCommunicator()
     return None
 
 

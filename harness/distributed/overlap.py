@@ -13,9 +13,9 @@ import torch
 
 from harness.cluster.place import host_name
 from harness.distributed.arena import Arena, bring_home
-from harness.distributed.transports.base import Collectives, Reducer
-from harness.distributed.transports.horovod import HorovodCollectives, HorovodReducer
-from harness.distributed.transports.mpi import MpiCollectives, MpiReducer
+from harness.distributed.transports.base import Communicator, Reducer
+from harness.distributed.transports.horovod import HorovodCommunicator, HorovodReducer
+from harness.distributed.transports.mpi import MpiCommunicator, MpiReducer
 
 BUCKET = 1024 * 1024
 """Gradients (4 MB) that a bucket holds at least: at 1 Gbit/s 2, 4 and 8 MB hid the same, and 1 MB a fifth less, since
@@ -37,9 +37,9 @@ class Overlap:
     at the first of them: where the first step finds one, on any rank, all buckets wait for the end from then on.
     """
 
-    def __init__(self, arena: Arena, collectives: Collectives, reducer: Reducer, bucket: int = BUCKET) -> None:
+    def __init__(self, arena: Arena, communicator: Communicator, reducer: Reducer, bucket: int = BUCKET) -> None:
         """`bucket`: numbers that a bucket holds at least; a parameter is never cut."""
-        self.arena, self.collectives, self.reducer = arena, collectives, reducer
+        self.arena, self.communicator, self.reducer = arena, communicator, reducer
         self.buckets, self.bucket_of = cut(arena, bucket)
         self.expected = [self.bucket_of.count(number) for number in range(len(self.buckets))]
         self.order: Sequence[int] | None = None
@@ -110,7 +110,7 @@ class Overlap:
 
     def _learn(self) -> None:
         """From the first step; the same on all ranks."""
-        seen = self.collectives.gather_objects((self.repeated, self.completed))
+        seen = self.communicator.gather_objects((self.repeated, self.completed))
         self.early = not any(repeated for repeated, _ in seen)
         longest = max((completed for _, completed in seen), key=len)
         self.order = [*longest, *(bucket for bucket in range(len(self.buckets)) if bucket not in longest)]
@@ -136,25 +136,25 @@ def cut(arena: Arena, bucket: int) -> tuple[list[torch.Tensor], list[int]]:
     return buckets, bucket_of[::-1]
 
 
-def overlap_where_it_pays(arena: Arena, collectives: Collectives) -> Overlap | None:
+def overlap_where_it_pays(arena: Arena, communicator: Communicator) -> Overlap | None:
     """None, on all ranks alike, where the arena is reduced at once.
 
     That is where it is small, and where all ranks are on one host: the reduce is then work for the same cores as the
     backward pass, and there is no wire to wait for. On GPUs it has not been tried.
     """
-    if collectives.size == 1 or arena.size < SMALLEST or arena.wire.device.type != "cpu":
+    if communicator.size == 1 or arena.size < SMALLEST or arena.wire.device.type != "cpu":
         return None
     able = True
-    if isinstance(collectives, MpiCollectives):  # two threads will call it at once
-        able = collectives.mpi.Query_thread() == collectives.mpi.THREAD_MULTIPLE
-    seen = collectives.gather_objects((host_name(), able))
+    if isinstance(communicator, MpiCommunicator):  # two threads will call it at once
+        able = communicator.mpi.Query_thread() == communicator.mpi.THREAD_MULTIPLE
+    seen = communicator.gather_objects((host_name(), able))
     if len({host for host, _ in seen}) == 1 or not all(able for _, able in seen):
         return None
-    return Overlap(arena, collectives, make_reducer(collectives))
+    return Overlap(arena, communicator, make_reducer(communicator))
 
 
-def make_reducer(collectives: Collectives) -> Reducer:
-    if isinstance(collectives, MpiCollectives):
-        return MpiReducer(collectives)
-    assert isinstance(collectives, HorovodCollectives)
-    return HorovodReducer(collectives)
+def make_reducer(communicator: Communicator) -> Reducer:
+    if isinstance(communicator, MpiCommunicator):
+        return MpiReducer(communicator)
+    assert isinstance(communicator, HorovodCommunicator)
+    return HorovodReducer(communicator)

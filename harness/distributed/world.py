@@ -13,15 +13,15 @@ from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
 from harness.cluster.slots import confine, sharers, slot_of_rank
-from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.base import Alone, Communicator
 from harness.distributed.transports.choice import PROBE_BYTES, seconds_per_reduce
-from harness.distributed.transports.horovod import HorovodCollectives
-from harness.distributed.transports.mpi import MpiCollectives
+from harness.distributed.transports.horovod import HorovodCommunicator
+from harness.distributed.transports.mpi import MpiCommunicator
 from harness.errors import BadInput
 
 
 class World:
-    """This process as a rank. `start` is called once, by all ranks; `collectives` is what they then agree by."""
+    """This process as a rank. `start` is called once, by all ranks; `communicator` is what they then agree by."""
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
@@ -35,7 +35,7 @@ class World:
         self.cores = within_quota(len(available_cores()), self.sharers)
         """Cores that are this rank's; known in full once the ranks have started."""
         self.device = self._device()
-        self.collectives: Collectives = Alone()
+        self.communicator: Communicator = Alone()
         self.reason = "one rank"
         """Why the reduces go by the path that they go by."""
 
@@ -52,12 +52,12 @@ class World:
         torch.cuda.set_device(device)
         return device
 
-    def start(self, path: str = "auto") -> Collectives:
+    def start(self, path: str = "auto") -> Communicator:
         """Starts what carries the reduces: `horovod`, `mpi`, or with `auto` the quicker of the two, by measurement.
         Under mpirun it is rank 0's `path` that counts."""
         if self.place.size == 1:
-            self.collectives = Alone()
-            return self.collectives
+            self.communicator = Alone()
+            return self.communicator
         prepare_environment()
         if self.place.launcher == "mpi":  # MPI is there before Horovod in any case, see _start_horovod
             from mpi4py import MPI
@@ -65,19 +65,19 @@ class World:
             path = MPI.COMM_WORLD.bcast(path)
         self.reason = f"sync.path = {path}"
         if path == "auto":
-            self.collectives = self._start_quicker()
+            self.communicator = self._start_quicker()
         else:
-            self.collectives = self._start_mpi() if path == "mpi" else self._start_horovod()
-        if self.collectives.size != self.place.size or self.collectives.rank != self.place.rank:
-            found = f"rank {self.collectives.rank} of {self.collectives.size}"
+            self.communicator = self._start_mpi() if path == "mpi" else self._start_horovod()
+        if self.communicator.size != self.place.size or self.communicator.rank != self.place.rank:
+            found = f"rank {self.communicator.rank} of {self.communicator.size}"
             raise BadInput(
                 f"the launcher started {self.place.size} ranks, but this one finds itself {found}: its {path} does not "
                 "belong to that launcher; see `python -m harness doctor`"
             )
         self.cores = self.cores_beside_others()
-        return self.collectives
+        return self.communicator
 
-    def _start_quicker(self) -> Collectives:
+    def _start_quicker(self) -> Communicator:
         """Horovod where only it can be had; otherwise both are timed, one after the other, as they would carry the run.
 
         Beside MPI's steps Horovod must not cycle (its thread polls MPI and costs most of the throughput): it is shut
@@ -110,11 +110,11 @@ class World:
         Where the launcher has bound each rank to cores of its own, nobody shares.
         """
         own = available_cores()
-        masks = self.collectives.gather_objects((self.place.host, own))
+        masks = self.communicator.gather_objects((self.place.host, own))
         sharing = sum(1 for host, cores in masks if host == self.place.host and set(cores) & set(own))
         return within_quota(max(1, len(own) // sharing), self.sharers)
 
-    def _start_mpi(self) -> MpiCollectives:
+    def _start_mpi(self) -> MpiCommunicator:
         if self.place.launcher != "mpi":
             raise BadInput(
                 f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it "
@@ -125,7 +125,7 @@ class World:
         from mpi4py import MPI
 
         self._end_all_by_an_exception()
-        return MpiCollectives(MPI.COMM_WORLD)
+        return MpiCommunicator(MPI.COMM_WORLD)
 
     def _end_all_by_an_exception(self) -> None:
         """A rank that raises would wait for the others at MPI's end, and they for it in a collective."""
@@ -137,7 +137,7 @@ class World:
 
         sys.excepthook = show_and_abort
 
-    def _start_horovod(self) -> HorovodCollectives:
+    def _start_horovod(self) -> HorovodCommunicator:
         if self.place.launcher == "mpi":
             # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
             from mpi4py import MPI  # noqa: F401
@@ -151,12 +151,12 @@ class World:
             ranks = f"{self.place.size} ranks"
             raise BadInput(f"{ranks} need Horovod, which cannot be imported ({error}): make install") from None
         hvd.init()
-        return HorovodCollectives()
+        return HorovodCommunicator()
 
     def stop(self) -> None:
         """Leaves the others in good order."""
-        self.collectives.close()
-        self.collectives = Alone()
+        self.communicator.close()
+        self.communicator = Alone()
 
     def abort(self, code: int = 1) -> None:
         """Ends this rank at once, and with it the run: the others wait in a collective that this one never joins.

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.base import Alone, Communicator
 from harness.envs.backends.base import Vector
 from harness.envs.factory import make_environment, number_of
 from harness.envs.faults import is_finite
@@ -110,9 +110,9 @@ class Players(ABC):
     at_once: int
     """Episodes that are played side by side."""
 
-    def __init__(self, settings: EnvSettings, collectives: Collectives, max_steps: int | None) -> None:
+    def __init__(self, settings: EnvSettings, communicator: Communicator, max_steps: int | None) -> None:
         """`max_steps`: after which an episode is cut; None for never."""
-        self.settings, self.collectives, self.max_steps = settings, collectives, max_steps
+        self.settings, self.communicator, self.max_steps = settings, communicator, max_steps
         self.finished: dict[int, Outcome] = {}
         """This rank's, by the number of the episode: also where the others were broken off."""
 
@@ -120,7 +120,7 @@ class Players(ABC):
         """An episode for each seed. `noise`: what actions are drawn from; None where they are not."""
         listen = listen or self._listen
         self.finished = {}
-        mine = range(self.collectives.rank, len(seeds), self.collectives.size)
+        mine = range(self.communicator.rank, len(seeds), self.communicator.size)
         steps, busy = self.steps(act, list(mine), seeds, noise), True
         while True:
             until = time.perf_counter() + LISTEN_SECONDS
@@ -129,7 +129,7 @@ class Players(ABC):
             if not listen(busy):
                 break
         merged: dict[int, Outcome] = {}
-        for part in self.collectives.gather_objects(self.finished):
+        for part in self.communicator.gather_objects(self.finished):
             merged.update(part)
         return self.summed_up([merged[episode] for episode in sorted(merged)])  # all, unless `listen` ended it early
 
@@ -143,7 +143,7 @@ class Players(ABC):
         return Played(returns, metrics, sum(outcome.cut for outcome in outcomes))
 
     def _listen(self, busy: bool) -> bool:
-        return bool(self.collectives.agree({"busy": float(busy)}, "max")["busy"])
+        return bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
 
     @abstractmethod
     def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:
@@ -229,9 +229,9 @@ class SeparateEnvironments(Players):
     """Each place has an environment, which is made when it is first needed and kept."""
 
     def __init__(
-        self, settings: EnvSettings, collectives: Collectives, at_once: int = AT_ONCE, max_steps: int | None = None
+        self, settings: EnvSettings, communicator: Communicator, at_once: int = AT_ONCE, max_steps: int | None = None
     ) -> None:
-        super().__init__(settings, collectives, max_steps)
+        super().__init__(settings, communicator, max_steps)
         self.at_once = at_once
         self.envs: list[Kept] = []
 
@@ -291,9 +291,9 @@ class TrainingEnvironments(Players):
     and count no more. Who lends them puts back what training goes on from."""
 
     def __init__(
-        self, settings: EnvSettings, collectives: Collectives, vector: Vector, max_steps: int | None = None
+        self, settings: EnvSettings, communicator: Communicator, vector: Vector, max_steps: int | None = None
     ) -> None:
-        super().__init__(settings, collectives, max_steps)
+        super().__init__(settings, communicator, max_steps)
         self.vector, self.at_once = vector, vector.count
 
     def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:
@@ -329,7 +329,7 @@ def play_episodes(
     settings: EnvSettings,
     act: Callable[[np.ndarray], np.ndarray],
     seeds: list[int],
-    collectives: Collectives | None = None,
+    communicator: Communicator | None = None,
     at_once: int = AT_ONCE,
     max_steps: int | None = None,
 ) -> np.ndarray:
@@ -338,7 +338,7 @@ def play_episodes(
     `act` takes observations (n, *obs_shape) and gives actions for them, n from 1 to `at_once`. Episodes are cut after
     `max_steps`, where that is given.
     """
-    players = SeparateEnvironments(settings, collectives or Alone(), at_once, max_steps)
+    players = SeparateEnvironments(settings, communicator or Alone(), at_once, max_steps)
     try:
         return players.play(lambda observations, _: act(observations), seeds).returns
     finally:

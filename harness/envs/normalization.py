@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 
 
 class RunningMoments:
@@ -37,14 +37,14 @@ class RunningMoments:
         """float32, scaled and clipped but not centred, for rewards."""
         return np.clip(values / self.std, -self.clip, self.clip).astype(np.float32)
 
-    def merge(self, batch: np.ndarray, collectives: Collectives) -> None:
+    def merge(self, batch: np.ndarray, communicator: Communicator) -> None:
         """Merges every rank's `batch` of shape (n, *shape); n may differ between the ranks."""
         batch = batch.reshape(-1, *self.shape).astype(np.float64)
         about = self.mean
         if not self.count:  # sums about a mean far from the data would lose its digits
-            added, first, _ = self._sums(batch, collectives)
+            added, first, _ = self._sums(batch, communicator)
             about = first / max(added, 1.0)
-        added, first, second = self._sums(batch - about, collectives)
+        added, first, second = self._sums(batch - about, communicator)
         if not added:
             return
         if not self.count:
@@ -54,10 +54,10 @@ class RunningMoments:
         self.mean = self.mean + first / total
         self.count = total
 
-    def _sums(self, deviations: np.ndarray, collectives: Collectives) -> tuple[float, np.ndarray, np.ndarray]:
+    def _sums(self, deviations: np.ndarray, communicator: Communicator) -> tuple[float, np.ndarray, np.ndarray]:
         """How many there are, their sum and the sum of their squares, over all ranks."""
         sums = np.concatenate([[len(deviations)], deviations.sum(0).ravel(), np.square(deviations).sum(0).ravel()])
-        agreed = collectives.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
+        agreed = communicator.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
         size = int(np.prod(self.shape))
         return float(agreed[0]), agreed[1 : 1 + size].reshape(self.shape), agreed[1 + size :].reshape(self.shape)
 
@@ -89,6 +89,6 @@ class ReturnScaler:
         self.returns[rows] = np.where(done, 0.0, returns)
         return self.moments.scale(rewards)
 
-    def merge(self, collectives: Collectives) -> None:
-        self.moments.merge(np.concatenate(self.seen) if self.seen else np.zeros(0), collectives)
+    def merge(self, communicator: Communicator) -> None:
+        self.moments.merge(np.concatenate(self.seen) if self.seen else np.zeros(0), communicator)
         self.seen = []

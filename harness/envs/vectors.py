@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.selection import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
@@ -123,13 +123,13 @@ class Environments:
             return self.moments.normalize(observations)
         return observations.astype(self.observation_dtype, copy=False)
 
-    def merge(self, collectives: Collectives) -> None:
+    def merge(self, communicator: Communicator) -> None:
         """Merges into the moments what all ranks have seen; collective, at the end of a rollout."""
         if self.moments is not None:
-            self.moments.merge(np.concatenate(self.seen), collectives)
+            self.moments.merge(np.concatenate(self.seen), communicator)
             self.seen = []
         if self.scaler is not None:
-            self.scaler.merge(collectives)
+            self.scaler.merge(communicator)
 
     def state(self) -> dict[str, Any]:
         """The moments; equal on all ranks."""

@@ -39,8 +39,8 @@ class Script:
 
     def should_stop(self) -> bool:
         if not self.found:
-            self.reporter.collectives, self.started_ranks = find_ranks()
-            self.rank, self.size = self.reporter.collectives.rank, self.reporter.collectives.size
+            self.reporter.communicator, self.started_ranks = find_ranks()
+            self.rank, self.size = self.reporter.communicator.rank, self.reporter.communicator.size
             self.found = True
         return self.reporter.should_stop()
 
@@ -50,7 +50,7 @@ class Script:
         error = getattr(sys, "last_value", None)  # what ended the main program; SystemExit does not stand here
         if self.rank == 0 and self.reporter.verdict != SUPERSEDED and not self.reporter.superseded():
             write_json(self.trial.seed_directory / "result.json", self.result(error))
-        if self.started_ranks and self.reporter.collectives.path == "mpi":
+        if self.started_ranks and self.reporter.communicator.path == "mpi":
             # The script does not know that MPI runs, and MPI would wait at its end for ranks that wait for this one.
             sys.stdout.flush()
             sys.stderr.flush()

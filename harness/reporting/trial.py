@@ -66,7 +66,7 @@ class Trial:
 
 
 class Ranks(Protocol):
-    """The ranks of a run, as far as a trial asks them; `Collectives` are such."""
+    """The ranks of a run, as far as a trial asks them; `Communicator` are such."""
 
     path: str
     rank: int
@@ -89,9 +89,9 @@ class Reporter:
 
     interval = 1.0
 
-    def __init__(self, trial: Trial | None, collectives: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, trial: Trial | None, communicator: Ranks, clock: Callable[[], float] = time.monotonic) -> None:
         self.trial = trial
-        self.collectives = collectives
+        self.communicator = communicator
         self.verdict: str | None = None
         """Why `should_stop` said so, the same on all ranks: `pruned`, `stopped`, …, `superseded`."""
         self.last_value: float | None = None
@@ -101,15 +101,15 @@ class Reporter:
         self._seen: str | None = None
 
     @classmethod
-    def from_environment(cls, collectives: Ranks, env: Mapping[str, str] | None = None) -> Reporter:
-        return cls(Trial.from_environment(os.environ if env is None else env), collectives)
+    def from_environment(cls, communicator: Ranks, env: Mapping[str, str] | None = None) -> Reporter:
+        return cls(Trial.from_environment(os.environ if env is None else env), communicator)
 
     def report(self, step: int, value: float, env_steps: int | None = None) -> None:
         """Evaluation number `step` (1, 2, …) has given `value`; called by any ranks, rank 0's counts.
 
         A step that is reported twice counts once; a value that is not finite is written as null.
         """
-        if self.trial is None or self.collectives.rank != 0:
+        if self.trial is None or self.communicator.rank != 0:
             return
         self.last_value, self.last_env_steps = float(value), None if env_steps is None else int(env_steps)
         line = {
@@ -123,7 +123,7 @@ class Reporter:
 
     def poll(self) -> str | None:
         """Rank 0's own view of the verdict, None on the others. No collective: who acts on it agrees on it first."""
-        if self.trial is None or self.collectives.rank != 0:
+        if self.trial is None or self.communicator.rank != 0:
             return None
         now = self._clock()
         if self._seen is None and now >= self._next_look:
@@ -139,19 +139,19 @@ class Reporter:
         if self.trial is None or self.verdict is not None:
             return self.verdict is not None
         seen = self.poll()
-        if self.collectives.size == 1:
+        if self.communicator.size == 1:
             self.verdict = seen
-        elif self.collectives.path == "mpi":  # as quick as a tensor, and a script without torch need not load it
-            self.verdict = self.collectives.broadcast_object(seen)
+        elif self.communicator.path == "mpi":  # as quick as a tensor, and a script without torch need not load it
+            self.verdict = self.communicator.broadcast_object(seen)
         elif self._one_says_so(seen is not None):  # one small collective in the common case, the reason at the end
-            self.verdict = self.collectives.broadcast_object(seen)
+            self.verdict = self.communicator.broadcast_object(seen)
         return self.verdict is not None
 
     def _one_says_so(self, mine: bool) -> bool:
         """Rank 0's answer, on all ranks."""
         import torch  # here: a script that only reports must not wait for it
 
-        ranks: Any = self.collectives  # by Horovod or torch, which carry tensors
+        ranks: Any = self.communicator  # by Horovod or torch, which carry tensors
         return bool(ranks.broadcast_(torch.tensor([mine], dtype=torch.int32)).item())
 
     def superseded(self) -> bool:

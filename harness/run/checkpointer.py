@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.algorithms import Algorithm
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.envs import Environments, Share
 from harness.errors import BadInput
 from harness.lifecycle.checkpoints import checkpoint
@@ -49,18 +49,18 @@ class Checkpointer:
         directory: Path,
         algorithm: Algorithm,
         environments: Environments | None,
-        collectives: Collectives,
+        communicator: Communicator,
         say: Callable[[str], None],
         settle_files: Callable[[], None],
     ) -> None:
         """`config`: with all that was decided. `directory`: that of the checkpoints. `say` tells the user a line;
         `settle_files` is the saver's."""
         self.config, self.algorithm, self.environments = config, algorithm, environments
-        self.collectives, self.say = collectives, say
+        self.communicator, self.say = communicator, say
         share = environments.share if environments is not None else Share(0, 0, 0)
         places = share.first, share.count, share.total
-        self.saver = Saver(directory, collectives, places, config.checkpoint.keep, settle_files)
-        if blind := ", ".join(str(rank) for rank in range(collectives.size) if rank not in self.saver.writers):
+        self.saver = Saver(directory, communicator, places, config.checkpoint.keep, settle_files)
+        if blind := ", ".join(str(rank) for rank in range(communicator.size) if rank not in self.saver.writers):
             say(f"rank {blind} does not see {directory}: checkpoints lack its part, and no run goes on from them there")
         self.table = config.to_table()
         self.due = self.best = self.busy = False
@@ -77,7 +77,7 @@ class Checkpointer:
     def agenda(self) -> dict[str, float]:
         """What this rank has to say when all agree, by their largest: rank 0's clock, a save that goes on or failed."""
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint.every_minutes
-        clock, trouble = self.collectives.rank == 0 and late, self.saver.trouble is not None
+        clock, trouble = self.communicator.rank == 0 and late, self.saver.trouble is not None
         return {"save": float(clock), "busy": float(self.saver.busy), "trouble": float(trouble)}
 
     def on_agreement(self, agreed: dict[str, float]) -> None:
@@ -150,18 +150,18 @@ class Checkpointer:
             found = replace(found, parts=[])
         self.algorithm.load_state(found.state)
         self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
-        collectives = self.collectives
+        communicator = self.communicator
         if self.environments is not None:
             self._redistribute(found, self.environments.share)
-        own = next((part for part in found.parts if part.rank == collectives.rank), None)
-        if found.ranks != collectives.size:
+        own = next((part for part in found.parts if part.rank == communicator.rank), None)
+        if found.ranks != communicator.size:
             self.say(
-                f"{found.ranks} ranks wrote the checkpoint and {collectives.size} go on: the generators that Python, "
+                f"{found.ranks} ranks wrote the checkpoint and {communicator.size} go on: the generators that Python, "
                 "numpy and torch have for a whole process begin anew"
             )
         elif own is not None:
             load_generators(found.part(own)[1]["generators"])
-        ours = self.collectives.broadcast_object(found.directory.parent == self.saver.directory)
+        ours = self.communicator.broadcast_object(found.directory.parent == self.saver.directory)
         if ours and not state_alone and found.progress.get("pending") is None:
             self.iteration = found.progress["iteration"]
         return found.progress
@@ -173,14 +173,14 @@ class Checkpointer:
         parts = [part for part in found.parts if part.first < last and part.first + part.count > share.first]
         own = share_from([found.part(part)[0] for part in parts], share.first, share.count, share.total)
         goes_on, rings = 0, self.algorithm.rings()
-        if self.collectives.agree({"missing": float(own is None)})["missing"]:
+        if self.communicator.agree({"missing": float(own is None)})["missing"]:
             self.say("the parts of some ranks are not in the checkpoint" + (": the replay is empty" if rings else ""))
         else:
             assert own is not None
             segments = [segment for part in parts for segment in part.segments]
             self.saver.segments.load(found.directory.parent, segments, rings)
             goes_on = int(self.algorithm.load_local_state(own).sum())
-        begun = share.total - self.collectives.agree({"goes_on": float(goes_on)})["goes_on"]
+        begun = share.total - self.communicator.agree({"goes_on": float(goes_on)})["goes_on"]
         if begun:
             count = f"{begun:.0f} of {share.total} environments"
             self.say(f"{count} begin a new episode: the checkpoint does not hold what they go on from")

@@ -20,7 +20,7 @@ from torch import nn
 from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
 from harness.distributed.agreement import check_equal
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World
 from harness.envs import Environments, make_environments
 from harness.envs.backends.selection import agree_on_backend
@@ -59,16 +59,16 @@ class Run:
         config: RunConfig,
         run_dir: Path,
         world: World,
-        collectives: Collectives,
+        communicator: Communicator,
         requests: StopRequests,
         spent: float = 0.0,
         membership: Membership | None = None,
     ) -> None:
         """`spent`: seconds of `run.max_minutes` that are over already, in attempts since the user's start."""
-        self.config, self.run_dir, self.world, self.collectives = config, run_dir, world, collectives
+        self.config, self.run_dir, self.world, self.communicator = config, run_dir, world, communicator
         self.requests, self.membership = requests, membership
         self.rank = world.place.rank
-        self.reporter = Reporter.from_environment(collectives)
+        self.reporter = Reporter.from_environment(communicator)
         self.notices: list[str] = []
         """Lines for the user that are older than the run itself."""
         self.counters = Counters()
@@ -88,7 +88,7 @@ class Run:
         self.spent = spent
         self.checkpointer: Checkpointer | None = None
         """None where nothing is kept."""
-        self.host_of: list[str] = collectives.gather_objects(world.place.host)
+        self.host_of: list[str] = communicator.gather_objects(world.place.host)
         """By rank."""
         self.hosts = sorted(set(self.host_of))
         set_threads(config.run.threads or 1)
@@ -101,12 +101,12 @@ class Run:
         config, environments = self.config, None
         if config.env is not None:
             gamma = float(getattr(config.algorithm, "gamma", 0.99))
-            chosen = agree_on_backend(config.env, self.collectives, self.world.cores, self.world.device.type)
-            rank, size = self.collectives.rank, self.collectives.size
+            chosen = agree_on_backend(config.env, self.communicator, self.world.cores, self.world.device.type)
+            rank, size = self.communicator.rank, self.communicator.size
             environments = make_environments(chosen, rank, size, gamma, self.world.cores)
         self.environments = environments
         self.players = None if environments is None else self._make_players(environments)
-        own = config, self.collectives, self.world.device, self.phases, environments, self._play, self._settle_threads
+        own = config, self.communicator, self.world.device, self.phases, environments, self._play, self._settle_threads
         return algorithm_class(config.algorithm.name)(Context(*own, self._listen))
 
     def _make_players(self, environments: Environments) -> Players:
@@ -116,10 +116,10 @@ class Run:
         assert settings is not None
         players: Players
         if evaluation.environments == "training":
-            players = TrainingEnvironments(settings, self.collectives, environments.vector)
+            players = TrainingEnvironments(settings, self.communicator, environments.vector)
             players.max_steps = longest_episode(settings, evaluation.max_steps)
         else:
-            players = SeparateEnvironments(settings, self.collectives, evaluation.at_once)
+            players = SeparateEnvironments(settings, self.communicator, evaluation.at_once)
             try:
                 first = players.make()
             except Exception as error:  # whatever a simulator raises that is open already
@@ -171,7 +171,7 @@ class Run:
             assert self.environments is not None
             goes_on, begun = self.environments.restart_episodes(self.config.seed, self.counters.iteration, lent)
             self.algorithm.restart_episodes(goes_on, begun)
-            if self._first_time("lent") and self.collectives.agree({"begun": float((~goes_on).sum())})["begun"]:
+            if self._first_time("lent") and self.communicator.agree({"begun": float((~goes_on).sum())})["begun"]:
                 self._say("after each evaluation training begins new episodes: the environments' state cannot be had")
 
     def _listen_playing(self, busy: bool) -> bool:
@@ -231,7 +231,7 @@ class Run:
                     counters.pending = self.iterate()
                 self.stop_clock()
                 reason = self.account(self._evaluate_where_due(counters.pending))
-            check_equal(self.collectives, self._parameters())
+            check_equal(self.communicator, self._parameters())
             return self._conclude(reason)
         except StopHere as stop:  # raised by all ranks alike
             self.stop_clock()
@@ -249,7 +249,7 @@ class Run:
         with flushed_denormals():
             done = self.algorithm.iterate(counters.iteration)
         for module in self.algorithm.restless:
-            agree_on_buffers(module, self.collectives, samples=1)
+            agree_on_buffers(module, self.communicator, samples=1)
         counters.env_steps += done.env_steps
         counters.gradient_steps += done.gradient_steps
         if done.cut is not None:
@@ -267,13 +267,13 @@ class Run:
         counters = self.counters
         metrics = {**metrics, "seconds": counters.seconds}
         if self.membership is not None:
-            metrics["ranks"] = self.collectives.size
+            metrics["ranks"] = self.communicator.size
         problem = self.metrics.log(counters.iteration, metrics, counters.env_steps)
         if problem is not None:
             self._say(problem)
         counters.pending = None
         if counters.iteration % self.config.sync.check_every == 0:
-            check_equal(self.collectives, self._parameters())
+            check_equal(self.communicator, self._parameters())
         self._show()
         reason = int(self._agree()["reason"])
         if self.checkpointer is not None and self.checkpointer.ready:
@@ -291,7 +291,7 @@ class Run:
         if self.rank == 0:
             start = prepare(self.run_dir, resume)
             write_text(self.run_dir / "config.toml", self.resolved().to_toml())
-        start = self.collectives.broadcast_object(start)
+        start = self.communicator.broadcast_object(start)
         self.progress = open_progress(
             self.config.run.name,
             self.world.place,
@@ -310,7 +310,7 @@ class Run:
             self.run_dir / "checkpoints",
             self.algorithm,
             self.environments,
-            self.collectives,
+            self.communicator,
             self._say,
             lambda: self.metrics.sync(),
         )
@@ -336,8 +336,8 @@ class Run:
             "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
             "compile": config.compile.model_copy(update={"mode": mode, "products": products}),
         }
-        if self.collectives.size > 1:
-            changes["sync"] = config.sync.model_copy(update={"path": self.collectives.path})
+        if self.communicator.size > 1:
+            changes["sync"] = config.sync.model_copy(update={"path": self.communicator.path})
         if config.env is not None and self.environments is not None:
             changes["env"] = self.environments.settings
         return config.model_copy(update=changes)
@@ -346,7 +346,7 @@ class Run:
         """The run in a line: its ranks, their path and why, device, threads, precision."""
         config, place = self.config, self.world.place
         ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
-        sync = f"sync {self.collectives.path} ({self.world.reason})"
+        sync = f"sync {self.communicator.path} ({self.world.reason})"
         share = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''} a rank"
         return f"{config.run.name}: {ranks}, {sync}, {self.world.device}, {share}, {config.precision.kind}"
 
@@ -401,7 +401,7 @@ class Run:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
         assert self.checkpointer is not None
         self.phases.start("checkpoint")
-        check_equal(self.collectives, self._parameters())
+        check_equal(self.communicator, self._parameters())
         self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
@@ -436,7 +436,7 @@ class Run:
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
         agenda = {} if self.checkpointer is None else self.checkpointer.agenda()
-        agreed = self.collectives.agree({"reason": mine, **others, **agenda}, "max")
+        agreed = self.communicator.agree({"reason": mine, **others, **agenda}, "max")
         if self.checkpointer is not None:
             self.checkpointer.on_agreement(agreed)
         return agreed
@@ -452,8 +452,8 @@ class Run:
                 total_steps=self.total_steps,
                 env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
                 seconds=counters.seconds,
-                ranks=self.collectives.size,
-                sync_path=self.collectives.path,
+                ranks=self.communicator.size,
+                sync_path=self.communicator.path,
                 eta_seconds=counters.seconds * left / counters.env_steps,
                 return_mean=self.return_mean,
                 eval_mean=None if self.eval is None else self.eval.mean,
@@ -483,7 +483,7 @@ class Run:
             if problem is not None:  # of a save that was in flight, perhaps
                 self._save()
                 problem = self.checkpointer.settle()
-            received = self.collectives.gather_objects(self.requests.received)
+            received = self.communicator.gather_objects(self.requests.received)
             names = ", ".join(sorted({name for name in received if name})) or "signal"
             why = {STOP_REQUEST: f"stop requested ({names})", TIME_IS_UP: "run.max_minutes is over"}
             notices = why.get(reason, "stopped by the study") + (f" {where}" if where else "")
@@ -522,8 +522,8 @@ class Run:
             gradient_steps=counters.gradient_steps,
             wall_seconds=counters.seconds,
             env_steps_per_second=counters.env_steps / counters.seconds if counters.seconds else 0.0,
-            ranks=self.collectives.size,
-            sync_path=self.collectives.path,
+            ranks=self.communicator.size,
+            sync_path=self.communicator.path,
             sync_reason=self.world.reason,
             eval_return_mean=None if self.eval is None else self.eval.mean,
             eval_return_std=None if self.eval is None else self.eval.std,

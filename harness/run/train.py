@@ -51,8 +51,8 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
             tell_end(run_dir)  # here, while the other ranks still wait for this one
         if resume != "never":
             config = with_decisions(config, run_dir, world, resume)
-    collectives = world.start(config.sync.path)
-    known, config = collectives.broadcast_object((known, config))  # other hosts may not see the directory
+    communicator = world.start(config.sync.path)
+    known, config = communicator.broadcast_object((known, config))  # other hosts may not see the directory
     if known is not None:
         close_spare()
         world.stop()
@@ -76,7 +76,7 @@ def attempt(
     lock = DirectoryLock(run_dir)
     run: Run | None = None
     try:
-        algorithm_class(config.algorithm.name).check_ranks(config, world.collectives)
+        algorithm_class(config.algorithm.name).check_ranks(config, world.communicator)
         if world.place.rank == 0:
             lock.acquire()
         place = world.place
@@ -89,12 +89,12 @@ def attempt(
             look_around.append(partial(abort_late_start, requests, began + 60 * limit))
         with Heartbeat(run_dir, place.rank, place.host, *look_around) as heartbeat:
             requests.starting = membership is None  # to Horovod's elastic driver that would be a rank that was lost
-            run = Run(config, run_dir, world, world.collectives, requests, spent, membership)
+            run = Run(config, run_dir, world, world.communicator, requests, spent, membership)
             run.notices += [lock.notice] if lock.notice is not None else []
             run.notices += notices(config)
             heartbeat.watch(run.phases)
             result = run.go(resume)
-            world.collectives.barrier()  # nobody leaves before rank 0 has written all
+            world.communicator.barrier()  # nobody leaves before rank 0 has written all
             return result
     except StopAtStart as stop:
         requests.starting = False
@@ -129,7 +129,7 @@ def stopped_before_training(config: RunConfig, run_dir: Path, resume: str, world
         seed=config.seed,
         versions=versions(),
     )
-    if not Reporter.from_environment(world.collectives).superseded():
+    if not Reporter.from_environment(world.communicator).superseded():
         with suppress(OSError):
             result.write(run_dir)
     return result
@@ -156,7 +156,7 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str) -> Result:
                     decided = with_decisions(config, run_dir, world, how)
         spent = time.monotonic() - began
         found = known, how, before, decided, spent
-        known, how, before, decided, spent = world.collectives.broadcast_object(found)
+        known, how, before, decided, spent = world.communicator.broadcast_object(found)
         began = time.monotonic() - spent  # rank 0's, whoever that is the next time
         if known is not None:
             return known

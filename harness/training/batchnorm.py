@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from harness.distributed.agreement import pack, put, unpack
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 
 
 class GlobalBatchNorm:
@@ -27,15 +27,15 @@ class GlobalBatchNorm:
     With one rank nothing is changed: torch's own BatchNorm runs.
     """
 
-    def __init__(self, model: nn.Module, collectives: Collectives, enabled: bool = True) -> None:
-        self.collectives = collectives
+    def __init__(self, model: nn.Module, communicator: Communicator, enabled: bool = True) -> None:
+        self.communicator = communicator
         self.counted = True
         """Whether the samples that come now count; stand-ins do not."""
         self.apart = False
         """Whether what comes now is only looked at: nothing is reduced, nothing normalised and no statistic kept."""
         self.layers: list[_BatchNorm] = []
         """The layers that reduce over the ranks."""
-        if enabled and collectives.size > 1:
+        if enabled and communicator.size > 1:
             batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
             self.layers = [layer for layer in batch_norms if normalises_by_batch(layer)]
 
@@ -98,7 +98,7 @@ class Normalize(torch.autograd.Function):
             sums[0] = count
             sums[1 : 1 + channels] = count * mean
             sums[1 + channels :] = count * (variance + mean.square())
-        norm.collectives.all_reduce_(sums, name="batch_norm")
+        norm.communicator.all_reduce_(sums, name="batch_norm")
         total = float(sums[0])
         if total < 2:
             raise ValueError(
@@ -126,7 +126,7 @@ class Normalize(torch.autograd.Function):
         of_bias, of_weight = own[0].clone(), own[1].clone()
         of_inputs = None
         if ctx.needs_input_grad[0]:
-            ctx.norm.collectives.all_reduce_(own, name="batch_norm_gradient")
+            ctx.norm.communicator.all_reduce_(own, name="batch_norm_gradient")
             if ctx.counted:
                 mean_g, mean_gx = (part.view(ctx.shape) for part in own / ctx.total)
                 factor = (scale if weight is None else scale * weight).view(ctx.shape)
@@ -152,7 +152,7 @@ class SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, norm: GlobalBatchNorm) -> torch.Tensor:
         ctx.norm = norm
-        return norm.collectives.all_reduce_(values.clone(), name="batch_norm_sums")
+        return norm.communicator.all_reduce_(values.clone(), name="batch_norm_sums")
 
     @staticmethod
     def backward(ctx: Any, gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -184,7 +184,7 @@ def differentiable_gradients(
 
 
 def agree_on_buffers(
-    model: nn.Module, collectives: Collectives, samples: int, agreed: Collection[nn.Module] = ()
+    model: nn.Module, communicator: Communicator, samples: int, agreed: Collection[nn.Module] = ()
 ) -> list[str]:
     """Makes the buffers of `model` equal on all ranks, and returns the names of those that had to be made so.
 
@@ -192,7 +192,7 @@ def agree_on_buffers(
     buffers become rank 0's where they differ, of whatever shape and kind they are. Those of the modules `agreed` are
     equal already. Averages are no surprise: their names are not among those returned.
     """
-    if collectives.size == 1:
+    if communicator.size == 1:
         return []
     statistics: list[torch.Tensor] = []
     others: dict[str, tuple[nn.Module, str, torch.Tensor]] = {}
@@ -207,16 +207,16 @@ def agree_on_buffers(
     if statistics:
         weighted = [torch.tensor([float(samples)], dtype=torch.float64, device=statistics[0].device)]
         weighted += [buffer.double().view(-1) * samples for buffer in statistics]
-        flat = collectives.all_reduce_(torch.cat(weighted), name="statistics")
+        flat = communicator.all_reduce_(torch.cat(weighted), name="statistics")
         if flat[0]:
             parts = (flat[1:] / flat[0]).split([buffer.numel() for buffer in statistics])
             for buffer, part in zip(statistics, parts):
                 buffer.copy_(part.view_as(buffer))
-    digests = collectives.gather_objects({path: digest(buffer) for path, (_, _, buffer) in others.items()})
+    digests = communicator.gather_objects({path: digest(buffer) for path, (_, _, buffer) in others.items()})
     differing = [path for path in digests[0] if any(rank.get(path) != digests[0][path] for rank in digests)]
     if differing:
-        own = {path: pack(others[path][2].detach()) for path in differing} if collectives.rank == 0 else None
-        for path, content in collectives.broadcast_object(own).items():
+        own = {path: pack(others[path][2].detach()) for path in differing} if communicator.rank == 0 else None
+        for path, content in communicator.broadcast_object(own).items():
             parent, _, name = path.rpartition(".")
             put(model.get_submodule(parent), name, unpack(content))
     return differing

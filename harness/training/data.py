@@ -12,7 +12,7 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.training.containers import count_samples, to_device
 
 __all__ = ["Share", "Shares", "count_samples", "part_of", "to_device"]
@@ -62,9 +62,9 @@ class Collate:
 class Shares:
     """Cuts loaders into the ranks' shares. `seed` decides, with the epoch, what a sampler draws."""
 
-    def __init__(self, collectives: Collectives, seed: int, count: Callable[[Any], int] | None = None) -> None:
+    def __init__(self, communicator: Communicator, seed: int, count: Callable[[Any], int] | None = None) -> None:
         """`count`: how many samples a batch holds, where that is not what `count_samples` tells."""
-        self.collectives, self.seed, self.count = collectives, seed, count
+        self.communicator, self.seed, self.count = communicator, seed, count
         self.loaders: WeakKeyDictionary[DataLoader, tuple[RankBatches, DataLoader]] = WeakKeyDictionary()
 
     def of(self, loader: Iterable[Any], epoch: int) -> Iterator[Share]:
@@ -78,14 +78,14 @@ class Shares:
 
         The loader's own sampler draws the batches, from random numbers that follow from the seed and the epoch.
         """
-        drawn = self.collectives.broadcast_object(self.draw(loader, epoch) if self.collectives.rank == 0 else None)
+        drawn = self.communicator.broadcast_object(self.draw(loader, epoch) if self.communicator.rank == 0 else None)
         if isinstance(drawn, str):
             raise ValueError(drawn)
         own, own_loader = self.own_loader(loader)
-        parts = [part_of(batch, self.collectives.rank, self.collectives.size) for batch in drawn]
+        parts = [part_of(batch, self.communicator.rank, self.communicator.size) for batch in drawn]
         own.batches = [part or batch[:1] for part, batch in zip(parts, drawn)]
         assert own_loader.generator is not None  # for the workers' seeds: not the same on all ranks
-        own_loader.generator.manual_seed(number_from(self.seed, epoch, self.collectives.rank))
+        own_loader.generator.manual_seed(number_from(self.seed, epoch, self.communicator.rank))
         last = None
         for loaded, batch, part in zip(own_loader, drawn, parts):
             share = self.share_of(loaded, loader, batch, len(part), last)
@@ -172,7 +172,7 @@ class Shares:
                     last = batch
                 except Exception as error:  # raised once the others know
                     problem = error
-            agreed = self.collectives.agree(
+            agreed = self.communicator.agree(
                 {
                     "samples": samples,
                     "going": not ended,
@@ -188,8 +188,8 @@ class Shares:
             if not agreed["going"]:
                 return
             if agreed["empty_handed"] and agreed["holding"]:  # a rank that never had a batch is lent one to stand in
-                holding = self.collectives.gather_objects(last is not None).index(True)
-                lent = self.collectives.broadcast_object(last if self.collectives.rank == holding else None, holding)
+                holding = self.communicator.gather_objects(last is not None).index(True)
+                lent = self.communicator.broadcast_object(last if self.communicator.rank == holding else None, holding)
                 last = lent if last is None else last
             if agreed["samples"]:
                 yield Share(batch if samples else last, samples, int(agreed["samples"]))

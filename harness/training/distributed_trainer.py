@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from harness.distributed.agreement import check_equal
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World
 from harness.errors import Diverged
 from harness.schema import OptimizerSettings, PrecisionSettings
@@ -113,7 +113,7 @@ class DistributedTrainer:
     several ranks, is refused then.
 
     optimizer: one of torch's over the model's parameters, with whatever groups and state; or an OptimizerSettings, or a
-    method's name. collectives: what the ranks agree by; None finds or starts it. precision: a kind (fp32, bf16, fp16),
+    method's name. communicator: what the ranks agree by; None finds or starts it. precision: a kind (fp32, bf16, fp16),
     or settings, or a Precision. max_grad_norm: 2-norm that the agreed gradient is clipped to. device: where the model
     is moved to; None is this rank's GPU where the ranks are found here, else where the model lies.
     accumulate_grad_batches: how many batches make one step, as if they were one batch. count_samples: tells how many
@@ -129,7 +129,7 @@ class DistributedTrainer:
         optimizer: torch.optim.Optimizer | OptimizerSettings | str,
         loss_fn: Loss,
         *,
-        collectives: Collectives | None = None,
+        communicator: Communicator | None = None,
         precision: Precision | PrecisionSettings | str = "fp32",
         max_grad_norm: float | None = None,
         batch_norm: Literal["global", "local"] = "global",
@@ -146,26 +146,26 @@ class DistributedTrainer:
             )
         refuse_loss(loss_fn)
         refuse_lazy(model)
-        if collectives is None:
+        if communicator is None:
             world = own_world()
-            collectives, device = world.collectives, device or world.device
+            communicator, device = world.communicator, device or world.device
         self.device = torch.device(device or next(iter(model.parameters()), torch.empty(0)).device)
         self.model = model.to(self.device)
-        self.collectives, self.loss_fn = collectives, loss_fn
+        self.communicator, self.loss_fn = communicator, loss_fn
         self.global_batch_norm = batch_norm == "global"
         self.accumulate = accumulate_grad_batches
         self.precision = as_precision(precision, self.device)
-        self.losses = Losses(collectives, self.device)
+        self.losses = Losses(communicator, self.device)
         self.step = Step(
             model,
-            lambda arena: as_optimizer(optimizer, model, collectives),
-            collectives,
+            lambda arena: as_optimizer(optimizer, model, communicator),
+            communicator,
             self.precision,
             statistics=len(STATISTICS),
             max_grad_norm=max_grad_norm,
             tracks_use=True,
         )
-        self.shares = Shares(collectives, seed, count_samples)
+        self.shares = Shares(communicator, seed, count_samples)
         self.epoch = 0
         """Number of the next epoch of training, which shuffling follows from."""
         self.looked_at: set[str] = set()
@@ -212,7 +212,7 @@ class DistributedTrainer:
         self.train_mode()
         taken, skipped = step.gradient_steps, step.skipped_steps
         empty = True
-        with GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
+        with GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
             number, pending, nominal = 0, 0, 0.0
             for share in shares:
                 empty = False
@@ -249,7 +249,7 @@ class DistributedTrainer:
         if claims and claimed != claims * samples:
             raise CannotTrain(
                 f"the collate function makes {claimed / claims:g} samples of a batch, and {samples:g} of its parts on "
-                f"{self.collectives.size} ranks, where it failed on {claims:g}: it must give the same samples of a part"
+                f"{self.communicator.size} ranks, where it failed on {claims:g}: it must give the same samples of each"
             )
         if not samples:
             return
@@ -268,7 +268,9 @@ class DistributedTrainer:
             return
         norm.apart = True
         with self.precision.autocast():
-            form = look_at(self.model, self.loss_fn, self.predict, share.batch, share.samples, self.collectives, learns)
+            form = look_at(
+                self.model, self.loss_fn, self.predict, share.batch, share.samples, self.communicator, learns
+            )
         norm.apart = False
         if form is not None:
             self.losses.form = form
@@ -296,20 +298,20 @@ class DistributedTrainer:
         A warning names buffers that had come to differ: a network of its own statistics gathers them from each rank's
         share, and rank 0's are kept.
         """
-        with GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
-            differing = agree_on_buffers(self.model, self.collectives, self.unsettled, agreed=norm.layers)
+        with GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
+            differing = agree_on_buffers(self.model, self.communicator, self.unsettled, agreed=norm.layers)
         self.unsettled = 0
         new = [name for name in differing if name not in self.warned]
         self.warned.update(new)
-        if new and self.collectives.rank == 0:
+        if new and self.communicator.rank == 0:
             warnings.warn(
-                f"{', '.join(new)} of the model differed between the {self.collectives.size} ranks, each of which has "
+                f"{', '.join(new)} of the model differed between the {self.communicator.size} ranks, each of which has "
                 "seen its share of the data: rank 0's are kept. A buffer that forward changes is not what one rank "
                 "would make of all data",
                 stacklevel=3,
             )
         self.lay_out()
-        check_equal(self.collectives, self.step.arena.parameters)
+        check_equal(self.communicator, self.step.arena.parameters)
 
     @torch.no_grad()
     def test_epoch(self, loader: Iterable[Any], metric: Metric | None = None) -> Tested:
@@ -318,7 +320,7 @@ class DistributedTrainer:
         `metric(outputs, targets)` gives a number (or truth) for each sample, or their mean.
         """
         sums = {"samples": 0.0, "loss": 0.0, "count": 0.0, "metric": 0.0}
-        with evaluating(self.model), GlobalBatchNorm(self.model, self.collectives, self.global_batch_norm) as norm:
+        with evaluating(self.model), GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
             for share in self.shares.of(loader, self.epoch):
                 self.look_at(share, norm, learns=False)
                 norm.counted = share.samples > 0
@@ -336,7 +338,7 @@ class DistributedTrainer:
                         sums["metric"] += share.samples * float(
                             torch.as_tensor(metric(outputs, targets)).double().mean()
                         )
-        agreed = self.collectives.agree(sums)
+        agreed = self.communicator.agree(sums)
         samples, count = agreed["samples"], agreed["count"]
         if not samples:
             raise ValueError("the loader gave no batch on any rank")
@@ -417,7 +419,7 @@ def as_precision(precision: Precision | PrecisionSettings | str, device: torch.d
 
 
 def as_optimizer(
-    optimizer: torch.optim.Optimizer | OptimizerSettings | str, model: nn.Module, collectives: Collectives
+    optimizer: torch.optim.Optimizer | OptimizerSettings | str, model: nn.Module, communicator: Communicator
 ) -> torch.optim.Optimizer:
     """The optimizer over the model's parameters, its state that of rank 0."""
     if isinstance(optimizer, str):
@@ -425,7 +427,7 @@ def as_optimizer(
     if isinstance(optimizer, OptimizerSettings):
         return make_optimizer(optimizer, model.parameters())
     refuse_optimizer(optimizer, model)
-    share_state(optimizer, collectives)
+    share_state(optimizer, communicator)
     return optimizer
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.errors import BadInput
 from harness.training.containers import arrays_in, is_dataclass, length_of, map_leaves
 from harness.training.losses import CROSS_ENTROPIES, QUOTIENTS, Call, Loss, LossForm, LossSum, Watch, named
@@ -51,7 +51,7 @@ def look_at(
     predict: Predict,
     batch: Any,
     samples: int,
-    collectives: Collectives,
+    communicator: Communicator,
     learns: bool,
 ) -> LossForm | None:
     """The form of the loss, the same on all ranks; None where none of them has samples in this batch.
@@ -63,13 +63,13 @@ def look_at(
     if samples:
         try:
             with untouched(model, loss_fn):
-                seen = Seen(form_of(loss_fn, predict, batch, samples, collectives.size, learns))
+                seen = Seen(form_of(loss_fn, predict, batch, samples, communicator.size, learns))
         except CannotTrain as problem:
             seen = Seen(problem=str(problem))
         except Exception as problem:
             first_line = (str(problem).splitlines() or [""])[0]
             seen, error = Seen(problem=f"{type(problem).__name__}: {first_line}", own=True), problem
-    all_seen = collectives.gather_objects(seen)
+    all_seen = communicator.gather_objects(seen)
     failed = next((rank for rank, other in enumerate(all_seen) if other.problem), None)
     if failed is not None:
         if error is not None:

@@ -17,7 +17,7 @@ from torch.nn import _reduction as legacy
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 
 Number = torch.Tensor | float
 Loss = Callable[[Any, Any], Any]
@@ -200,8 +200,8 @@ class Watch(TorchFunctionMode):
 class Losses:
     """Computes a loss as its `form` says: what there is of it in a rank's share, and what that counts for."""
 
-    def __init__(self, collectives: Collectives, device: torch.device) -> None:
-        self.collectives, self.device = collectives, device
+    def __init__(self, communicator: Communicator, device: torch.device) -> None:
+        self.communicator, self.device = communicator, device
         self.form = LossForm("samples")
 
     @property
@@ -245,7 +245,7 @@ class Losses:
         samples that the whole loss is weighted by."""
         own, own_samples = (float(count), float(samples)) if samples else (0.0, 0.0)
         counts = torch.tensor([own, own_samples], dtype=torch.float64, device=self.device)
-        total, all_samples = self.collectives.all_reduce_(counts, name="denominators").tolist()
+        total, all_samples = self.communicator.all_reduce_(counts, name="denominators").tolist()
         if not own:  # a mean of nothing is nan, and has no gradient
             return torch.where(torch.isfinite(loss), loss, 0.0) * 0.0
         return loss * (own / total * all_samples / own_samples)

@@ -11,7 +11,7 @@ from torch import nn
 from harness.distributed.agreement import broadcast_state
 from harness.distributed.arena import Arena
 from harness.distributed.overlap import Overlap, overlap_where_it_pays
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged
 from harness.training.optimizers import bare_step
 from harness.training.precision import Precision
@@ -30,7 +30,7 @@ class Step:
         self,
         module: nn.Module,
         make_optimizer: Callable[[Arena], torch.optim.Optimizer],
-        collectives: Collectives,
+        communicator: Communicator,
         precision: Precision,
         statistics: int = 0,
         max_grad_norm: float | None = None,
@@ -39,8 +39,8 @@ class Step:
         """`tracks_use`: a parameter that no rank's backward pass reached has no gradient for the optimizer, as in torch
         alone, rather than a zero one, which momentum and weight decay would act on; not for one of `arena.flat`.
         """
-        broadcast_state(collectives, module)
-        self.module, self.collectives, self.precision = module, collectives, precision
+        broadcast_state(communicator, module)
+        self.module, self.communicator, self.precision = module, communicator, precision
         self.statistics, self.tracks_use = statistics, tracks_use
         self.overlap: Overlap | None = None
         """Reduces a large eager gradient while it is made; None where it is reduced at once."""
@@ -58,7 +58,7 @@ class Step:
         """Lays the module's trainable parameters into an arena: at the start, and when they are others than before."""
         self.reduce_at_once()
         self.arena = Arena(self.module, tail=self.statistics, tracks_use=self.tracks_use)
-        self.overlap = overlap_where_it_pays(self.arena, self.collectives)
+        self.overlap = overlap_where_it_pays(self.arena, self.communicator)
 
     def reduce_at_once(self) -> None:
         """For all ranks, where gradients do not come from `fill`: nothing is reduced before `reduce`."""
@@ -105,7 +105,7 @@ class Step:
     def reduce(self) -> torch.Tensor:
         """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
         if self.overlap is None:
-            self.collectives.all_reduce_(self.arena.wire, name="gradients")
+            self.communicator.all_reduce_(self.arena.wire, name="gradients")
         else:
             self.overlap.finish()
         return self.arena.tail

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.distributed.agreement import NotSent, pack, sendable, unpack
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.training.first_batch import CannotTrain
 
 
@@ -42,7 +42,7 @@ def refuse_optimizer(optimizer: Any, model: nn.Module) -> None:
         )
 
 
-def share_state(optimizer: torch.optim.Optimizer, collectives: Collectives) -> None:
+def share_state(optimizer: torch.optim.Optimizer, communicator: Communicator) -> None:
     """Rank 0's settings of each group and state of each parameter on every rank, and state where its parameter lies.
 
     Groups, and tensors in them, stay the objects that they are: schedulers and scripts hold them. An optimizer with a
@@ -50,19 +50,19 @@ def share_state(optimizer: torch.optim.Optimizer, collectives: Collectives) -> N
     """
     stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device = stepped[0].device
-    if collectives.size > 1:
+    if communicator.size > 1:
         own_way = isinstance(optimizer, torch.optim.Optimizer) and (
             type(optimizer).state_dict is torch.optim.Optimizer.state_dict
         )
         packed = None
-        if collectives.rank == 0:
+        if communicator.rank == 0:
             of_parameters = [dict(optimizer.state.get(parameter, {})) for parameter in stepped] if own_way else None
             groups = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
             packed = pack(sendable({"state": of_parameters or optimizer.state_dict(), "groups": groups}))
-        received = unpack(collectives.broadcast_object(packed), device)
+        received = unpack(communicator.broadcast_object(packed), device)
         if not own_way:
             optimizer.load_state_dict(received["state"])
-        elif collectives.rank != 0:
+        elif communicator.rank != 0:
             for parameter, values in zip(stepped, received["state"]):
                 if values:
                     adopt(optimizer.state[parameter], values)

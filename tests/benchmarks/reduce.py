@@ -23,8 +23,8 @@ def by_harness(tensor: torch.Tensor) -> tuple[Callable[[], object], Callable[[in
     """(reduces the tensor, agrees a count, this rank), in the world as `harness train` leaves it."""
     from harness.distributed.world import World
 
-    collectives = World().start("auto")
-    return lambda: collectives.all_reduce_(tensor, name="gradients"), collectives.broadcast_object, collectives.rank
+    communicator = World().start("auto")
+    return lambda: communicator.all_reduce_(tensor, name="gradients"), communicator.broadcast_object, communicator.rank
 
 
 def by_mpi4py(tensor: torch.Tensor) -> tuple[Callable[[], object], Callable[[int], int], int]:

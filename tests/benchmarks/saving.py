@@ -38,7 +38,7 @@ def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
     """Seconds of so many iterations, until the save among them is on the disk; and those of its copy."""
     checkpointer = run.checkpointer
     assert checkpointer is not None
-    run.collectives.barrier()
+    run.communicator.barrier()
     began = time.perf_counter()
     stall = 0.0
     if save:
@@ -47,7 +47,7 @@ def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
         stall = time.perf_counter() - began
     for _ in range(iterations):
         run.account(run.iterate())
-    run.collectives.barrier()
+    run.communicator.barrier()
     seconds = time.perf_counter() - began
     if save and checkpointer.saver.busy:
         raise SystemExit("the save takes longer than the iterations: more --seconds")
@@ -69,14 +69,14 @@ def main() -> None:
     overrides = [*SETTINGS, f"network.hidden=[{arguments.width}, {arguments.width}]"]
     config = load_run_config("ppo-cartpole", overrides)
     world = World()
-    collectives = world.start(config.sync.path)
+    communicator = world.start(config.sync.path)
     with StopRequests() as requests, tempfile.TemporaryDirectory(dir=arguments.folder, prefix="saving-") as own:
-        folder = Path(collectives.broadcast_object(own))
-        run = Run(config, folder, world, collectives, requests)
+        folder = Path(communicator.broadcast_object(own))
+        run = Run(config, folder, world, communicator, requests)
         run._open("never")
         timed(run, 1, save=False)
         one, _ = timed(run, 2, save=False)
-        iterations = int(collectives.broadcast_object(max(2, round(2 * arguments.seconds / one))))
+        iterations = int(communicator.broadcast_object(max(2, round(2 * arguments.seconds / one))))
         timed(run, iterations, save=True)  # the first one's memory is new
         with Watch() as watch:
             rows = [(timed(run, iterations, False)[0], *timed(run, iterations, True)) for _ in range(arguments.repeats)]
@@ -85,7 +85,7 @@ def main() -> None:
         run.metrics.close()
         run.progress.close()
         run.algorithm.close()
-        collectives.barrier()
+        communicator.barrier()
     if world.place.rank == 0:
         costs = [with_save - without for without, with_save, _ in rows]
         cost, stall = statistics.median(costs), statistics.median(stall for *_, stall in rows)

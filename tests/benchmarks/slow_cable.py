@@ -23,7 +23,7 @@ import statistics, time
 import torch
 from tests.multirank.launch import give, join
 
-world, collectives = join()
+world, communicator = join()
 torch.set_num_threads(1)
 buffer, seconds = torch.zeros({PARAMETERS}), []
 for _ in range(6):

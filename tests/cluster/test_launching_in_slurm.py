@@ -16,7 +16,7 @@ import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from harness.launching import Job, available_hosts, get_launcher, inside_launcher
 from harness.launching.outcome import split_output
-from harness.launching.reach import on_each
+from harness.launching.remote import on_each
 
 def lines(): return [line for lines in split_output(output.read_text())[1].values() for line in lines]
 def wait_until(condition):

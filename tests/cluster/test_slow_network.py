@@ -55,7 +55,7 @@ def exchange(cable, count):
         count -= len(cable.recv(min(count, 1 << 20)))
     sender.join()
 
-world, collectives = join()
+world, communicator = join()
 buffer = torch.arange(2_000_000.0)
 cable = connect(collectives.rank)
 plain, reduces, results = [], [], []
@@ -86,7 +86,7 @@ import statistics, time
 import torch
 from torch import nn
 from harness.training.precision import Precision, PrecisionSettings
-from harness.training.trainer import Step
+from harness.training.step import Step
 from tests.multirank.launch import give, join
 
 class Slowly(torch.autograd.Function):
@@ -127,7 +127,7 @@ def train(step, number):
     step.apply()
     return times[1] - times[0], times[2] - times[1]
 
-world, collectives = join()
+world, communicator = join()
 at_once, overlapped = make_step(False), make_step(True)
 PAUSE = 0.0
 train(at_once, 0), train(overlapped, 0)

@@ -362,14 +362,14 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
 
-def train(name: str, collectives: Any) -> dict[str, Any]:
+def train(name: str, communicator: Any) -> dict[str, Any]:
     case = make(name)
     steps: list[int] = []
     optimizer = case.optimizer(case.model.parameters())
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
-    trainer = DistributedTrainer(case.model, optimizer, case.loss, collectives=collectives, **case.options)
+    trainer = DistributedTrainer(case.model, optimizer, case.loss, communicator=communicator, **case.options)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    torch.manual_seed(3 + collectives.rank)
+    torch.manual_seed(3 + communicator.rank)
     trained = []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -410,11 +410,11 @@ REFUSED: dict[str, tuple[Callable[[int], Callable[..., Any]], str]] = {
 }
 
 
-def refuse(name: str, collectives: Any) -> dict[str, Any]:
+def refuse(name: str, communicator: Any) -> dict[str, Any]:
     torch.manual_seed(6)
     x, y = rows()
     model = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))
-    trainer = DistributedTrainer(model, "sgd", REFUSED[name][0](collectives.rank), collectives=collectives)
+    trainer = DistributedTrainer(model, "sgd", REFUSED[name][0](communicator.rank), communicator=communicator)
     before, generator = state_of(model), torch.get_rng_state()
     try:
         trainer.train_epoch(loader_of(x, y))
@@ -425,13 +425,13 @@ def refuse(name: str, collectives: Any) -> dict[str, Any]:
     return {"told": told, "untouched": same and torch.equal(generator, torch.get_rng_state())}
 
 
-def step_by_step(collectives: Any) -> dict[str, Any]:
+def step_by_step(communicator: Any) -> dict[str, Any]:
     """Two networks that learn in turn, a batch at a time."""
     torch.manual_seed(6)
     x, y = rows(40)
     models = [nn.Linear(5, 3), nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3))]
     trainers = [
-        DistributedTrainer(m, torch.optim.SGD(m.parameters(), lr=0.1), nn.CrossEntropyLoss(), collectives=collectives)
+        DistributedTrainer(m, torch.optim.SGD(m.parameters(), lr=0.1), nn.CrossEntropyLoss(), communicator=communicator)
         for m in models
     ]
     losses = []

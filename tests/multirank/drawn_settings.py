@@ -16,7 +16,7 @@ import torch
 
 from harness.algorithms import Algorithm, Context, algorithm_class
 from harness.config import resolve
-from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.base import Alone, Communicator
 from harness.envs import check_environment, make_environments
 from harness.envs.backends.selection import check_backend
 from harness.envs.vectors import share_of
@@ -98,45 +98,45 @@ def draw(number: int) -> dict[str, Any]:
     return table
 
 
-def make(config: RunConfig, collectives: Collectives) -> Algorithm:
+def make(config: RunConfig, communicator: Communicator) -> Algorithm:
     """As a run does it; BadInput where the run is refused."""
     assert config.env is not None
     kind = algorithm_class(config.algorithm.name)
-    share_of(config.env.count, 0, collectives.size)
+    share_of(config.env.count, 0, communicator.size)
     kind.check(config, *check_environment(config.env))
     check_backend(config.env)
-    kind.check_ranks(config, collectives)
+    kind.check_ranks(config, communicator)
     gamma = float(getattr(config.algorithm, "gamma", 0.99))
-    envs = make_environments(config.env, collectives.rank, collectives.size, gamma)
+    envs = make_environments(config.env, communicator.rank, communicator.size, gamma)
     nothing = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
-    return kind(Context(config, collectives, torch.device("cpu"), PhaseTimer(), envs, nothing))
+    return kind(Context(config, communicator, torch.device("cpu"), PhaseTimer(), envs, nothing))
 
 
-def train(table: dict[str, Any], collectives: Collectives) -> tuple[torch.Tensor, dict[str, float]] | str:
+def train(table: dict[str, Any], communicator: Communicator) -> tuple[torch.Tensor, dict[str, float]] | str:
     """All parameters after three iterations and the last one's metrics; the line that refuses it."""
     try:
-        algorithm = make(resolve(table), collectives)
+        algorithm = make(resolve(table), communicator)
     except BadInput as error:
         return str(error)
     try:
         for iteration in range(min(ITERATIONS, algorithm.iterations)):
             metrics = algorithm.iterate(iteration).metrics
             for module in algorithm.restless:
-                agree_on_buffers(module, collectives, samples=1)
+                agree_on_buffers(module, communicator, samples=1)
     finally:
         algorithm.close()
     return torch.nn.utils.parameters_to_vector(algorithm.module.parameters()).detach().double(), metrics
 
 
-def compare(number: int, collectives: Collectives) -> Case:
+def compare(number: int, communicator: Communicator) -> Case:
     table = draw(number)
     env, algorithm = table["env"], table["algorithm"]
     settings = f"case {number}: {env}, {algorithm}, {table['network']}, {table['optimizer']}"
-    together = train(table, collectives)
+    together = train(table, communicator)
     reference: Any = None
-    if collectives.rank == number % collectives.size:
+    if communicator.rank == number % communicator.size:
         reference = train(table, Alone())
-    alone = collectives.broadcast_object(reference, number % collectives.size)
+    alone = communicator.broadcast_object(reference, number % communicator.size)
     if isinstance(together, str) or isinstance(alone, str):
         refused = tuple(each if isinstance(each, str) else None for each in (together, alone))
         return Case(settings, refused)  # type: ignore[arg-type]

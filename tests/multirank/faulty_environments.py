@@ -8,7 +8,7 @@ import torch
 
 from harness.algorithms import Context, algorithm_class
 from harness.config import resolve
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.envs import make_environments
 from harness.errors import EnvironmentFault
 from harness.reporting import PhaseTimer
@@ -27,11 +27,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def told(collectives: Collectives, name: str, env: dict[str, Any], kwargs: dict[str, Any]) -> tuple[str, int, bool]:
+def told(communicator: Communicator, name: str, env: dict[str, Any], kwargs: dict[str, Any]) -> tuple[str, int, bool]:
     """What is raised, whose environment it is, and whether all that was learned is finite."""
     Sensor.made = 0
     env_id = f"tests.harness.algorithms.test_faults:{'Push' if name == 'td3' else 'Sensor'}-v0"
-    which = {"which": 0 if collectives.rank == 1 else -1}
+    which = {"which": 0 if communicator.rank == 1 else -1}
     config = resolve(
         {
             "run": {"steps": 1024},
@@ -42,8 +42,8 @@ def told(collectives: Collectives, name: str, env: dict[str, Any], kwargs: dict[
         }
     )
     assert config.env is not None
-    envs = make_environments(config.env, collectives.rank, collectives.size)
-    made: Any = config, collectives, torch.device("cpu"), PhaseTimer(), envs, None
+    envs = make_environments(config.env, communicator.rank, communicator.size)
+    made: Any = config, communicator, torch.device("cpu"), PhaseTimer(), envs, None
     algorithm = algorithm_class(name)(Context(*made))
     try:
         for iteration in range(3):
@@ -57,6 +57,6 @@ def told(collectives: Collectives, name: str, env: dict[str, Any], kwargs: dict[
 
 
 if __name__ == "__main__":
-    world, collectives = join()
-    give({case: told(collectives, *rest) for case, rest in CASES.items()})
+    world, communicator = join()
+    give({case: told(communicator, *rest) for case, rest in CASES.items()})
     world.stop()

@@ -16,11 +16,11 @@ from harness.envs import make_environments
 from harness.reporting import PhaseTimer
 from tests.multirank.launch import give, join
 
-world, collectives = join()
+world, communicator = join()
 config = load_run_config(sys.argv[1], sys.argv[2:])
 assert config.env is not None
-envs = make_environments(config.env, collectives.rank, collectives.size)
-ppo = PPO(Context(config, collectives, world.device, PhaseTimer(), envs, lambda act, episodes, final: np.zeros(0)))
+envs = make_environments(config.env, communicator.rank, communicator.size)
+ppo = PPO(Context(config, communicator, world.device, PhaseTimer(), envs, lambda act, episodes, final: np.zeros(0)))
 ppo.collect(0)
 start = ppo.step.arena.parameters.clone()
 plans = [ppo.minibatch_plan(0, epoch) for epoch in range(13)]
@@ -28,6 +28,6 @@ for part, count in [each for parts, counts in plans for each in zip(parts, count
     ppo.gradient(part, (0.2, 0.0, 1.0), len(part) / count)
     ppo.step.reduce()
     ppo.step.apply()
-given = {"start": start, "end": ppo.step.arena.parameters, "path": collectives.path, "compiled": bool(ppo.compiled)}
+given = {"start": start, "end": ppo.step.arena.parameters, "path": communicator.path, "compiled": bool(ppo.compiled)}
 give({**given, "steps": ppo.step.gradient_steps})
 world.stop()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World, detect_place
 from harness.errors import BadInput
 from harness.launching import Host, Job, Outcome, get_launcher
@@ -105,7 +105,7 @@ def load(folder: Path, rank: int) -> Any:
     return torch.load(path, weights_only=False) if path.exists() else None
 
 
-def join() -> tuple[World, Collectives]:
+def join() -> tuple[World, Communicator]:
     """In a rank: its place, and the collectives of the sync path that the test chose."""
     torch.set_num_threads(1)
     world = World()

@@ -116,12 +116,12 @@ def everything(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    world, collectives = join()
+    world, communicator = join()
     found = {}
     for name in CASES:
         for shuffle in (False, True):
             case = make(name, shuffle)
-            trainer = DistributedTrainer(case.model, case.optimizer, case.loss, collectives=collectives)
+            trainer = DistributedTrainer(case.model, case.optimizer, case.loss, communicator=communicator)
             trained = [trainer.train_epoch(case.loader) for _ in range(EPOCHS)]
             found[name, shuffle] = everything(case.model), trained, trainer.test_epoch(case.loader)
     give(found)

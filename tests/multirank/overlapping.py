@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.distributed import Arena
 from harness.distributed.overlap import SMALLEST, Overlap, make_reducer, overlap_where_it_pays
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.schema import PrecisionSettings
 from harness.training import step
 from harness.training.distributed_trainer import DistributedTrainer
@@ -57,8 +57,8 @@ class Twice(nn.Module):
         return self.last(x)
 
 
-def small_buckets(arena: Arena, collectives: Collectives) -> Overlap:
-    return Overlap(arena, collectives, make_reducer(collectives), bucket=30)
+def small_buckets(arena: Arena, communicator: Communicator) -> Overlap:
+    return Overlap(arena, communicator, make_reducer(communicator), bucket=30)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def overlapping() -> Iterator[None]:
 
 def train(step: Step, weights: list[list[float]]) -> dict[str, Any]:
     """STEPS steps; `weights` of this rank in each of them. 0.0 means no samples, None a backward pass of no weight."""
-    rank, inputs = step.collectives.rank, torch.Generator().manual_seed(step.collectives.rank)
+    rank, inputs = step.communicator.rank, torch.Generator().manual_seed(step.communicator.rank)
     gradients, statistics, early = [], [], []
     for number in range(STEPS):
         x = torch.randn(5, 4, generator=inputs)
@@ -95,24 +95,24 @@ def train(step: Step, weights: list[list[float]]) -> dict[str, Any]:
     }
 
 
-def make_step(module: nn.Module, collectives: Collectives, kind: str = "fp32", tracks_use: bool = False) -> Step:
+def make_step(module: nn.Module, communicator: Communicator, kind: str = "fp32", tracks_use: bool = False) -> Step:
     precision = Precision(PrecisionSettings(kind=kind), torch.device("cpu"))
     return Step(
-        module, lambda arena: torch.optim.SGD(module.parameters(), lr=RATE), collectives, precision, 2, 1.0, tracks_use
+        module, lambda arena: torch.optim.SGD(module.parameters(), lr=RATE), communicator, precision, 2, 1.0, tracks_use
     )
 
 
-def in_both_ways(collectives: Collectives, scenario: str) -> list[dict[str, Any]]:
+def in_both_ways(communicator: Communicator, scenario: str) -> list[dict[str, Any]]:
     results = []
     for overlaps in (False, True):
         torch.manual_seed(3)
         weights = [[0.25, 0.75]] * STEPS
         if scenario == "a rank without samples":
             weights = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.25, 0.75]]
-        module = Twice() if scenario == "gradients in parts" else Declared(collectives.rank)
+        module = Twice() if scenario == "gradients in parts" else Declared(communicator.rank)
         kind = "fp16" if scenario == "fp16" else "fp32"
         with overlapping() if overlaps else mock.MagicMock():
-            step = make_step(module, collectives, kind, tracks_use=scenario == "uses are tracked")
+            step = make_step(module, communicator, kind, tracks_use=scenario == "uses are tracked")
         results.append(train(step, weights))
         step.reduce_at_once()
     return results
@@ -121,12 +121,12 @@ def in_both_ways(collectives: Collectives, scenario: str) -> list[dict[str, Any]
 SCENARIOS = ["plain", "a rank without samples", "uses are tracked", "fp16", "gradients in parts"]
 
 
-def trained_cases(collectives: Collectives) -> dict[str, Any]:
+def trained_cases(communicator: Communicator) -> dict[str, Any]:
     found = {}
     for name in CASES:
         case = make(name, shuffle=False)
         with overlapping():
-            own = DistributedTrainer(case.model, case.optimizer, case.loss, collectives=collectives)
+            own = DistributedTrainer(case.model, case.optimizer, case.loss, communicator=communicator)
             trained = [own.train_epoch(case.loader) for _ in range(EPOCHS)]
         assert own.step.overlap is not None
         found[name] = everything(case.model), trained, own.test_epoch(case.loader)
@@ -134,31 +134,31 @@ def trained_cases(collectives: Collectives) -> dict[str, Any]:
     return found
 
 
-def large(collectives: Collectives) -> dict[str, Any]:
+def large(communicator: Communicator) -> dict[str, Any]:
     """As runs choose: by size, and by whether the ranks are on several hosts."""
     chosen, gradients = {}, {}
     for hosts in ("one host", "several hosts"):
-        name = f"host-{collectives.rank}" if hosts == "several hosts" else "host"
+        name = f"host-{communicator.rank}" if hosts == "several hosts" else "host"
         for numbers in (SMALLEST - 1, SMALLEST):
             with mock.patch.dict(os.environ, SLURMD_NODENAME=name):
-                own = overlap_where_it_pays(Arena(nn.ParameterList([torch.zeros(numbers)])), collectives)
+                own = overlap_where_it_pays(Arena(nn.ParameterList([torch.zeros(numbers)])), communicator)
             chosen[hosts, numbers] = own is not None
             if own is not None:
                 own.close()
         torch.manual_seed(4)
         module = nn.Sequential(*(nn.Linear(1300, 1300) for _ in range(3)), nn.Linear(1300, 2))
         with mock.patch.dict(os.environ, SLURMD_NODENAME=name):
-            step = make_step(module, collectives)
-        x = torch.randn(3, 1300, generator=torch.Generator().manual_seed(collectives.rank))
+            step = make_step(module, communicator)
+        x = torch.randn(3, 1300, generator=torch.Generator().manual_seed(communicator.rank))
         for _ in range(2):
-            step.gradient(lambda: (module(x).square().mean(), torch.zeros(2)), 1 / collectives.size)
+            step.gradient(lambda: (module(x).square().mean(), torch.zeros(2)), 1 / communicator.size)
         gradients[hosts] = step.arena.gradients.double().norm().item(), step.arena.gradients[::997].clone()
         step.reduce_at_once()
     return {"chosen": chosen, "gradients": gradients}
 
 
 if __name__ == "__main__":
-    world, collectives = join()
-    found: dict[str, Any] = {scenario: in_both_ways(collectives, scenario) for scenario in SCENARIOS}
-    give({**found, "cases": trained_cases(collectives), "large": large(collectives)})
+    world, communicator = join()
+    found: dict[str, Any] = {scenario: in_both_ways(communicator, scenario) for scenario in SCENARIOS}
+    give({**found, "cases": trained_cases(communicator), "large": large(communicator)})
     world.stop()

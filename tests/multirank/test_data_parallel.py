@@ -40,7 +40,7 @@ def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_train_as_one_process_does(name: str, shuffle: bool, given: tuple[Any, ...]) -> None:
     case = make(name, shuffle)
-    trainer = DistributedTrainer(case.model, case.optimizer, case.loss, collectives=Alone())
+    trainer = DistributedTrainer(case.model, case.optimizer, case.loss, communicator=Alone())
     trained = [trainer.train_epoch(case.loader) for _ in range(EPOCHS)]
     tested = trainer.test_epoch(case.loader)
     for state, their_epochs, their_test in (rank[name, shuffle] for rank in given):

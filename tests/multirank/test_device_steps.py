@@ -20,7 +20,7 @@ from harness.envs import make_environments
 from harness.reporting import PhaseTimer
 from tests.multirank.launch import give, join
 
-world, collectives = join()
+world, communicator = join()
 CONFIG = '''
 run.steps = 40960
 env = { id = "CartPole-v1", count = 3 }
@@ -31,7 +31,7 @@ compile.mode = "off"
 '''
 
 def run(on_device, *settings):
-    path = Path(sys.argv[1]) / f"{collectives.rank}.toml"
+    path = Path(sys.argv[1]) / f"{communicator.rank}.toml"
     path.write_text(CONFIG)
     config = load_run_config(str(path), settings)
     envs = make_environments(config.env, collectives.rank, 2)

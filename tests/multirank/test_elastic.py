@@ -70,7 +70,7 @@ def test_training_goes_on_with_one_rank_returns_to_two_and_learns(tmp_path: Path
 def test_what_the_first_ranks_decided_is_kept_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a measurement on other ranks would say, the next attempt is not asked."""
     place = SimpleNamespace(rank=0, size=1, launcher="gloo")
-    world: Any = SimpleNamespace(place=place, collectives=Alone(), device=SimpleNamespace(type="cpu"))
+    world: Any = SimpleNamespace(place=place, communicator=Alone(), device=SimpleNamespace(type="cpu"))
     found: list[RunConfig] = []
 
     def attempt(config: RunConfig, run_dir: Path, *_: Any) -> Result:

@@ -9,7 +9,7 @@ from tests.multirank.launch import WAYS, run_ranks
 SUM = """
 import sys, torch
 from tests.multirank.launch import give, join
-world, collectives = join()
+world, communicator = join()
 total = collectives.all_reduce_(torch.tensor([float(world.place.rank + 1)]))
 print("rank", world.place.rank, flush=True)
 give((collectives.path, float(total), sys.argv[1]))

@@ -82,7 +82,7 @@ def test_gradients_that_come_in_parts_wait_for_the_end(given: tuple[Any, ...]) -
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_with_an_overlap_train_as_one_process_does(name: str, given: tuple[Any, ...]) -> None:
     case = make(name, shuffle=False)
-    alone = DistributedTrainer(case.model, case.optimizer, case.loss, collectives=Alone())
+    alone = DistributedTrainer(case.model, case.optimizer, case.loss, communicator=Alone())
     trained = [alone.train_epoch(case.loader) for _ in range(EPOCHS)]
     tested = alone.test_epoch(case.loader)
     expected = torch.cat([tensor.double().flatten() for tensor in everything(case.model).values()])
@@ -115,15 +115,15 @@ class Broken:
     def Iallreduce(self, *_):
         raise OSError("the network is gone")
 
-world, collectives = join()
+world, communicator = join()
 module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
 with overlapping():
-    step = make_step(module, collectives)
+    step = make_step(module, communicator)
 def one_step():
     step.gradient(lambda: (module(torch.ones(3, 4)).square().mean(), torch.zeros(2)), 0.5)
 one_step()
 give("one step")
-if collectives.rank == 1:
+if communicator.rank == 1:
     step.overlap.reducer.communicator = Broken()
 one_step()
 give("two steps")
@@ -143,10 +143,10 @@ from torch import nn
 from tests.multirank.launch import give, join
 from tests.multirank.overlapping import Twice, make_step, overlapping
 
-world, collectives = join()
+world, communicator = join()
 module = Twice()
 with overlapping():
-    step = make_step(module, collectives)
+    step = make_step(module, communicator)
 calls = [module.first, module.last]
 def loss():
     x = torch.ones(3, 4, requires_grad=True)

@@ -15,7 +15,7 @@ CODE = """
 import torch
 from tests.multirank.launch import give, join
 
-world, collectives = join()
+world, communicator = join()
 torch.manual_seed(collectives.rank)
 own = torch.randn(300_000)
 summed = collectives.all_reduce_(own.clone())

@@ -14,18 +14,18 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-from harness.lifecycle.saver import Saver, Snapshot
-from harness.rings import Ring
+from harness.lifecycle.checkpoints.saver import Saver, Snapshot
+from harness.buffers.ring import Ring
 from tests.multirank.launch import give, join
 
-world, collectives = join()
-rank, folder = collectives.rank, Path(sys.argv[1])
+world, communicator = join()
+rank, folder = communicator.rank, Path(sys.argv[1])
 in_the_way = folder / "replay" / "rank-1"
 if rank == 0:
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("where rank 1 wants a folder")
-collectives.barrier()
-saver = Saver(folder, collectives, (rank, 1, 2))
+communicator.barrier()
+saver = Saver(folder, communicator, (rank, 1, 2))
 told, seconds = [], []
 for step in (1, 2):
     end = np.array([step])
@@ -37,7 +37,7 @@ for step in (1, 2):
     seconds.append(time.monotonic() - began)
     if rank == 0 and step == 1:
         in_the_way.unlink()
-    collectives.barrier()
+    communicator.barrier()
 give((told, max(seconds)))
 world.stop()
 """

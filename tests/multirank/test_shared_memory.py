@@ -13,12 +13,12 @@ SCRIPT = """
 import time
 import numpy as np
 import torch
-from harness.distributed.collectives import MpiCollectives
-from harness.distributed.shared_memory import LARGEST, SharedMemory
+from harness.distributed.transports.mpi import MpiCommunicator
+from harness.distributed.transports.shared_memory import LARGEST, SharedMemory
 from tests.multirank.launch import give, join
 
 world, ours = join()
-assert isinstance(ours, MpiCollectives)
+assert isinstance(ours, MpiCommunicator)
 assert isinstance(ours.shared, SharedMemory)
 rank, size = ours.rank, ours.size
 draw = np.random.default_rng(rank)

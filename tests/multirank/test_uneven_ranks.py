@@ -117,13 +117,13 @@ from harness import DistributedTrainer
 from tests.multirank.launch import give
 
 def loss(outputs, targets):
-    if trainer.collectives.rank == 1 and trainer.step.gradient_steps == 2:
+    if trainer.communicator.rank == 1 and trainer.step.gradient_steps == 2:
         raise ValueError("this rank has had enough")
     return nn.functional.mse_loss(outputs, targets)
 
 model = nn.Linear(2, 1)
 trainer = DistributedTrainer(model, "sgd", loss)
-give((trainer.collectives.path, trainer.collectives.size))
+give((trainer.communicator.path, trainer.communicator.size))
 trainer.train_epoch([(torch.ones(4, 2), torch.ones(4, 1))] * 100)
 give("got to the end")
 """

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from harness import DistributedTrainer
-from harness.distributed import Collectives
+from harness.distributed import Communicator
 from harness.distributed.agreement import check_equal
 from harness.errors import Diverged, RanksDisagree
 from tests.multirank.launch import give, join
@@ -45,60 +45,60 @@ def parameters(model: nn.Module) -> torch.Tensor:
     return torch.cat([tensor.detach().double().flatten() for tensor in model.state_dict().values()])
 
 
-def starts_from_rank_0(collectives: Collectives) -> Any:
-    torch.manual_seed(collectives.rank)
+def starts_from_rank_0(communicator: Communicator) -> Any:
+    torch.manual_seed(communicator.rank)
     model = nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * (collectives.rank + 1), momentum=0.9)
-    if collectives.rank == 0:  # as a script does that loads a checkpoint on rank 0 alone
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * (communicator.rank + 1), momentum=0.9)
+    if communicator.rank == 0:  # as a script does that loads a checkpoint on rank 0 alone
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
-    DistributedTrainer(model, optimizer, nn.MSELoss(), collectives=collectives)
+    DistributedTrainer(model, optimizer, nn.MSELoss(), communicator=communicator)
     momentum = [optimizer.state[parameter]["momentum_buffer"].clone() for parameter in model.parameters()]
     return parameters(model), momentum, optimizer.param_groups[0]["lr"]
 
 
-def streams(collectives: Collectives) -> Any:
+def streams(communicator: Communicator) -> Any:
     found = {}
     for name, sizes in STREAMS.items():
         model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), collectives=collectives)
-        batches = stream(sizes[collectives.rank], collectives.rank)
+        trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), communicator=communicator)
+        batches = stream(sizes[communicator.rank], communicator.rank)
         loader = DataLoader(Stream(batches), batch_size=None)
         found[name] = trainer.train_epoch(loader), parameters(model), trainer.test_epoch(batches)
     return found
 
 
-def local_batch_norm(collectives: Collectives) -> Any:
+def local_batch_norm(communicator: Communicator) -> Any:
     """Nothing is learned, so that the statistics are those of the data; `counter` is what a module of the users has."""
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
-    model.register_buffer("counter", torch.tensor(10 + collectives.rank))
+    model.register_buffer("counter", torch.tensor(10 + communicator.rank))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12)
     data = TensorDataset(*stream([10], 0)[0])
-    trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), collectives=collectives, batch_norm="local")
-    trainer.model.counter.fill_(10 + collectives.rank)
+    trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), communicator=communicator, batch_norm="local")
+    trainer.model.counter.fill_(10 + communicator.rank)
     trainer.train_epoch(DataLoader(data, batch_size=5))  # 3 + 2, 3 + 2: in all 6 and 4
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
-def tests_exactly(collectives: Collectives) -> Any:
+def tests_exactly(communicator: Communicator) -> Any:
     """Nine samples by four: the last batch has one. BatchNorm without running statistics looks at batches here too."""
     torch.manual_seed(3)
     model = nn.Sequential(
         nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.Flatten(), nn.Linear(4, 2)
     )
     data = TensorDataset(torch.randn(9, 1, 3), torch.randn(9, 2))
-    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), collectives=collectives)
+    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), communicator=communicator)
     return trainer.test_epoch(DataLoader(data, batch_size=4), metric=lambda outputs, targets: outputs[:, 0])
 
 
-def diverges(collectives: Collectives) -> str:
+def diverges(communicator: Communicator) -> str:
     """The third batch has a number on rank 1 alone that is none."""
-    batches = stream([4, 4, 4, 4], collectives.rank)
-    if collectives.rank == 1:
+    batches = stream([4, 4, 4, 4], communicator.rank)
+    if communicator.rank == 1:
         batches[2][0][1, 1] = float("nan")
     model = nn.Linear(3, 2)
-    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), collectives=collectives)
+    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), communicator=communicator)
     try:
         trainer.train_epoch(batches)
     except Diverged as error:
@@ -106,10 +106,10 @@ def diverges(collectives: Collectives) -> str:
     return "went on"
 
 
-class Listening(Collectives):
+class Listening(Communicator):
     """Notes whether this rank's own gradients are finite before they are reduced."""
 
-    def __init__(self, inner: Collectives) -> None:
+    def __init__(self, inner: Communicator) -> None:
         self.inner, self.path, self.rank, self.size = inner, inner.path, inner.rank, inner.size
         self.finite: list[bool] = []
 
@@ -128,15 +128,15 @@ class Listening(Collectives):
         return self.inner.broadcast_object(value, root)
 
 
-def one_overflows(collectives: Collectives) -> Any:
+def one_overflows(communicator: Communicator) -> Any:
     """fp16: the second of three batches overflows in the backward pass of rank 1, at the scale that it starts with."""
     torch.manual_seed(2)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    listening = Listening(collectives)
-    trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), collectives=listening, precision="fp16")
-    batches = [(x * 0.01, y * 0.01) for x, y in stream([4, 4, 4], collectives.rank)]
-    if collectives.rank == 1:
+    listening = Listening(communicator)
+    trainer = DistributedTrainer(model, optimizer, nn.MSELoss(), communicator=listening, precision="fp16")
+    batches = [(x * 0.01, y * 0.01) for x, y in stream([4, 4, 4], communicator.rank)]
+    if communicator.rank == 1:
         batches[1][0][0] = 1000.0
     seen = []
 
@@ -148,36 +148,36 @@ def one_overflows(collectives: Collectives) -> Any:
     return listening.finite, seen, trained, trainer.step.gradient_steps, trainer.step.skipped_steps
 
 
-def disagrees(collectives: Collectives) -> Any:
+def disagrees(communicator: Communicator) -> Any:
     """What `check_equal` says of equal parameters, and of those that differ in the last bit of one number on rank 1."""
     parameters = torch.linspace(-1, 1, 1001)
-    check_equal(collectives, parameters)
-    if collectives.rank == 1:
+    check_equal(communicator, parameters)
+    if communicator.rank == 1:
         parameters.view(torch.int32)[500:501].bitwise_xor_(1)
     try:
-        check_equal(collectives, parameters)
+        check_equal(communicator, parameters)
     except RanksDisagree as error:
         return str(error)
     return "equal"
 
 
-def exchanged(collectives: Collectives) -> Any:
+def exchanged(communicator: Communicator) -> Any:
     """Rank 1 has the same numbers in another order: sums of bits alone would not see it."""
     parameters = torch.arange(10.0)
-    if collectives.rank == 1:
+    if communicator.rank == 1:
         parameters = parameters.flip(0).contiguous()
     try:
-        check_equal(collectives, parameters)
+        check_equal(communicator, parameters)
     except RanksDisagree:
         return "disagree"
     return "equal"
 
 
-def drifts_apart(collectives: Collectives) -> str:
+def drifts_apart(communicator: Communicator) -> str:
     """A rank that changes its parameters by itself is found at the end of the epoch, by all."""
     model = nn.Linear(3, 2)
-    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), collectives=collectives)
-    if collectives.rank == 1:
+    trainer = DistributedTrainer(model, "sgd", nn.MSELoss(), communicator=communicator)
+    if communicator.rank == 1:
         with torch.no_grad():
             model.bias += 1e-6
     try:
@@ -187,7 +187,7 @@ def drifts_apart(collectives: Collectives) -> str:
     return "equal"
 
 
-ALL: list[Callable[[Collectives], Any]] = [
+ALL: list[Callable[[Communicator], Any]] = [
     starts_from_rank_0,
     streams,
     local_batch_norm,
@@ -200,6 +200,6 @@ ALL: list[Callable[[Collectives], Any]] = [
 ]
 
 if __name__ == "__main__":
-    world, collectives = join()
-    give({each.__name__: each(collectives) for each in ALL})
+    world, communicator = join()
+    give({each.__name__: each(communicator) for each in ALL})
     world.stop()

@@ -25,7 +25,7 @@ from harness.buffers.replay import Replay, bytes_of
 from harness.buffers.ring import Ring
 from harness.cluster.machine import free_memory
 from harness.distributed.agreement import fault_of_ranks
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.envs.factory import make_environment
 from harness.envs.faults import fault_in_observation, fault_in_reward, is_finite
 from harness.envs.inspection import check_environment, inspected
@@ -137,7 +137,12 @@ class OffPolicy(Algorithm):
         config, settings = context.config, context.config.algorithm
         assert isinstance(settings, OffPolicySettings) and config.run.steps is not None
         assert context.environments is not None
-        self.context, self.config, self.collectives, self.device = context, config, context.collectives, context.device
+        self.context, self.config, self.communicator, self.device = (
+            context,
+            config,
+            context.communicator,
+            context.device,
+        )
         self.envs, self.replay = context.environments, replay
         share = self.envs.share
         self.rounds = settings.rounds(config.run.steps)
@@ -164,17 +169,17 @@ class OffPolicy(Algorithm):
         self.begin(0)
 
     @classmethod
-    def check_ranks(cls, config: RunConfig, collectives: Collectives) -> None:
+    def check_ranks(cls, config: RunConfig, communicator: Communicator) -> None:
         settings = config.algorithm
         assert isinstance(settings, OffPolicySettings) and config.env is not None
         observation_space, action_space = check_environment(config.env)
-        share = share_of(config.env.count, collectives.rank, collectives.size)
+        share = share_of(config.env.count, communicator.rank, communicator.size)
         action, stack = cls.kept(config, action_space)
         shape, dtype = observation_space.shape, observation_dtype(observation_space)
         check_memory(
             settings.buffer_size,
             share.count * bytes_of(settings.buffer_size // share.total, shape, dtype, action, stack),
-            collectives,
+            communicator,
         )
 
     @classmethod
@@ -198,7 +203,7 @@ class OffPolicy(Algorithm):
     # -- one iteration -------------------------------------------------------------------------------------------------
 
     def iterate(self, iteration: int) -> Iteration:
-        settings, phases, collectives = self.config.algorithm, self.context.phases, self.collectives
+        settings, phases, communicator = self.config.algorithm, self.context.phases, self.communicator
         assert isinstance(settings, OffPolicySettings)
         self.prepare(iteration)
         draw = generator(self.config.seed, "minibatches", iteration)
@@ -218,9 +223,9 @@ class OffPolicy(Algorithm):
                 self.updates += settings.gradient_steps
         phases.start("agree")
         episodes = self.episodes.merge(self.true_rewards, self.dones, self.lives)
-        agreed = collectives.agree({**episodes, "faults": float(self.fault is not None)})
+        agreed = communicator.agree({**episodes, "faults": float(self.fault is not None)})
         self.lives = []
-        if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
+        if agreed["faults"] and (fault := fault_of_ranks(self.fault, communicator)) is not None:
             raise fault
         metrics = {**self.metrics(), **self.episodes.means(agreed)}
         self.iteration = iteration + 1
@@ -278,11 +283,11 @@ class OffPolicy(Algorithm):
         if self.restless:
             return None, "network.class changes its buffers whenever it is called"
         wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
-        wanted, reason = self.collectives.broadcast_object(wanted)
+        wanted, reason = self.communicator.broadcast_object(wanted)
         if not wanted:
             return None, reason
         sizes = self.minibatches.sizes()
-        if max(self.collectives.gather_objects(len(sizes))) > MOST_SIZES:
+        if max(self.communicator.gather_objects(len(sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
         products = self.config.compile.products
@@ -293,7 +298,7 @@ class OffPolicy(Algorithm):
 
     def diverged(self) -> Exception:
         """Why the loss of all ranks is not finite; collective."""
-        return fault_of_ranks(self.fault, self.collectives) or Diverged("non-finite loss")
+        return fault_of_ranks(self.fault, self.communicator) or Diverged("non-finite loss")
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -390,7 +395,7 @@ def frames_of(settings: EnvSettings) -> int:
     return stack
 
 
-def check_memory(buffer_size: int, needed: int, collectives: Collectives) -> None:
+def check_memory(buffer_size: int, needed: int, communicator: Communicator) -> None:
     """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
 
     `needed`: bytes of this rank's part. They are taken as they are filled: a replay that is too large would end the run
@@ -398,7 +403,7 @@ def check_memory(buffer_size: int, needed: int, collectives: Collectives) -> Non
     """
     here = (socket.gethostname(), free_memory(), needed)
     hosts: dict[str, tuple[int, int]] = {}
-    for host, free, part in collectives.gather_objects(here):
+    for host, free, part in communicator.gather_objects(here):
         least, together = hosts.get(host, (free, 0))
         hosts[host] = min(least, free), together + part
     for host, (free, together) in hosts.items():

@@ -102,7 +102,7 @@ class OnPolicy(Algorithm):
         config, settings = context.config, context.config.algorithm
         assert isinstance(settings, OnPolicySettings) and config.env is not None and context.environments is not None
         self.context, self.config = context, config
-        self.collectives, self.device, self.envs = context.collectives, context.device, context.environments
+        self.communicator, self.device, self.envs = context.communicator, context.device, context.environments
         share = self.envs.share
         self.samples = settings.rollout_steps * share.total
         assert config.run.steps is not None
@@ -124,7 +124,7 @@ class OnPolicy(Algorithm):
         self.step = Step(
             self.module,
             lambda arena: make_optimizer(config.optimizer, [arena.flat], capturable=self.device.type == "cuda"),
-            self.collectives,
+            self.communicator,
             self.precision,
             statistics=len(self.STATISTICS),
             max_grad_norm=settings.max_grad_norm,
@@ -169,10 +169,10 @@ class OnPolicy(Algorithm):
         if self.restless:
             return None, "network.class changes its buffers whenever it is called"
         wanted = wants_compiling(context.config.compile, steps, self.step)
-        wanted, reason = context.collectives.broadcast_object(wanted)
+        wanted, reason = context.communicator.broadcast_object(wanted)
         if not wanted:
             return None, reason
-        if max(context.collectives.gather_objects(len(self.sizes))) > MOST_SIZES:
+        if max(context.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
             return None, "minibatches of too many different sizes"
         parts = (self.module, self.step.arena, self.loss, self.precision, self.data, self.NUMBERS, self.sizes)
         compiled, problem = compile_step(
@@ -200,7 +200,7 @@ class OnPolicy(Algorithm):
     # -- one iteration -------------------------------------------------------------------------------------------------
 
     def iterate(self, iteration: int) -> Iteration:
-        phases, collectives = self.context.phases, self.collectives
+        phases, communicator = self.context.phases, self.communicator
         sums: dict[str, float] = {}
         means: dict[str, float] = {}
         steps = 0
@@ -209,14 +209,14 @@ class OnPolicy(Algorithm):
             sums = {name: sums.get(name, 0.0) + value for name, value in episodes.items()}
             phases.start("agree")
             if (number + 1) % self.rollouts == 0:
-                agreed = collectives.agree({**sums, "faults": float(self.fault is not None)})
-                if agreed["faults"] and (fault := fault_of_ranks(self.fault, collectives)) is not None:
+                agreed = communicator.agree({**sums, "faults": float(self.fault is not None)})
+                if agreed["faults"] and (fault := fault_of_ranks(self.fault, communicator)) is not None:
                     raise fault
-            self.envs.merge(collectives)
+            self.envs.merge(communicator)
             try:
                 metrics = self.update(number)
             except Diverged:  # on all ranks alike
-                if (fault := fault_of_ranks(self.fault, collectives)) is not None:
+                if (fault := fault_of_ranks(self.fault, communicator)) is not None:
                     raise fault from None
                 raise
             if "kl" in metrics:
@@ -404,7 +404,7 @@ class OnPolicy(Algorithm):
             sums[row] = len(part), chosen.sum(), chosen @ chosen
         for row, array in ((-2, returns), (-1, returns - values)):
             sums[row] = array.size, array.sum(), np.square(array).sum()
-        count, first, second = self.collectives.all_reduce_(torch.from_numpy(sums), name="advantages").numpy().T
+        count, first, second = self.communicator.all_reduce_(torch.from_numpy(sums), name="advantages").numpy().T
         several = count > 1
         means = np.where(several, first / count, 0.0)  # a sample alone is not normalised: it would always be 0
         squares = np.maximum(second - count * np.square(first / count), 0.0)  # sums of squared deviations

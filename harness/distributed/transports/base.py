@@ -10,7 +10,7 @@ import torch
 Operation = Literal["sum", "min", "max"]
 
 
-class Collectives(ABC):
+class Communicator(ABC):
     """Every method is called by all ranks in the same order, or all of them wait for ever."""
 
     path: str
@@ -50,7 +50,7 @@ class Collectives(ABC):
         return dict(zip(values, reduced.tolist()))
 
 
-class Alone(Collectives):
+class Alone(Communicator):
     """One rank: everything is agreed already."""
 
     path = "alone"

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from harness.distributed.transports.base import Collectives, Operation, Reducer
+from harness.distributed.transports.base import Communicator, Operation, Reducer
 
 
-class HorovodCollectives(Collectives):
+class HorovodCommunicator(Communicator):
     """Horovod, over MPI, Gloo or NCCL, as its launcher set it up; `hvd.init()` has run."""
 
     path = "horovod"
@@ -41,8 +41,8 @@ class HorovodCollectives(Collectives):
 class HorovodReducer(Reducer):
     """Horovod's own thread does it."""
 
-    def __init__(self, collectives: HorovodCollectives) -> None:
-        self.hvd = collectives.hvd
+    def __init__(self, communicator: HorovodCommunicator) -> None:
+        self.hvd = communicator.hvd
         self.handles: list[int] = []
 
     def start(self, part: torch.Tensor, number: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.distributed.transports.base import Collectives, Operation, Reducer
+from harness.distributed.transports.base import Communicator, Operation, Reducer
 from harness.distributed.transports.shared_memory import LARGEST, SharedMemory
 from harness.distributed.transports.shared_memory import serves as shared_memory_serves
 
@@ -24,19 +24,19 @@ takes back that memory at every call: 100 MB between two ranks of a host take 57
 in parts of 4 MB; between hosts small parts cost time, for the wire rests between them."""
 
 
-class MpiCollectives(Collectives):
+class MpiCommunicator(Communicator):
     """mpi4py, in place on the tensor's own memory; CPU tensors alone. Small ones of ranks that share a host go through
     memory that they share."""
 
     path = "mpi"
 
-    def __init__(self, communicator: Any) -> None:
+    def __init__(self, world: Any) -> None:
         from mpi4py import MPI
 
-        self.mpi, self.communicator = MPI, communicator
-        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        self.mpi, self.world = MPI, world
+        self.rank, self.size = world.Get_rank(), world.Get_size()
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
-        self.shared = SharedMemory(communicator) if shared_memory_serves(communicator) else None
+        self.shared = SharedMemory(world) if shared_memory_serves(world) else None
         """What carries small reduces where all ranks share a host."""
 
     def close(self) -> None:
@@ -49,22 +49,22 @@ class MpiCollectives(Collectives):
             self.shared.all_reduce_(memory(tensor), op)
             return tensor
         if tensor.numel() <= MOST_AT_ONCE:
-            self.communicator.Allreduce(self.mpi.IN_PLACE, memory(tensor), op=self.operations[op])
+            self.world.Allreduce(self.mpi.IN_PLACE, memory(tensor), op=self.operations[op])
             return tensor
         flat = memory(tensor).reshape(-1)
         for start in range(0, len(flat), MOST_AT_ONCE):
-            self.communicator.Allreduce(self.mpi.IN_PLACE, flat[start : start + MOST_AT_ONCE], op=self.operations[op])
+            self.world.Allreduce(self.mpi.IN_PLACE, flat[start : start + MOST_AT_ONCE], op=self.operations[op])
         return tensor
 
     def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
-        self.communicator.Bcast(memory(tensor), root=root)
+        self.world.Bcast(memory(tensor), root=root)
         return tensor
 
     def gather_objects(self, value: Any) -> list[Any]:
-        return self.communicator.allgather(value)
+        return self.world.allgather(value)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        return self.communicator.bcast(value, root=root)
+        return self.world.bcast(value, root=root)
 
 
 def memory(tensor: torch.Tensor) -> np.ndarray:
@@ -77,9 +77,9 @@ def memory(tensor: torch.Tensor) -> np.ndarray:
 class MpiReducer(Reducer):
     """A thread that calls MPI, on a communicator of its own: other collectives may go on beside it."""
 
-    def __init__(self, collectives: MpiCollectives) -> None:
-        self.mpi = collectives.mpi
-        self.communicator = collectives.communicator.Dup()
+    def __init__(self, communicator: MpiCommunicator) -> None:
+        self.mpi = communicator.mpi
+        self.world = communicator.world.Dup()
         self.parts: queue.Queue[torch.Tensor | None] = queue.Queue()
         self.awaited = False
         self.problem: Exception | None = None
@@ -99,7 +99,7 @@ class MpiReducer(Reducer):
     def close(self) -> None:
         self.parts.put(None)
         self.thread.join()
-        self.communicator.Free()
+        self.world.Free()
 
     def _work(self) -> None:
         while (part := self.parts.get()) is not None:
@@ -113,7 +113,7 @@ class MpiReducer(Reducer):
 
     def _sum(self, part: Any) -> None:
         for start in range(0, len(part), MOST_AT_ONCE):
-            request = self.communicator.Iallreduce(self.mpi.IN_PLACE, part[start : start + MOST_AT_ONCE])
+            request = self.world.Iallreduce(self.mpi.IN_PLACE, part[start : start + MOST_AT_ONCE])
             while not request.Test():
                 if self.awaited:
                     request.Wait()

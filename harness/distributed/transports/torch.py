@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from harness.distributed.transports.base import Collectives, Operation
+from harness.distributed.transports.base import Communicator, Operation
 
 
-class TorchDistributed(Collectives):
+class TorchDistributedCommunicator(Communicator):
     """`torch.distributed`, as the script has initialised it."""
 
     path = "torch"

@@ -20,7 +20,7 @@ from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
-    from harness.distributed.transports.base import Collectives
+    from harness.distributed.transports.base import Communicator
 
 CARTPOLES = {"CartPole-v0", "CartPole-v1"}
 WORKER_SECONDS = 50e-6
@@ -69,12 +69,12 @@ def choose_backend(settings: EnvSettings, count: int, cores: int, device: str = 
     return settings.model_copy(update={"backend": backend, "double_buffer": buffered})
 
 
-def agree_on_backend(settings: EnvSettings, collectives: Collectives, cores: int, device: str = "cpu") -> EnvSettings:
+def agree_on_backend(settings: EnvSettings, communicator: Communicator, cores: int, device: str = "cpu") -> EnvSettings:
     """What rank 0 chooses, on all ranks; collective."""
-    fewest = int(collectives.agree({"cores": cores}, "min")["cores"])
-    share = -(-settings.count // collectives.size)
-    chosen = choose_backend(settings, share, fewest, device) if collectives.rank == 0 else None
-    return collectives.broadcast_object(chosen)
+    fewest = int(communicator.agree({"cores": cores}, "min")["cores"])
+    share = -(-settings.count // communicator.size)
+    chosen = choose_backend(settings, share, fewest, device) if communicator.rank == 0 else None
+    return communicator.broadcast_object(chosen)
 
 
 def make_vector(settings: EnvSettings, count: int, first: int, cores: int) -> Vector:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.buffers.ring import Ring
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.files import names_in, read_json, sync_directory, write_json, write_text
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.checkpoints.checkpoint import RankPart
@@ -66,7 +66,7 @@ class Saver:
     def __init__(
         self,
         directory: Path,
-        collectives: Collectives,
+        communicator: Communicator,
         share: tuple[int, int, int],
         keep: int = 2,
         settle_files: Callable[[], None] = lambda: None,
@@ -74,10 +74,10 @@ class Saver:
         """`share`: this rank's environments: the first, how many, of how many. `settle_files`: on rank 0 before each
         manifest is written, from the thread: brings to the disk what must not be older than the checkpoint."""
         self.directory = directory = directory.resolve()  # as checkpoint.load tells a checkpoint's
-        self.collectives, self.share, self.keep = collectives, share, keep
+        self.communicator, self.share, self.keep = communicator, share, keep
         self.settle_files = settle_files
-        self.rank = collectives.rank
-        self.token: str = collectives.broadcast_object(uuid.uuid4().hex[:12])
+        self.rank = communicator.rank
+        self.token: str = communicator.broadcast_object(uuid.uuid4().hex[:12])
         self.writers = self._ranks_that_see_the_directory()
         self.segments = Segments(directory, self.rank, share[0], self.token)
         self.number = 0
@@ -101,9 +101,9 @@ class Saver:
                 checkpoint.mark_best(self.directory)
             except OSError:
                 wrote = False
-        if not self.collectives.broadcast_object(wrote):  # told when a checkpoint cannot be written
-            return list(range(self.collectives.size))
-        seen = self.collectives.gather_objects(self.rank == 0 or probe.exists())
+        if not self.communicator.broadcast_object(wrote):  # told when a checkpoint cannot be written
+            return list(range(self.communicator.size))
+        seen = self.communicator.gather_objects(self.rank == 0 or probe.exists())
         if self.rank == 0:
             probe.unlink(missing_ok=True)
         return [rank for rank, sees in enumerate(seen) if sees]
@@ -118,7 +118,7 @@ class Saver:
         self.number += 1
         self.env_steps = snapshot.env_steps
         first, count, total = self.share
-        manifest = {"progress": snapshot.progress, "config": snapshot.config, "ranks": self.collectives.size}
+        manifest = {"progress": snapshot.progress, "config": snapshot.config, "ranks": self.communicator.size}
         copy = Copy(
             self.number,
             snapshot.env_steps,
@@ -137,14 +137,14 @@ class Saver:
             return None
         if self.thread is not None and self.rank != 0:
             self.thread.join()
-        if self.collectives.agree({"trouble": float(self.trouble is not None)}, "max")["trouble"]:
+        if self.communicator.agree({"trouble": float(self.trouble is not None)}, "max")["trouble"]:
             self.give_up()
         if self.thread is not None:
             self.thread.join()
         if self.rank == 0 and self.trouble is not None:
             with suppress(OSError):
                 checkpoint.delete_asides(self.directory)
-        problems = self.collectives.gather_objects(self.trouble) if self.collectives.size > 1 else [self.trouble]
+        problems = self.communicator.gather_objects(self.trouble) if self.communicator.size > 1 else [self.trouble]
         problem = next((f"rank {rank}: {why}" for rank, why in enumerate(problems) if why and rank), problems[0])
         self.thread, self.trouble = None, None
         self.given_up.clear()

@@ -239,7 +239,7 @@ class DeviceUpdateLoop(UpdateLoop):
 
     def _capture(self) -> str:
         """Makes graphs of all that is launched; why not, on all ranks, where any of them could not."""
-        collectives, whole, problem = self.step.collectives, self.step.collectives.size == 1, ""
+        communicator, whole, problem = self.step.communicator, self.step.communicator.size == 1, ""
         self.state[SCALE], self.state[STOPPED] = 1.0, 1.0  # so that the calls before a capture change nothing
         fills, update = dict(self.fills), self.update
 
@@ -254,7 +254,7 @@ class DeviceUpdateLoop(UpdateLoop):
                 update = Captured(self._update, self.device)
         except Exception as error:  # whatever a capture may raise: launched one by one they are right
             problem = first_line_of(error)
-        problems = [text for text in collectives.gather_objects(problem) if text]
+        problems = [text for text in communicator.gather_objects(problem) if text]
         self.step.arena.wire.zero_()
         if problems:
             self.decide = decide

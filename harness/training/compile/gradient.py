@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call, grad
 
 from harness.distributed.arena import Arena
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 from harness.schema import CompileSettings
 from harness.training.compile.direct_call import DirectCall, of_its_own
 from harness.training.compile.matmul import choose_products, products_pass
@@ -169,25 +169,25 @@ def compile_step(
     step: Step, make: Callable[[str], CompiledGradient], products: str, *beside: Beside
 ) -> tuple[CompiledGradient | None, str]:
     """As `compile_in_turn`, for what a step is taken by."""
-    gradient, problem = compile_in_turn(make, step.collectives, products, *beside)
+    gradient, problem = compile_in_turn(make, step.communicator, products, *beside)
     if gradient is not None:
         step.reduce_at_once()
     return gradient, problem
 
 
 def compile_in_turn(
-    make: Callable[[str], CompiledGradient], collectives: Collectives, products: str, *beside: Beside
+    make: Callable[[str], CompiledGradient], communicator: Communicator, products: str, *beside: Beside
 ) -> tuple[CompiledGradient | None, str]:
     """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
     where any of them could not. `make` takes what `compile.products` came to be; the text is a remark of that.
     `beside`: what is compiled too.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    chosen, notice = choose_products(collectives, products)
+    chosen, notice = choose_products(communicator, products)
     gradient: CompiledGradient | None = None
     problem = ""
     for turn in (True, False):
-        if (collectives.rank == 0) == turn:
+        if (communicator.rank == 0) == turn:
             try:
                 gradient = make(chosen)
                 gradient.compile()
@@ -195,7 +195,7 @@ def compile_in_turn(
                     each.compile(chosen)
             except Exception as error:  # whatever a compiler may raise: eager is always right
                 problem = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
-        problems = [text for text in collectives.gather_objects(problem) if text]
+        problems = [text for text in communicator.gather_objects(problem) if text]
         if problems:
             for each in beside:
                 each.forget()

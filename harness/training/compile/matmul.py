@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from harness.distributed.transports.base import Collectives
+from harness.distributed.transports.base import Communicator
 
 FEW_COLUMNS = 16
 LARGE = 2**21
@@ -54,16 +54,16 @@ def onednn_is_quicker() -> bool:
         return seconds(lambda: one @ one.t()) > QUICKER * seconds(lambda: linear(one, one, None, "none", [], ""))
 
 
-def choose_products(collectives: Collectives, asked: str) -> tuple[str, str]:
+def choose_products(communicator: Communicator, asked: str) -> tuple[str, str]:
     """What all ranks multiply by, `onednn` or `torch`, and a remark where it is not what was asked for.
 
     Rank 0's `asked`, or else its timing, decides, so that they compile the same code. Collective, also where this
     process knows the answer already: a rank that joins an elastic run does not.
     """
-    everywhere = bool(collectives.agree({"onednn": float(has_onednn())}, "min")["onednn"])
-    if asked == "auto" and collectives.rank == 0:
+    everywhere = bool(communicator.agree({"onednn": float(has_onednn())}, "min")["onednn"])
+    if asked == "auto" and communicator.rank == 0:
         asked = "onednn" if everywhere and onednn_is_quicker() else "torch"
-    asked = collectives.broadcast_object(asked)
+    asked = communicator.broadcast_object(asked)
     if asked == "onednn" and not everywhere:
         return "torch", "compile.products = 'onednn' cannot be had of this torch: results differ by rounding"
     return asked, ""

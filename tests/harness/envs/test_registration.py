@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 from harness.envs import EnvSettings, make_environment
-from harness.envs.registration import REGISTERED, registration, register_from_parent
+from harness.envs.registration import REGISTERED, register_from_parent, registration
 from harness.errors import BadInput
 from tests.harness.envs.oddities import Odd
 

@@ -48,7 +48,7 @@ def test_an_optimizer_of_the_users_keeps_its_groups_its_state_and_its_scheduler(
         optimizers.append(torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01))
         plain_epochs(model, optimizers[-1], make_loader(), epochs=1)  # there is momentum already
     schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) for optimizer in optimizers]
-    trainer = DistributedTrainer(models[0], optimizers[0], nn.CrossEntropyLoss(), collectives=Alone())
+    trainer = DistributedTrainer(models[0], optimizers[0], nn.CrossEntropyLoss(), communicator=Alone())
     for _ in range(3):
         trainer.train_epoch(make_loader())
         optimizers[0].zero_grad(set_to_none=True)

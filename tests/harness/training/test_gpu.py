@@ -12,7 +12,7 @@ import torch
 from harness.algorithms import Context
 from harness.algorithms.ppo import PPO
 from harness.config import load_run_config
-from harness.distributed.transports.base import Alone, Collectives
+from harness.distributed.transports.base import Alone, Communicator
 from harness.envs import make_environments
 from harness.reporting import PhaseTimer
 
@@ -45,12 +45,12 @@ class OfTwo(Alone):
         return [value, value]
 
 
-def make(folder: Path, *overrides: str, collectives: Collectives = Alone()) -> PPO:
+def make(folder: Path, *overrides: str, communicator: Communicator = Alone()) -> PPO:
     (folder / "run.toml").write_text(CONFIG)
     config = load_run_config(str(folder / "run.toml"), ["compile.mode=off", *overrides])
     assert config.env is not None
     play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
-    return PPO(Context(config, collectives, DEVICE, PhaseTimer(), make_environments(config.env, 0, 1), play))
+    return PPO(Context(config, communicator, DEVICE, PhaseTimer(), make_environments(config.env, 0, 1), play))
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
 
 
 def test_two_graphs_around_a_reduce_do_what_one_does(tmp_path: Path) -> None:
-    one, two = make(tmp_path), make(tmp_path, collectives=OfTwo())
+    one, two = make(tmp_path), make(tmp_path, communicator=OfTwo())
     assert two.notices()[1] == "gradient and update two CUDA graphs"
     start = one.step.arena.parameters.clone()
     same_rollout([one, two], 0)

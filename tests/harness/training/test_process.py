@@ -10,7 +10,7 @@ from tests.conftest import need
 CODE = """
 import resource, sys
 import torch
-from harness.training.allocation import keep_freed_memory
+from harness.training.process import keep_freed_memory
 kept = sys.argv[1] == "kept" and keep_freed_memory()
 faults = []
 for _ in range(12):

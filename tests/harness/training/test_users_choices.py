@@ -26,7 +26,7 @@ def loader() -> DataLoader:
 
 
 def make(model: nn.Module, optimizer: object = "sgd", loss: object = functional.cross_entropy, **options: object):
-    return DistributedTrainer(model, optimizer, loss, collectives=Alone(), **options)  # type: ignore[arg-type]
+    return DistributedTrainer(model, optimizer, loss, communicator=Alone(), **options)  # type: ignore[arg-type]
 
 
 REFUSED = {

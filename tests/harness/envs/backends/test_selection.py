@@ -79,12 +79,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 RANK_0_DECIDES = """
 from harness.envs import EnvSettings
-from harness.envs.choosing import agree_on_backend
+from harness.envs.backends.selection import agree_on_backend
 from tests.multirank.launch import give, join
-world, collectives = join()
-slow_on_rank_1 = {"seconds": 0.002 * collectives.rank}
+world, communicator = join()
+slow_on_rank_1 = {"seconds": 0.002 * communicator.rank}
 settings = EnvSettings(id="tests.environments:Busy-v0", count=8, kwargs=slow_on_rank_1, workers=2)
-give(agree_on_backend(settings, collectives, 2).backend)
+give(agree_on_backend(settings, communicator, 2).backend)
 world.stop()
 """
 

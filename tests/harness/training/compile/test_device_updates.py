@@ -154,7 +154,7 @@ def test_what_is_captured_is_the_step_and_making_it_leaves_no_trace(
     settings = ("env.count=3", "algorithm.rollout_steps=10", "algorithm.minibatch_size=8", f"optimizer.name={name}")
     settings += ("optimizer.momentum=0.9", "optimizer.lr=0.003") if name != "adam" else ()
     ppo, plain = (make(tmp_path, "compile.mode=off", *settings) for _ in range(2))
-    ppo.step.collectives = SimpleNamespace(  # type: ignore[assignment]
+    ppo.step.communicator = SimpleNamespace(  # type: ignore[assignment]
         size=ranks, gather_objects=lambda value: [value] * ranks, all_reduce_=lambda tensor, name: tensor
     )
     start = plain.step.arena.parameters.clone()
