@@ -38,6 +38,11 @@ def take_failures(run_dir: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: record["rank"])
 
 
+def has_failures(run_dir: Path) -> bool:
+    """Whether a rank of this attempt has recorded that it cannot go on."""
+    return any(run_dir.glob("failure.rank-*.json"))
+
+
 def end_without_result(run_dir: Path) -> str | None:
     """How the attempt before this one ended, where nobody was left to write a result: what a rank recorded, or else
     when each gave its last sign of life. None where there was none, or it did write one."""

@@ -225,7 +225,9 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
     they do not once training has `begun`."""
     failures, made = take_failures(run_dir), Made()
     written = read_result(run_dir)
-    if written is not None:
+    # a rank that dies at the start has its launcher end the others, to which that looks like a request
+    died = bool(failures) or (outcome.signal is not None and outcome.signal != "SIGTERM")
+    if written is not None and not (written.status == "stopped" and died and not asked and not begun):
         return written
     if outcome.exit_code == 2 and not begun and not failures:
         said = [line for line in outcome.last_lines if line.startswith("harness: ")]

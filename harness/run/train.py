@@ -15,7 +15,7 @@ from harness.envs.inspection import close_spare
 from harness.errors import StopAtStart
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.elastic import Membership, is_elastic, keep_going
-from harness.lifecycle.failures import take_failures, tell_end
+from harness.lifecycle.failures import has_failures, take_failures, tell_end
 from harness.lifecycle.heartbeat import Heartbeat, clear_heartbeats
 from harness.lifecycle.lock import DirectoryLock
 from harness.lifecycle.result import Result, versions
@@ -98,6 +98,8 @@ def attempt(
             return result
     except StopAtStart as stop:
         requests.starting = False
+        if world.place.size > 1 and has_failures(run_dir):  # no request: the launcher ends the ranks that are left
+            world.abort(1)
         result = stopped_before_training(config, run_dir, resume, world, str(stop))
         if world.place.size > 1:  # the others may be anywhere, and not all of them need have been asked
             world.abort(result.exit_code)

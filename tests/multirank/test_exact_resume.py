@@ -371,9 +371,9 @@ def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path: Pa
 
 
 def test_a_request_during_an_evaluation_makes_it_again_and_each_update_is_written_once(tmp_path: Path) -> None:
-    """The request is heard in the midst of 70 episodes: all of them are played again, and are those of a run that was
-    not disturbed."""
-    many = [*PPO[:1], *PPO[2:], "evaluation.count=2", "evaluation.episodes=70"]
+    """The request is heard in the midst of 300 episodes, which last longer than the ranks take to hear of it: all are
+    played again, and are those of a run that was not disturbed."""
+    many = [*PPO[:1], *PPO[2:], "evaluation.count=2", "evaluation.episodes=300"]
     whole = go(str(tmp_path / "whole"), many)
     stopped = go(str(tmp_path / "resumed"), many, stop_after=5)  # the signal comes before the evaluation begins
     assert stopped["status"] == "stopped" and len(metrics_of(tmp_path / "resumed")) == 4

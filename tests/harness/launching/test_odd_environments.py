@@ -17,23 +17,31 @@ SCRIPT = """
 sys.stdout.buffer.write("Pr\\u00fcfstand 1\\n".encode("latin-1"))
 sys.stdout.flush()
 for i in range(3000): print("step", i)
-print("has", sum(name.startswith("SERVICE_") for name in os.environ), os.environ["PATH"], flush=True)
+sys.stdout.flush()
+with open(os.path.join(os.environ["NOTES"], str(rank)), "w") as notes:
+    print(sum(name.startswith("SERVICE_") for name in os.environ), os.environ["PATH"], file=notes)
 """
 
 
 def test_ranks_of_a_pod_with_4000_services_and_output_that_is_no_text(
     start: Start, launcher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Horovod's forwarding thread died of the first line, and its rank waited in a later print for ever."""
+    """Horovod's forwarding thread died of the first line, and its rank waited in a later print for ever.
+
+    What a rank says last may be missing under mpirun, and under the horovodrun that becomes one: of a rank that prints
+    much and ends at once it loses the end, in about one of twenty starts on a busy machine. So ranks write down what
+    they found.
+    """
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")  # another environment is active
     services = {f"SERVICE_{i:04}_PORT_8080_TCP_ADDR": f"tcp://10.0.{i // 256}.{i % 256}" for i in range(4000)}
 
-    running = start(launcher, SCRIPT, env=services)
+    running = start(launcher, SCRIPT, env={**services, "NOTES": str(tmp_path)})
 
     assert ended(running).exit_code == 0
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [f"4000 {os.environ['PATH']}\n"] * 2
     lines = lines_of(running)
-    assert lines.count(f"has 4000 {os.environ['PATH']}") == 2
-    assert lines.count("Pr\ufffdfstand 1") == 2 and lines.count("step 2999") == 2
+    assert lines.count("Pr\ufffdfstand 1") == 2 and lines.count("step 0") == 2
+    assert launcher != "horovodrun-gloo" or lines.count("step 2999") == 2
 
 
 def test_an_environment_that_does_not_fit_into_a_shell_line_to_another_host_is_refused_with_launchers_that_take_it(

@@ -40,7 +40,9 @@ START = {
     "nothing": "",
     "horovod": "import horovod.torch as hvd; hvd.init()\n",
     "mpi4py": "from mpi4py import MPI\n",
-    "torch": "import torch.distributed as dist; dist.init_process_group('gloo')\n",
+    # left standing, the group's threads abort the process now and then
+    "torch": "import atexit, torch.distributed as dist\n"
+    "dist.init_process_group('gloo'); atexit.register(dist.destroy_process_group)\n",
 }
 
 
