@@ -50,7 +50,7 @@ run: install
 	$(BIN)/python -m search run ppo-cartpole
 
 # Two files at a time: while ranks of one start, those of the other compute. One thread each: more would wait in a loop.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: install lint
 	$(PYTEST) -m "not slow" --budget test
 

@@ -2,9 +2,8 @@
 
 Horovod 0.28.1 asks its compiler for C++14, and torch's headers have needed C++17 since 2.1. Its source need not change:
 a CMake tool-chain file raises the standard. The wheel is kept in a folder named by all that it was compiled against
-(torch,
-MPI, CUDA, Python), so that no later installation compiles again. Standard library alone: it runs before anything is
-installed.
+(torch, MPI, CUDA, Python), so that no later installation compiles again. Standard library alone: it runs before
+anything is installed.
 """
 
 from __future__ import annotations

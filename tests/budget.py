@@ -1,7 +1,8 @@
 """Minutes by group of tests beside what each group may take, printed at the end of a session.
 
 A group is a folder of tests. Budgets stand in `budgets.toml` and are scaled by a short calibration, since machines
-differ by 2.5. It names what exceeds its budget; no test fails by the clock.
+differ by 2.5. It names what exceeds its budget; no test fails by the clock. Files that take minutes are run first:
+begun last, one of them would leave the other processes idle.
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ class Budget:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--budget", choices=["test", "rest"], help="print minutes by group beside budgets.toml's")
+
+
+@pytest.hookimpl(trylast=True)  # after the drawing of a random order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long = {name: place for place, name in enumerate(tomllib.loads(BUDGETS.read_text())["long_files"])}
+    items.sort(key=lambda item: long.get(item.nodeid.partition("::")[0], len(long)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

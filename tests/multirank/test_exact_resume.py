@@ -159,16 +159,9 @@ RANKS = {
             "ppo": ([*PPO, COMPILED], 10, STOP),
         },
     ),
-    "gloo, compiled": (
-        "horovod-gloo",
-        {
-            "dqn": ([*DQN, COMPILED], 10, KILL),
-            "sac": ([*SAC, COMPILED], 4, STOP),
-            "ppo": ([*PPO, COMPILED], 10, STOP),
-        },
-    ),
 }
-"""By way, what runs on it: settings, iterations, how it is disturbed."""
+"""By way, what runs on it: settings, iterations, how it is disturbed. Compiled gradients that Horovod reduces are in
+`test_same_replay`."""
 
 
 @pytest.mark.parametrize("kind", [*list(RANKS)[:3], *map(slow, list(RANKS)[3:])])
