@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.distributed import Arena
-from harness.distributed.overlap import SMALLEST, Overlap, make_reducer, overlap_where_it_pays
+from harness.distributed.overlap import SMALLEST, Overlap, overlap_where_it_pays
 from harness.distributed.transports.base import Communicator
 from harness.schema import PrecisionSettings
 from harness.training import step
@@ -58,7 +58,7 @@ class Twice(nn.Module):
 
 
 def small_buckets(arena: Arena, communicator: Communicator) -> Overlap:
-    return Overlap(arena, communicator, make_reducer(communicator), bucket=30)
+    return Overlap(arena, communicator, bucket=30)
 
 
 @contextmanager
