@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.distributed.transports.base import Alone, Communicator
 
@@ -53,5 +53,9 @@ class Mesh:
 
 def make_mesh(world: Communicator) -> Mesh:
     """A mesh of one axis, data: every rank holds the whole policy. Collective."""
-    alone = Alone("model", (world.members[world.rank],))
-    return Mesh(world, world.duplicate("control"), world, alone)
+    return replace(mesh_on_one_channel(world), control=world.duplicate("control"))
+
+
+def mesh_on_one_channel(world: Communicator) -> Mesh:
+    """The same where gradients and decisions may share a channel."""
+    return Mesh(world, world, world, Alone("model", (world.rank,)))

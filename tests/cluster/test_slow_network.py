@@ -108,7 +108,7 @@ def make_step(overlaps):
     module = nn.Sequential(*(Layer(1030, 1030) for _ in range(4)))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     step = Step(module, lambda arena: optimizer, communicator, Precision(PrecisionSettings(), world.device), 1)
-    assert step.overlap is not None
+    assert step.sync.overlap is not None
     if not overlaps:
         step.reduce_at_once()
     return step
