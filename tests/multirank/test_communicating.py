@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness.distributed.mesh import Share
 from harness.distributed.transports.base import Capability
+from tests.command import ROOT
 from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks
 
@@ -66,3 +68,32 @@ def test_the_mesh_of_one_axis_shares_out_over_all_ranks(given: tuple[Any, ...]) 
         (Share(0, 3, 5), True, (0,), True),
         (Share(3, 2, 5), False, (1,), True),
     ]
+
+
+OWN = """
+from harness.distributed.transports.mpi import MpiTransport
+
+class Own(MpiTransport):
+    def refuses(self, place, device):
+        return "it is of no use" if place.launcher != "mpi" else None
+"""
+SUM = """
+import torch
+from harness.errors import BadInput
+from tests.multirank.launch import give, join
+try:
+    world, communicator = join()
+    give((communicator.transport, communicator.all_reduce_(torch.ones(1)).item()))
+    world.stop()
+except BadInput as refused:
+    give(str(refused))
+"""
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun-gloo"])
+def test_a_transport_of_the_users_own_carries_the_ranks_or_is_refused_in_a_line(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    given = run_ranks(2, launcher, SUM, tmp_path, sync_path="own:Own", env=env).given
+    refusal = "sync.path = 'own:Own': it is of no use; it may be 'auto' or 'horovod'"
+    assert given == ((("own:Own", 2.0),) * 2 if launcher == "mpirun" else (refusal,) * 2)
