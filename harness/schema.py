@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tomli_w
 from pydantic import Field, model_validator
 
 from harness.envs.settings import EnvSettings
-from harness.settings import Settings, table_of
+from harness.settings import Names, Settings, table_of
 
 
 class RunSettings(Settings):
@@ -64,13 +64,25 @@ class NetworkSettings(Settings):
 
 
 class SyncSettings(Settings):
-    kind: Literal["allreduce"] = "allreduce"
-    """How ranks agree on a step: one all-reduce of the flat gradient."""
-    path: Literal["auto", "horovod", "mpi"] = "auto"
-    """What carries the all-reduce: `horovod`, the reference path, or `mpi`, mpi4py in place. `auto` times both at the
-    start and takes the quicker, where both can be had."""
+    kind: Annotated[str, Names("allreduce")] = "allreduce"
+    """How ranks stay one policy: `allreduce`, one all-reduce of the flat gradient for each step. One of your own is a
+    `module:Class` ([extending](extending.md#a-way-to-agree))."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments for a `kind` of your own."""
+    path: Annotated[str, Names("auto", "horovod", "mpi")] = "auto"
+    """What carries the calls between ranks: `horovod`, the reference path, or `mpi`, mpi4py in place. `auto` times both
+    at the start and takes the quicker, where both can be had. One of your own is a `module:Class`
+    ([extending](extending.md#a-transport))."""
     check_every: int = Field(50, ge=1)
     """Iterations between checks that all ranks hold bit-equal parameters."""
+
+
+class CompressionSettings(Settings):
+    kind: Annotated[str, Names("none")] = "none"
+    """How a gradient is summed over the ranks in fewer bytes: `none`, as it is. One of your own is a `module:Class`
+    ([extending](extending.md#a-compressor))."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments for a `kind` of your own."""
 
 
 class CheckpointSettings(Settings):
@@ -215,6 +227,7 @@ class RunConfig(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     precision: PrecisionSettings = PrecisionSettings()
     sync: SyncSettings = SyncSettings()
+    compression: CompressionSettings = CompressionSettings()
     compile: CompileSettings = CompileSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

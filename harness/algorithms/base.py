@@ -14,6 +14,8 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.buffers.ring import Ring
+from harness.distributed.mesh import Mesh
+from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.schema import AlgorithmSettings
 
@@ -45,6 +47,10 @@ class Context:
     listen: Callable[[float], float] = lambda most: most
     """Collective, in the middle of what can last: raises StopHere, on all ranks, where they agree to stop. Returns the
     largest of what the ranks give."""
+    mesh: Mesh | None = None
+    """The groups of ranks by what they share; None: `communicator` is all there is."""
+    synchronizer: Synchronizer | None = None
+    """How the ranks stay one policy; None: they sum gradients over `communicator`."""
 
 
 @dataclass(frozen=True)

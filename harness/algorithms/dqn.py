@@ -113,6 +113,7 @@ class DQN(OffPolicy):
             self.precision,
             statistics=len(STATISTICS) + communicator.size,
             max_grad_norm=settings.max_grad_norm,
+            synchronizer=context.synchronizer,
         )
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
         self.target = copy.deepcopy(self.module)

@@ -97,6 +97,7 @@ class SAC(Continuous):
             context.communicator,
             self.precision,
             statistics=len(STATISTICS),
+            synchronizer=context.synchronizer,
         )
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
         self.targets = copy.deepcopy(self.module.critics)

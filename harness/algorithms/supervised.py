@@ -156,6 +156,7 @@ class Supervised(Algorithm):
             batch_norm=settings.batch_norm,
             seed=config.seed,
             device=context.device,
+            synchronizer=context.synchronizer,
         )
         self.learning_rate = LearningRate(config.optimizer, self.trainer.optimizer, settings.batch_size)
 

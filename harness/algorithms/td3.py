@@ -53,13 +53,15 @@ class TD3(Continuous):
         self.module = ActorCritics(inputs, self.actions, self.actions, network.hidden, network.activation)
         self.module.to(context.device).eval()
 
-        def step_of(module: torch.nn.Module, statistics: int) -> Step:
+        def step_of(module: torch.nn.Module, statistics: int, name: str) -> Step:
             own = Precision(config.precision, context.device)
             make = lambda arena: make_optimizer(config.optimizer, [arena.flat])  # noqa: E731
-            return Step(module, make, context.communicator, own, statistics)
+            return Step(
+                module, make, context.communicator, own, statistics, synchronizer=context.synchronizer, name=name
+            )
 
-        self.critic_step = step_of(self.module.critics, len(CRITIC_STATISTICS))
-        self.actor_step = step_of(self.module.actor, len(ACTOR_STATISTICS))
+        self.critic_step = step_of(self.module.critics, len(CRITIC_STATISTICS), "critics")
+        self.actor_step = step_of(self.module.actor, len(ACTOR_STATISTICS), "actor")
         self.steps = {"critics": self.critic_step, "actor": self.actor_step}
         size = settings.batch_size
         self.learning_rates = {

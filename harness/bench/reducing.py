@@ -72,7 +72,7 @@ def make_call(path: str, communicator: Communicator, tensor: torch.Tensor) -> Ca
     """One all-reduce of `tensor` in place."""
     if path in ("mpi-bare", "mpi-ring"):
         assert isinstance(communicator, MpiCommunicator)
-        world, in_place, buffer = communicator.world, communicator.mpi.IN_PLACE, tensor.numpy()
+        world, in_place, buffer = communicator.comm, communicator.mpi.IN_PLACE, tensor.numpy()
         return lambda: world.Allreduce(in_place, buffer)
     return lambda: communicator.all_reduce_(tensor, "sum", "gradients")
 

@@ -20,7 +20,7 @@ class TorchCommunicator(Communicator):
     """`backend` is `gloo` or `nccl`; on ranks of an MPI launcher, whose hosts reach each other by `hosts`."""
 
     def __init__(self, world: World, backend: str, hosts: list[str]) -> None:
-        self.path, self.rank, self.size = f"torch-{backend}", world.place.rank, world.place.size
+        self.transport, self.rank, self.size = f"torch-{backend}", world.place.rank, world.place.size
         if backend == "nccl" and world.device.type != "cuda":
             raise BadInput("NCCL needs a GPU for each rank")
         store = self._store(world, hosts)

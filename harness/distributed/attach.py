@@ -21,7 +21,7 @@ LEAVE_SECONDS = 3.0
 class OneRank:
     """A rank that has nobody to agree with."""
 
-    path = "alone"
+    transport = "alone"
     rank = 0
     size = 1
 
@@ -32,7 +32,7 @@ class OneRank:
 class MpiRanks:
     """mpi4py, as far as a script's ranks need it. Nothing is set up, so that one rank alone may ask for its place."""
 
-    path = "mpi"
+    transport = "mpi"
 
     def __init__(self, communicator: Any) -> None:
         self.communicator = communicator

@@ -13,9 +13,7 @@ import torch
 
 from harness.cluster.place import host_name
 from harness.distributed.arena import Arena, bring_home
-from harness.distributed.transports.base import Communicator, Reducer
-from harness.distributed.transports.horovod import HorovodCommunicator, HorovodReducer
-from harness.distributed.transports.mpi import MpiCommunicator, MpiReducer
+from harness.distributed.transports.base import Capability, Communicator, Work
 
 BUCKET = 1024 * 1024
 """Gradients (4 MB) that a bucket holds at least: at 1 Gbit/s 2, 4 and 8 MB hid the same, and 1 MB a fifth less, since
@@ -37,9 +35,10 @@ class Overlap:
     at the first of them: where the first step finds one, on any rank, all buckets wait for the end from then on.
     """
 
-    def __init__(self, arena: Arena, communicator: Communicator, reducer: Reducer, bucket: int = BUCKET) -> None:
+    def __init__(self, arena: Arena, communicator: Communicator, bucket: int = BUCKET) -> None:
         """`bucket`: numbers that a bucket holds at least; a parameter is never cut."""
-        self.arena, self.communicator, self.reducer = arena, communicator, reducer
+        self.arena, self.communicator = arena, communicator
+        self.under_way: list[Work] = []
         self.buckets, self.bucket_of = cut(arena, bucket)
         self.expected = [self.bucket_of.count(number) for number in range(len(self.buckets))]
         self.order: Sequence[int] | None = None
@@ -93,7 +92,7 @@ class Overlap:
 
     def _send(self, bucket: int) -> None:
         self.sent += 1
-        self.reducer.start(self.buckets[bucket], bucket)
+        self.under_way.append(self.communicator.start_all_reduce(self.buckets[bucket], bucket))
 
     def finish(self) -> None:
         """Reduces what is left, and waits for all of it: `arena.wire` is then the sum over the ranks."""
@@ -102,9 +101,11 @@ class Overlap:
             self._send(bucket)
         behind = self.arena.wire[self.arena.size :]
         if behind.numel():
-            self.reducer.start(behind, len(self.buckets))
+            self.under_way.append(self.communicator.start_all_reduce(behind, len(self.buckets)))
         self.sent = 0
-        self.reducer.wait()
+        for work in self.under_way:
+            work.wait()
+        self.under_way.clear()
         if self.order is None:
             self._learn()
 
@@ -119,7 +120,6 @@ class Overlap:
         """The arena is no longer reduced in this way, on any rank."""
         for hook in self.hooks:
             hook.remove()
-        self.reducer.close()
 
 
 def cut(arena: Arena, bucket: int) -> tuple[list[torch.Tensor], list[int]]:
@@ -144,17 +144,8 @@ def overlap_where_it_pays(arena: Arena, communicator: Communicator) -> Overlap |
     """
     if communicator.size == 1 or arena.size < SMALLEST or arena.wire.device.type != "cpu":
         return None
-    able = True
-    if isinstance(communicator, MpiCommunicator):  # two threads will call it at once
-        able = communicator.mpi.Query_thread() == communicator.mpi.THREAD_MULTIPLE
+    able = Capability.CONCURRENT in communicator.can
     seen = communicator.gather_objects((host_name(), able))
     if len({host for host, _ in seen}) == 1 or not all(able for _, able in seen):
         return None
-    return Overlap(arena, communicator, make_reducer(communicator))
-
-
-def make_reducer(communicator: Communicator) -> Reducer:
-    if isinstance(communicator, MpiCommunicator):
-        return MpiReducer(communicator)
-    assert isinstance(communicator, HorovodCommunicator)
-    return HorovodReducer(communicator)
+    return Overlap(arena, communicator)

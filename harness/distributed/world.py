@@ -1,11 +1,10 @@
-"""This rank's place among the ranks, its cores and its device; starts and stops Horovod and MPI."""
+"""This rank's place among the ranks, its cores and its device; starts and stops what carries their calls."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -13,15 +12,16 @@ from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
 from harness.cluster.slots import confine, sharers, slot_of_rank
+from harness.distributed.mesh import make_mesh
+from harness.distributed.transports import TRANSPORTS, get_transport
 from harness.distributed.transports.base import Alone, Communicator
-from harness.distributed.transports.choice import PROBE_BYTES, seconds_per_reduce
-from harness.distributed.transports.horovod import HorovodCommunicator
-from harness.distributed.transports.mpi import MpiCommunicator
+from harness.distributed.transports.choice import start_quicker
 from harness.errors import BadInput
 
 
 class World:
-    """This process as a rank. `start` is called once, by all ranks; `communicator` is what they then agree by."""
+    """This process as a rank. `start` is called once, by all ranks; `communicator` is then the group of them all, and
+    `mesh` the groups by what they share."""
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
@@ -35,7 +35,7 @@ class World:
         self.cores = within_quota(len(available_cores()), self.sharers)
         """Cores that are this rank's; known in full once the ranks have started."""
         self.device = self._device()
-        self.communicator: Communicator = Alone()
+        self.adopt(Alone())
         self.reason = "one rank"
         """Why the reduces go by the path that they go by."""
 
@@ -53,56 +53,44 @@ class World:
         return device
 
     def start(self, path: str = "auto") -> Communicator:
-        """Starts what carries the reduces: `horovod`, `mpi`, or with `auto` the quicker of the two, by measurement.
-        Under mpirun it is rank 0's `path` that counts."""
+        """Starts what carries the reduces: a transport by its name in `TRANSPORTS` or the user's own `module:Class`, or
+        with `auto` the quicker one, by measurement. Under mpirun it is rank 0's `path` that counts."""
         if self.place.size == 1:
-            self.communicator = Alone()
-            return self.communicator
+            return self.adopt(Alone())
         prepare_environment()
-        if self.place.launcher == "mpi":  # MPI is there before Horovod in any case, see _start_horovod
+        if self.place.launcher == "mpi":  # MPI is there before Horovod in any case, see HorovodTransport
             from mpi4py import MPI
 
             path = MPI.COMM_WORLD.bcast(path)
-        self.reason = f"sync.path = {path}"
         if path == "auto":
-            self.communicator = self._start_quicker()
+            communicator, self.reason = start_quicker(self.place, self.device)
         else:
-            self.communicator = self._start_mpi() if path == "mpi" else self._start_horovod()
-        if self.communicator.size != self.place.size or self.communicator.rank != self.place.rank:
-            found = f"rank {self.communicator.rank} of {self.communicator.size}"
+            communicator, self.reason = self._start(path), f"sync.path = {path}"
+        if communicator.size != self.place.size or communicator.rank != self.place.rank:
+            found = f"rank {communicator.rank} of {communicator.size}"
             raise BadInput(
                 f"the launcher started {self.place.size} ranks, but this one finds itself {found}: its {path} does not "
                 "belong to that launcher; see `python -m harness doctor`"
             )
+        self.adopt(communicator)
         self.cores = self.cores_beside_others()
-        return self.communicator
+        return communicator
 
-    def _start_quicker(self) -> Communicator:
-        """Horovod where only it can be had; otherwise both are timed, one after the other, as they would carry the run.
+    def _start(self, path: str) -> Communicator:
+        transport = get_transport(path)
+        refusal = transport.refuses(self.place, self.device)
+        if refusal is not None:
+            others = [name for name in TRANSPORTS if get_transport(name).refuses(self.place, self.device) is None]
+            may_be = " or ".join(repr(name) for name in ("auto", *others))
+            raise BadInput(f"sync.path = {path!r}: {refusal}; it may be {may_be}")
+        communicator = transport.start(self.place, self.device)
+        communicator.transport = path
+        return communicator
 
-        Beside MPI's steps Horovod must not cycle (its thread polls MPI and costs most of the throughput): it is shut
-        down before MPI is timed, and started again in case that it was quicker.
-        """
-        horovod = self._start_horovod()
-        if self.place.launcher != "mpi":
-            self.reason = "MPI carries reduces only between ranks that mpirun started"
-            return horovod
-        if horovod.broadcast_object(self.device.type) != "cpu":
-            self.reason = "MPI reduces CPU tensors only"
-            return horovod
-        seconds = {"horovod": seconds_per_reduce(horovod)}
-        horovod.close()
-        mpi = self._start_mpi()
-        seconds["mpi"] = seconds_per_reduce(mpi)
-        seconds = mpi.broadcast_object(seconds)
-        figures = ", ".join(
-            f"{name} {seconds[name] * 1e6:,.0f} us" for name in sorted(seconds, key=seconds.__getitem__)
-        )
-        self.reason = f"{PROBE_BYTES // 1024} KB: {figures}"
-        if seconds["mpi"] <= seconds["horovod"]:
-            return mpi
-        mpi.close()
-        return self._start_horovod()
+    def adopt(self, communicator: Communicator) -> Communicator:
+        """Takes the group of all ranks, which has started; collective."""
+        self.communicator, self.mesh = communicator, make_mesh(communicator)
+        return communicator
 
     def cores_beside_others(self) -> int:
         """Cores for this rank alone: those it may use, shared with the ranks of this host that may use them too.
@@ -114,49 +102,10 @@ class World:
         sharing = sum(1 for host, cores in masks if host == self.place.host and set(cores) & set(own))
         return within_quota(max(1, len(own) // sharing), self.sharers)
 
-    def _start_mpi(self) -> MpiCommunicator:
-        if self.place.launcher != "mpi":
-            raise BadInput(
-                f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun --mpi; under {self.place.launcher} it "
-                "may be 'auto' or 'horovod'"
-            )
-        if self.device.type != "cpu":
-            raise BadInput("sync.path = 'mpi' reduces CPU tensors; with GPUs it may be 'auto' or 'horovod'")
-        from mpi4py import MPI
-
-        self._end_all_by_an_exception()
-        return MpiCommunicator(MPI.COMM_WORLD)
-
-    def _end_all_by_an_exception(self) -> None:
-        """A rank that raises would wait for the others at MPI's end, and they for it in a collective."""
-        show = sys.excepthook
-
-        def show_and_abort(*error: Any) -> None:
-            show(*error)
-            self.abort()
-
-        sys.excepthook = show_and_abort
-
-    def _start_horovod(self) -> HorovodCommunicator:
-        if self.place.launcher == "mpi":
-            # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
-            from mpi4py import MPI  # noqa: F401
-        elif self.place.launcher == "slurm":
-            from harness.distributed.transports.srun_rendezvous import join_rendezvous
-
-            self.rendezvous: Any = join_rendezvous(os.environ)
-        try:
-            import horovod.torch as hvd
-        except ImportError as error:
-            ranks = f"{self.place.size} ranks"
-            raise BadInput(f"{ranks} need Horovod, which cannot be imported ({error}): make install") from None
-        hvd.init()
-        return HorovodCommunicator()
-
     def stop(self) -> None:
         """Leaves the others in good order."""
         self.communicator.close()
-        self.communicator = Alone()
+        self.adopt(Alone())
 
     def abort(self, code: int = 1) -> None:
         """Ends this rank at once, and with it the run: the others wait in a collective that this one never joins.
@@ -166,8 +115,7 @@ class World:
         sys.stdout.flush()
         sys.stderr.flush()
         if self.place.size > 1 and self.place.launcher == "mpi" and "mpi4py.MPI" in sys.modules:
-            from mpi4py import MPI
+            from harness.distributed.transports.mpi import abort
 
-            if MPI.Is_initialized() and not MPI.Is_finalized():
-                MPI.COMM_WORLD.Abort(code)
+            abort(code)
         os._exit(code)

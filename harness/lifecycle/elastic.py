@@ -59,7 +59,7 @@ def keep_going(attempt: Callable[[World, Membership], Outcome]) -> Outcome:
             names = "rank", "size", "local_rank", "local_size"
             world.place = replace(world.place, **dict(zip(names, numbers)), launcher="gloo")
             world.reason = "elastic ranks"
-            world.communicator = HorovodCommunicator()
+            world.adopt(HorovodCommunicator())
             world.cores = world.cores_beside_others()
             return attempt(world, membership)
         except (HorovodInternalError, HostsUpdatedInterrupt, RanksChange) as change:

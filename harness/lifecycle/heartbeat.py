@@ -23,13 +23,6 @@ from harness.files import read_json
 BEAT_SECONDS = 1.0
 BYTES = 1024
 """Of the file, always written over in place: on a full disk too."""
-WAITING_IN = tuple(
-    os.sep.join(("", "distributed", f"{name}.py"))
-    for name in (
-        "overlap",
-        *(os.path.join("transports", each) for each in ("base", "horovod", "mpi", "shared_memory", "torch")),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,10 @@ class Counts(Protocol):
     starts: int
 
 
+class Waits(Protocol):
+    def is_waiting(self) -> bool: ...
+
+
 class Heartbeat:
     """While it is open, this process writes `heartbeats/rank-N.json` once a second; a good end takes the file away.
 
@@ -62,9 +59,12 @@ class Heartbeat:
     called as often; they must not raise.
     """
 
-    def __init__(self, run_dir: Path, rank: int, host: str, *each_time: Callable[[], None]) -> None:
+    def __init__(
+        self, run_dir: Path, rank: int, host: str, *each_time: Callable[[], None], group: Waits | None = None
+    ) -> None:
+        """`group`: what the ranks wait for each other in."""
         self.path = run_dir / "heartbeats" / f"rank-{rank}.json"
-        self.rank, self.host, self.each_time = rank, host, each_time
+        self.rank, self.host, self.each_time, self.group = rank, host, each_time, group
         self.counts: Counts | None = None
         self.watched = threading.get_ident()
         self.ended = threading.Event()
@@ -89,7 +89,7 @@ class Heartbeat:
         while True:
             number += 1
             frame = sys._current_frames().get(self.watched)
-            waits, where = is_waiting(frame), shown(frame)
+            waits, where = self.group is not None and self.group.is_waiting(), shown(frame)
             progress = 0 if self.counts is None else self.counts.starts
             beat = Beat(self.rank, self.host, os.getpid(), number, progress, waits, where, time.time())
             try:
@@ -109,14 +109,6 @@ def write_over(path: Path, text: str) -> None:
         os.pwrite(descriptor, text[: BYTES - 1].ljust(BYTES - 1).encode() + b"\n", 0)
     finally:
         os.close(descriptor)
-
-
-def is_waiting(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(WAITING_IN):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def shown(frame: FrameType | None) -> str:

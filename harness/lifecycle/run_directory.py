@@ -27,6 +27,8 @@ BUDGET = ("run.steps", "evaluation.")
 OF_ATTEMPTS = ("run.name", "run.max_minutes", "run.stop_seconds", "run.max_restarts", "run.hang_seconds")
 MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", *BUDGET)
 """Settings, or sections of them, that change nothing in what a run learns from the same steps."""
+ADDED = {"compression.kind": "none"}
+"""Settings that runs of the release before do not have, and what theirs came to."""
 MOST_TOLD = 3
 """Differing settings that are named."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
@@ -76,7 +78,7 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Which settings make another run of ours than theirs was; empty where none does."""
     differing = [
         f"{key} is {there!r} there and {here!r} here"
-        for key, here, there in differences(flatten(ours), flatten(theirs))
+        for key, here, there in differences(flatten(ours), ADDED | flatten(theirs))
         if not (key in DECIDED and here in ("auto", None)) and not key.startswith(MAY_CHANGE)
     ]
     more = len(differing) - MOST_TOLD

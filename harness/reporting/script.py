@@ -50,7 +50,7 @@ class Script:
         error = getattr(sys, "last_value", None)  # what ended the main program; SystemExit does not stand here
         if self.rank == 0 and self.reporter.verdict != SUPERSEDED and not self.reporter.superseded():
             write_json(self.trial.seed_directory / "result.json", self.result(error))
-        if self.started_ranks and self.reporter.communicator.path == "mpi":
+        if self.started_ranks and self.reporter.communicator.transport == "mpi":
             # The script does not know that MPI runs, and MPI would wait at its end for ranks that wait for this one.
             sys.stdout.flush()
             sys.stderr.flush()

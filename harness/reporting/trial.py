@@ -68,7 +68,7 @@ class Trial:
 class Ranks(Protocol):
     """The ranks of a run, as far as a trial asks them; `Communicator` are such."""
 
-    path: str
+    transport: str
     rank: int
     size: int
 
@@ -141,7 +141,7 @@ class Reporter:
         seen = self.poll()
         if self.communicator.size == 1:
             self.verdict = seen
-        elif self.communicator.path == "mpi":  # as quick as a tensor, and a script without torch need not load it
+        elif self.communicator.transport == "mpi":  # as quick as a tensor, and a script without torch need not load it
             self.verdict = self.communicator.broadcast_object(seen)
         elif self._one_says_so(seen is not None):  # one small collective in the common case, the reason at the end
             self.verdict = self.communicator.broadcast_object(seen)

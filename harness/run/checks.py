@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.algorithms import algorithm_class
+from harness.distributed.sync import synchronizer_class
 from harness.distributed.world import World
 from harness.envs import share_of
 from harness.envs.backends.selection import check_backend
@@ -26,6 +27,7 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
     looked at stays open, for the run to take it."""
     if ranks < 1:
         raise BadInput(f"--ranks must be >= 1, got {ranks}")
+    synchronizer_class(config.sync, config.compression)
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         try:

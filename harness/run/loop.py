@@ -20,6 +20,7 @@ from torch import nn
 from harness.algorithms import Algorithm, Context, Evaluation, algorithm_class
 from harness.algorithms.base import Act
 from harness.distributed.agreement import check_equal
+from harness.distributed.sync import make_synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World
 from harness.envs import Environments, make_environments
@@ -99,6 +100,7 @@ class Run:
 
     def _build(self) -> Algorithm:
         config, environments = self.config, None
+        self.synchronizer = make_synchronizer(config.sync, config.compression, self.world.mesh)
         if config.env is not None:
             gamma = float(getattr(config.algorithm, "gamma", 0.99))
             chosen = agree_on_backend(config.env, self.communicator, self.world.cores, self.world.device.type)
@@ -107,7 +109,7 @@ class Run:
         self.environments = environments
         self.players = None if environments is None else self._make_players(environments)
         own = config, self.communicator, self.world.device, self.phases, environments, self._play, self._settle_threads
-        return algorithm_class(config.algorithm.name)(Context(*own, self._listen))
+        return algorithm_class(config.algorithm.name)(Context(*own, self._listen, self.world.mesh, self.synchronizer))
 
     def _make_players(self, environments: Environments) -> Players:
         """What plays the evaluations; in environments of their own the first is made now: where none can be had beside
@@ -231,7 +233,7 @@ class Run:
                     counters.pending = self.iterate()
                 self.stop_clock()
                 reason = self.account(self._evaluate_where_due(counters.pending))
-            check_equal(self.communicator, self._parameters())
+            self._settle_policy()
             return self._conclude(reason)
         except StopHere as stop:  # raised by all ranks alike
             self.stop_clock()
@@ -273,7 +275,7 @@ class Run:
             self._say(problem)
         counters.pending = None
         if counters.iteration % self.config.sync.check_every == 0:
-            check_equal(self.communicator, self._parameters())
+            self.synchronizer.check(self._parameters())
         self._show()
         reason = int(self._agree()["reason"])
         if self.checkpointer is not None and self.checkpointer.ready:
@@ -347,6 +349,8 @@ class Run:
         config, place = self.config, self.world.place
         ranks = f"{place.size} rank{'s' if place.size > 1 else ''} on {', '.join(self.hosts)}"
         sync = f"sync {self.communicator.path} ({self.world.reason})"
+        if not self.synchronizer.same_experiment:
+            sync += ", which makes N ranks another experiment than one"
         share = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''} a rank"
         return f"{config.run.name}: {ranks}, {sync}, {self.world.device}, {share}, {config.precision.kind}"
 
@@ -377,6 +381,7 @@ class Run:
 
     def _evaluate(self, episodes: int, final: bool = False) -> Evaluation:
         self.evaluating = True
+        self.synchronizer.settle()
         with ExitStack() as stack:  # what networks change when they are called stays as training has left it
             for module in self.algorithm.restless:
                 stack.enter_context(kept_buffers(module))
@@ -401,9 +406,14 @@ class Run:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
         assert self.checkpointer is not None
         self.phases.start("checkpoint")
-        check_equal(self.communicator, self._parameters())
+        self._settle_policy()
         self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
+
+    def _settle_policy(self) -> None:
+        """One policy on all ranks, to the bit; collective."""
+        self.synchronizer.settle()
+        check_equal(self.communicator, self._parameters())
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
@@ -436,7 +446,7 @@ class Run:
         if verdict is not None:
             mine = max(mine, {"pruned": PRUNED, "superseded": SUPERSEDED}.get(verdict, STOP_VERDICT))
         agenda = {} if self.checkpointer is None else self.checkpointer.agenda()
-        agreed = self.communicator.agree({"reason": mine, **others, **agenda}, "max")
+        agreed = self.world.mesh.control.agree({"reason": mine, **others, **agenda}, "max")
         if self.checkpointer is not None:
             self.checkpointer.on_agreement(agreed)
         return agreed

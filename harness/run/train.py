@@ -87,7 +87,7 @@ def attempt(
         limit, began = config.run.max_minutes, time.monotonic() - spent
         if limit is not None and place.rank == 0:
             look_around.append(partial(abort_late_start, requests, began + 60 * limit))
-        with Heartbeat(run_dir, place.rank, place.host, *look_around) as heartbeat:
+        with Heartbeat(run_dir, place.rank, place.host, *look_around, group=world.communicator) as heartbeat:
             requests.starting = membership is None  # to Horovod's elastic driver that would be a rank that was lost
             run = Run(config, run_dir, world, world.communicator, requests, spent, membership)
             run.notices += [lock.notice] if lock.notice is not None else []

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from harness.distributed.agreement import check_equal
+from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World
 from harness.errors import Diverged
@@ -118,6 +119,7 @@ class DistributedTrainer:
     is moved to; None is this rank's GPU where the ranks are found here, else where the model lies.
     accumulate_grad_batches: how many batches make one step, as if they were one batch. count_samples: tells how many
     samples a batch holds, where the length of its targets does not (sequences whose first dimension is time).
+    synchronizer: how the ranks stay one model; None sums their gradients.
 
     Parameters, buffers and the optimizer's state are rank 0's at the start. Raises ValueError for what cannot be
     trained; Diverged, on all ranks alike, for a non-finite loss or gradient; RanksDisagree if parameters ever differ.
@@ -137,6 +139,7 @@ class DistributedTrainer:
         device: torch.device | str | None = None,
         accumulate_grad_batches: int = 1,
         count_samples: Callable[[Any], int] | None = None,
+        synchronizer: Synchronizer | None = None,
     ) -> None:
         if batch_norm not in ("global", "local"):
             raise CannotTrain(f"batch_norm must be 'global' or 'local', got {batch_norm!r}")
@@ -164,6 +167,7 @@ class DistributedTrainer:
             statistics=len(STATISTICS),
             max_grad_norm=max_grad_norm,
             tracks_use=True,
+            synchronizer=synchronizer,
         )
         self.shares = Shares(communicator, seed, count_samples)
         self.epoch = 0
@@ -311,6 +315,7 @@ class DistributedTrainer:
                 stacklevel=3,
             )
         self.lay_out()
+        self.step.synchronizer.settle()
         check_equal(self.communicator, self.step.arena.parameters)
 
     @torch.no_grad()

@@ -10,7 +10,9 @@ from torch import nn
 
 from harness.distributed.agreement import broadcast_state
 from harness.distributed.arena import Arena
-from harness.distributed.overlap import Overlap, overlap_where_it_pays
+from harness.distributed.mesh import mesh_on_one_channel
+from harness.distributed.sync.allreduce import AllReduce
+from harness.distributed.sync.base import ArenaSync, Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged
 from harness.training.optimizers import bare_step
@@ -20,7 +22,8 @@ LossAndStatistics = tuple[torch.Tensor, torch.Tensor]
 
 
 class Step:
-    """The step that every algorithm uses, in two halves: `gradient`, which the ranks agree on, and `apply`.
+    """The step that every algorithm uses, in two halves: `gradient`, which the ranks agree on, and `apply`. How they
+    agree is the synchronizer's.
 
     Between them an algorithm may look at the statistics, which are those of all ranks, and decide not to apply: the
     decision is then the same everywhere.
@@ -35,16 +38,19 @@ class Step:
         statistics: int = 0,
         max_grad_norm: float | None = None,
         tracks_use: bool = False,
+        synchronizer: Synchronizer | None = None,
+        name: str = "policy",
     ) -> None:
         """`tracks_use`: a parameter that no rank's backward pass reached has no gradient for the optimizer, as in torch
         alone, rather than a zero one, which momentum and weight decay would act on; not for one of `arena.flat`.
+
+        `synchronizer`: the run's; None sums gradients over `communicator`. `name` tells the run's arenas apart.
         """
         broadcast_state(communicator, module)
         self.module, self.communicator, self.precision = module, communicator, precision
-        self.statistics, self.tracks_use = statistics, tracks_use
-        self.overlap: Overlap | None = None
-        """Reduces a large eager gradient while it is made; None where it is reduced at once."""
-        self.lay_out()
+        self.statistics, self.tracks_use, self.name = statistics, tracks_use, name
+        self.synchronizer = synchronizer or AllReduce(mesh_on_one_channel(communicator))
+        self._attach()
         self.optimizer = make_optimizer(self.arena)
         groups = self.optimizer.param_groups
         flat = len(groups) == 1 and len(groups[0]["params"]) == 1 and groups[0]["params"][0] is self.arena.flat
@@ -55,16 +61,17 @@ class Step:
         self.skipped_steps = 0
 
     def lay_out(self) -> None:
-        """Lays the module's trainable parameters into an arena: at the start, and when they are others than before."""
-        self.reduce_at_once()
+        """Lays the module's trainable parameters into an arena once more, when they are others than before."""
+        self.sync.close()
+        self._attach()
+
+    def _attach(self) -> None:
         self.arena = Arena(self.module, tail=self.statistics, tracks_use=self.tracks_use)
-        self.overlap = overlap_where_it_pays(self.arena, self.communicator)
+        self.sync: ArenaSync = self.synchronizer.attach(self.arena, self.name)
 
     def reduce_at_once(self) -> None:
         """For all ranks, where gradients do not come from `fill`: nothing is reduced before `reduce`."""
-        if self.overlap is not None:
-            self.overlap.close()
-            self.overlap = None
+        self.sync.reduce_at_once()
 
     def gradient(self, compute: Callable[[], LossAndStatistics] | None, weight: float) -> torch.Tensor:
         """The gradient of the ranks' weighted losses, summed into the arena; returns the statistics, summed too."""
@@ -91,8 +98,8 @@ class Step:
             with precision.autocast():
                 loss, statistics = compute()
             loss = loss * (weight * precision.scale)
-            if self.overlap is not None and weight:
-                self.overlap.begin()
+            if weight:
+                self.sync.begin()
             loss.backward()
         arena.own_gradients()
         if weight == 0.0:
@@ -103,11 +110,9 @@ class Step:
             arena.wire.add_(before)
 
     def reduce(self) -> torch.Tensor:
-        """Sums `arena.wire` over the ranks, however it was filled; returns the statistics."""
-        if self.overlap is None:
-            self.communicator.all_reduce_(self.arena.wire, name="gradients")
-        else:
-            self.overlap.finish()
+        """Makes of `arena.wire`, however it was filled, what the step is taken on; returns the statistics, summed over
+        the ranks."""
+        self.sync.reduce()
         return self.arena.tail
 
     def apply(self, divisor: float = 1.0) -> bool:
@@ -128,13 +133,14 @@ class Step:
                 raise Diverged("non-finite gradient")
             if precision.exhausted:
                 raise Diverged("non-finite gradient at every loss scale down to 1")
+            self.sync.step(None)
             return False
         factor = clip_factor(norm, self.max_grad_norm) / scale
         if factor != 1.0:
             gradients.mul_(factor)
         if self.tracks_use:
             self.arena.release_unused()
-        self.step_optimizer()
+        self.sync.step(self.step_optimizer)
         self.gradient_steps += 1
         return True
 

@@ -27,9 +27,9 @@ world, communicator = join()
 torch.set_num_threads(1)
 buffer, seconds = torch.zeros({PARAMETERS}), []
 for _ in range(6):
-    collectives.barrier()
+    communicator.barrier()
     began = time.perf_counter()
-    collectives.all_reduce_(buffer, name="large")
+    communicator.all_reduce_(buffer, name="large")
     seconds.append(time.perf_counter() - began)
 give(statistics.median(seconds[1:]))
 world.stop()

@@ -57,14 +57,14 @@ def exchange(cable, count):
 
 world, communicator = join()
 buffer = torch.arange(2_000_000.0)
-cable = connect(collectives.rank)
+cable = connect(communicator.rank)
 plain, reduces, results = [], [], []
 for _ in range(4):
-    collectives.barrier()
+    communicator.barrier()
     plain.append(seconds_of(lambda: exchange(cable, buffer.nbytes)))
-    value = buffer * (1 + collectives.rank)
-    collectives.barrier()
-    reduces.append(seconds_of(lambda: collectives.all_reduce_(value)))
+    value = buffer * (1 + communicator.rank)
+    communicator.barrier()
+    reduces.append(seconds_of(lambda: communicator.all_reduce_(value)))
     results.append(torch.equal(value, 3 * buffer))
 give((all(results), min(reduces) / min(plain)))
 world.stop()
@@ -107,20 +107,20 @@ def make_step(overlaps):
     torch.manual_seed(0)
     module = nn.Sequential(*(Layer(1030, 1030) for _ in range(4)))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    step = Step(module, lambda arena: optimizer, collectives, Precision(PrecisionSettings(), world.device), 1)
-    assert step.overlap is not None
+    step = Step(module, lambda arena: optimizer, communicator, Precision(PrecisionSettings(), world.device), 1)
+    assert step.sync.overlap is not None
     if not overlaps:
         step.reduce_at_once()
     return step
 
 def train(step, number):
-    x = torch.randn(8, 1030, generator=torch.Generator().manual_seed(10 * number + collectives.rank))
+    x = torch.randn(8, 1030, generator=torch.Generator().manual_seed(10 * number + communicator.rank))
     def compute():
         loss = step.module(x).square().mean()
         return loss, loss.detach().view(1)
-    collectives.barrier()
+    communicator.barrier()
     times = [time.perf_counter()]
-    step.fill(compute, 0.25 + 0.5 * collectives.rank)
+    step.fill(compute, 0.25 + 0.5 * communicator.rank)
     times.append(time.perf_counter())
     step.reduce()
     times.append(time.perf_counter())

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from harness.algorithms import ALGORITHMS, AlgorithmSettings, algorithm_class
 from harness.schema import RunConfig
-from harness.settings import Settings
+from harness.settings import Names, Settings
 from search.config import StudyConfig
 from search.space.parse import ParameterSettings
 from search.strategies.pruners import PRUNERS, PrunerSettings
@@ -150,13 +150,15 @@ def models_in(annotation: Any) -> list[type[Settings]]:
 
 def kind(field: FieldInfo) -> str:
     """What a setting may be, in words."""
-    choices, words = [], []
+    choices = [f"`{toml(name)}`" for each in field.metadata if isinstance(each, Names) for name in each.known]
+    of_registry = bool(choices)
+    words: list[str] = ["`module:Class`"] if of_registry else []
     for part in alternatives(field.annotation):
         if typing.get_origin(part) is typing.Literal:
             choices += [f"`{toml(choice)}`" for choice in typing.get_args(part)]
         elif inspect.isclass(part) and issubclass(part, enum.Enum):
             choices += [f"`{toml(choice.value)}`" for choice in part]
-        elif part is not type(None):
+        elif part is not type(None) and not of_registry:
             words.append(word(part))
     numbers = [
         f"{sign} {bound if isinstance(bound, int) else f'{bound:g}'}"

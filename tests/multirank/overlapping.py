@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.distributed import Arena
-from harness.distributed.overlap import SMALLEST, Overlap, make_reducer, overlap_where_it_pays
+from harness.distributed.overlap import SMALLEST, Overlap, overlap_where_it_pays
+from harness.distributed.sync import allreduce
 from harness.distributed.transports.base import Communicator
 from harness.schema import PrecisionSettings
-from harness.training import step
 from harness.training.distributed_trainer import DistributedTrainer
 from harness.training.precision import Precision
 from harness.training.step import Step
@@ -58,12 +58,12 @@ class Twice(nn.Module):
 
 
 def small_buckets(arena: Arena, communicator: Communicator) -> Overlap:
-    return Overlap(arena, communicator, make_reducer(communicator), bucket=30)
+    return Overlap(arena, communicator, bucket=30)
 
 
 @contextmanager
 def overlapping() -> Iterator[None]:
-    with mock.patch.object(step, "overlap_where_it_pays", small_buckets):
+    with mock.patch.object(allreduce, "overlap_where_it_pays", small_buckets):
         yield
 
 
@@ -80,7 +80,7 @@ def train(step: Step, weights: list[list[float]]) -> dict[str, Any]:
 
         weight = weights[number][rank % len(weights[number])]
         step.fill(compute if weight or number % 2 else None, weight)
-        early.append(step.overlap.sent if step.overlap is not None else None)
+        early.append(step.sync.overlap.sent if step.sync.overlap is not None else None)
         statistics.append(step.reduce().clone())
         gradients.append(step.arena.gradients.clone())
         step.apply()
@@ -89,8 +89,8 @@ def train(step: Step, weights: list[list[float]]) -> dict[str, Any]:
         "statistics": statistics,
         "early": early,
         "parameters": step.arena.parameters.clone(),
-        "buckets": len(step.overlap.buckets) if step.overlap is not None else None,
-        "order": step.overlap.order if step.overlap is not None else None,
+        "buckets": len(step.sync.overlap.buckets) if step.sync.overlap is not None else None,
+        "order": step.sync.overlap.order if step.sync.overlap is not None else None,
         "unused": [name for name, parameter in step.module.named_parameters() if parameter.grad is None],
     }
 
@@ -128,7 +128,7 @@ def trained_cases(communicator: Communicator) -> dict[str, Any]:
         with overlapping():
             own = DistributedTrainer(case.model, case.optimizer, case.loss, communicator=communicator)
             trained = [own.train_epoch(case.loader) for _ in range(EPOCHS)]
-        assert own.step.overlap is not None
+        assert own.step.sync.overlap is not None
         found[name] = everything(case.model), trained, own.test_epoch(case.loader)
         own.step.reduce_at_once()
     return found

@@ -10,9 +10,9 @@ SUM = """
 import sys, torch
 from tests.multirank.launch import give, join
 world, communicator = join()
-total = collectives.all_reduce_(torch.tensor([float(world.place.rank + 1)]))
+total = communicator.all_reduce_(torch.tensor([float(world.place.rank + 1)]))
 print("rank", world.place.rank, flush=True)
-give((collectives.path, float(total), sys.argv[1]))
+give((communicator.path, float(total), sys.argv[1]))
 world.stop()
 """
 

@@ -124,7 +124,7 @@ def one_step():
 one_step()
 give("one step")
 if communicator.rank == 1:
-    step.overlap.reducer.communicator = Broken()
+    communicator.channel.comm = Broken()
 one_step()
 give("two steps")
 """

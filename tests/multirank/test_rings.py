@@ -16,9 +16,9 @@ import torch
 from tests.multirank.launch import give, join
 
 world, communicator = join()
-torch.manual_seed(collectives.rank)
+torch.manual_seed(communicator.rank)
 own = torch.randn(300_000)
-summed = collectives.all_reduce_(own.clone())
+summed = communicator.all_reduce_(own.clone())
 give((own, summed))
 world.stop()
 """

@@ -32,7 +32,7 @@ for number in range(600):
     mine = (draw.normal(size=elements) * 1000).astype(dtype)
     if number % 97 == rank:
         time.sleep(0.02)  # a rank that is late
-    all_of_them = np.stack(ours.communicator.allgather(mine)) if number % 4 == 0 else None
+    all_of_them = np.stack(ours.comm.allgather(mine)) if number % 4 == 0 else None
     tensor = torch.from_numpy(mine.copy())
     assert ours.all_reduce_(tensor, op) is tensor
     digests.append(tensor.numpy().tobytes())

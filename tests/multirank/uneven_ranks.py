@@ -110,7 +110,7 @@ class Listening(Communicator):
     """Notes whether this rank's own gradients are finite before they are reduced."""
 
     def __init__(self, inner: Communicator) -> None:
-        self.inner, self.path, self.rank, self.size = inner, inner.path, inner.rank, inner.size
+        self.inner, self.transport, self.rank, self.size = inner, inner.transport, inner.rank, inner.size
         self.finite: list[bool] = []
 
     def all_reduce_(self, tensor, op="sum", name="value"):  # type: ignore[no-untyped-def]

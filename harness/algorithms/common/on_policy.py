@@ -128,6 +128,7 @@ class OnPolicy(Algorithm):
             self.precision,
             statistics=len(self.STATISTICS),
             max_grad_norm=settings.max_grad_norm,
+            synchronizer=context.synchronizer,
         )
         self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, self.samples // self.minibatches)
 

@@ -12,7 +12,7 @@ from harness.distributed.transports.base import Communicator, Operation
 class TorchDistributedCommunicator(Communicator):
     """`torch.distributed`, as the script has initialised it."""
 
-    path = "torch"
+    transport = "torch"
 
     def __init__(self) -> None:
         import torch.distributed

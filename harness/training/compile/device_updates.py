@@ -153,7 +153,7 @@ class DeviceUpdateLoop(UpdateLoop):
 
     def apply(self, number: int) -> bool:
         if not self.whole:
-            self.update()
+            self.step.sync.step(self.update)
         if self.may_stop and (number + 1) % self.epoch == 0:
             _, _, stopped, failure, *_ = self.state.tolist()
             return not (stopped or failure)
@@ -239,7 +239,8 @@ class DeviceUpdateLoop(UpdateLoop):
 
     def _capture(self) -> str:
         """Makes graphs of all that is launched; why not, on all ranks, where any of them could not."""
-        communicator, whole, problem = self.step.communicator, self.step.communicator.size == 1, ""
+        communicator, problem = self.step.communicator, ""
+        whole = communicator.size == 1 and self.step.synchronizer.acts_on_gradients
         self.state[SCALE], self.state[STOPPED] = 1.0, 1.0  # so that the calls before a capture change nothing
         fills, update = dict(self.fills), self.update
 

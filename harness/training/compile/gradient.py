@@ -48,7 +48,7 @@ def wants_compiling(settings: CompileSettings, gradient_steps: int, step: Step) 
         return False, "no compiler for the GPU: Triton cannot be imported"
     if settings.mode == "auto" and gradient_steps < EARNED_AFTER:
         return False, f"{gradient_steps:,} gradient steps would not earn the compile time back"
-    if settings.mode == "auto" and step.overlap is not None:
+    if settings.mode == "auto" and step.sync.overlaps:
         return False, "it is reduced between hosts while it is made"
     return True, "compile.mode = on" if settings.mode == "on" else f"{gradient_steps:,} gradient steps"
 

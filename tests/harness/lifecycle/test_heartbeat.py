@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.distributed.transports.base import Alone
 from harness.lifecycle import heartbeat, watchdog
 from harness.lifecycle.heartbeat import Beat, Heartbeat, read_beats, write_over
 from harness.lifecycle.watchdog import Hang, RanksWatch, Watch
+from tests.conftest import wait_for
 
 FIRST = Beat(
     rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0
@@ -173,3 +175,17 @@ def test_a_rank_beats_while_its_training_thread_does_not_and_tells_where_that_is
     assert beat.number >= 2 and beat.progress == 0 and beat.where.startswith("sleeps_in_training (test_heartbeat.py:")
     training.join()
     assert not read_beats(tmp_path), "a good end leaves nothing"
+
+
+def test_a_beat_tells_whether_its_rank_waits_in_a_call_of_any_of_its_groups(tmp_path) -> None:
+    world, control = Alone(), Alone("control")
+    world.derived = (control,)
+    told = []
+    for group in (None, world, control):
+        if group is not None:
+            group.waiting = True
+        with Heartbeat(tmp_path, 0, "here", group=world):
+            wait_for(lambda: read_beats(tmp_path), 10, "beat")
+            told.append(read_beats(tmp_path)[0].waits)
+        world.waiting = control.waiting = False
+    assert told == [False, True, True]

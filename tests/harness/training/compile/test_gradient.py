@@ -114,5 +114,5 @@ def test_auto_compiles_runs_that_are_long_enough(tmp_path: Path) -> None:
     assert wants_compiling(auto, 15_000, step)[0] and not wants_compiling(auto, 14_999, step)[0]
     assert wants_compiling(CompileSettings(mode="on"), 1, step) == (True, "compile.mode = on")
     assert wants_compiling(CompileSettings(mode="off"), 10**9, step) == (False, "compile.mode = off")
-    step.overlap = object()  # type: ignore[assignment]  # a large network between hosts
+    step.sync.overlap = object()  # type: ignore[assignment]  # a large network between hosts
     assert not wants_compiling(auto, 10**9, step)[0] and wants_compiling(CompileSettings(mode="on"), 1, step)[0]

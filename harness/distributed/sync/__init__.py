@@ -1,0 +1,35 @@
+"""How replicas stay one policy: one file each, and a line in `SYNCHRONIZERS`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from harness.distributed.compression import COMPRESSORS, make_compressor
+from harness.distributed.mesh import Mesh
+from harness.distributed.sync.base import Synchronizer
+from harness.errors import BadInput
+from harness.schema import CompressionSettings, SyncSettings
+from harness.settings import registered
+
+SYNCHRONIZERS = {"allreduce": "harness.distributed.sync.allreduce:AllReduce"}
+"""By the name that `sync.kind` gives them."""
+
+
+def synchronizer_class(sync: SyncSettings, compression: CompressionSettings) -> type[Synchronizer]:
+    """That of a kind, or the user's own by `module:Class`; BadInput where there is none, or the two do not go
+    together."""
+    kind: type[Synchronizer] = registered(SYNCHRONIZERS, sync.kind, "sync.kind")
+    registered(COMPRESSORS, compression.kind, "compression.kind")
+    if compression.kind != "none" and not kind.acts_on_gradients:
+        raise BadInput(f"compression.kind must be 'none' with sync.kind = {sync.kind!r}, which sums no gradients")
+    return kind
+
+
+def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh: Mesh) -> Synchronizer:
+    """The run's; collective. BadInput where the transport cannot do what it needs."""
+    kind = synchronizer_class(sync, compression)
+    missing = kind.needs - mesh.world.can
+    if missing and mesh.world.size > 1:
+        lacking = " and ".join(sorted(each.value for each in missing))
+        raise BadInput(f"sync.kind = {sync.kind!r} needs a transport with {lacking}; {mesh.world.transport} has none")
+    return kind(mesh, partial(make_compressor, compression), **sync.kwargs)

@@ -1,0 +1,121 @@
+"""A rank that makes every call of its communicator, with those of its neighbours late, and gives what came of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from harness.distributed.transports.base import Capability, Communicator
+from tests.multirank.launch import give, join
+
+LATE = 0.6
+"""Seconds by which rank 1 comes late to each call."""
+
+
+def calls(group: Communicator) -> dict[str, Callable[[], Any]]:
+    """Each returns what is equal on all ranks."""
+    own = torch.full((4,), float(group.rank + 1))
+    halves = torch.arange(2.0 * group.size) * (group.rank + 1)
+
+    def started() -> torch.Tensor:
+        tensor = own.clone()
+        group.start_all_reduce(tensor, 3).wait()
+        return tensor
+
+    def scattered() -> torch.Tensor:
+        part = group.reduce_scatter_(torch.empty(2), halves.clone())
+        return group.all_gather_(torch.empty(group.size, 2), part)
+
+    return {
+        "all_reduce_": lambda: group.all_reduce_(own.clone()),
+        "large all_reduce_": lambda: group.all_reduce_(torch.ones(300_000))[:3],
+        "broadcast_": lambda: group.broadcast_(own.clone(), root=1),
+        "gather_objects": lambda: group.gather_objects(group.rank),
+        "broadcast_object": lambda: group.broadcast_object("from 1" if group.rank == 1 else None, root=1),
+        "agree": lambda: group.agree({"most": float(group.rank)}, "max"),
+        "reduce_scatter_": scattered,
+        "start_all_reduce": started,
+    }
+
+
+class Watched:
+    """Looks at `is_waiting` from another thread, as the heartbeat does."""
+
+    def __init__(self, world: Communicator) -> None:
+        self.world, self.seen, self.over = world, list[bool](), threading.Event()
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self) -> None:
+        while not self.over.wait(0.02):
+            self.seen.append(self.world.is_waiting())
+
+    def __enter__(self) -> Watched:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
+def waited(world: Communicator, group: Communicator) -> dict[str, tuple[bool, bool, Any]]:
+    """Of each call of `group`: whether this rank was seen waiting in it and after it, and its result."""
+    found = {}
+    for name, call in calls(group).items():
+        group.barrier()
+        if group.rank == 1:
+            time.sleep(LATE)
+        with Watched(world) as watched:
+            result = call()
+        found[name] = sum(watched.seen) * 0.02 > LATE / 2, world.is_waiting(), result
+    return found
+
+
+def messages(group: Communicator) -> Any:
+    """Rank 0 hears from rank 1, which it has asked for with a probe, and answers."""
+    if Capability.POINT_TO_POINT not in group.can:
+        return None
+    out = torch.zeros(3)
+    if group.rank == 1:
+        group.send(torch.tensor([1.0, 2.0, 3.0]), to=0, tag=5).wait()
+        group.receive(out, source=0, tag=6).wait()
+    elif group.rank == 0:
+        while (source := group.probe(5)) is None:
+            time.sleep(0.01)
+        work = group.receive(out, source, 5)
+        work.wait()
+        assert work.done() and group.probe(5) is None
+        group.send(out * 2, to=source, tag=6).wait()
+    return out.tolist()
+
+
+def groups(world: Communicator) -> Any:
+    """All ranks on another channel, in the midst of a call of this one; the last rank apart from the others."""
+    twin = world.duplicate("twin")
+    found = [twin is world, twin.members, twin.name]
+    if Capability.GROUPS not in world.can:
+        return found, None
+    under_way = world.start_all_reduce(torch.ones(4), 0)
+    twin.barrier()
+    under_way.wait()
+    part = world.split(int(world.rank == world.size - 1), "part")
+    total = part.all_reduce_(torch.ones(1)).item()
+    return found, (part.name, part.members, part.rank, total)
+
+
+if __name__ == "__main__":
+    world, communicator = join()
+    found: dict[str, Any] = {
+        "world": waited(communicator, communicator),
+        "control": waited(communicator, world.mesh.control),
+        "messages": messages(communicator),
+        "groups": groups(communicator),
+        "can": communicator.can,
+        "mesh": (world.mesh.share(5), world.mesh.speaks, world.mesh.model.members, world.mesh.data is communicator),
+    }
+    give(found)
+    world.stop()
