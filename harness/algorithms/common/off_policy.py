@@ -34,16 +34,7 @@ from harness.envs.vectors import observation_dtype, share_of
 from harness.errors import BadInput, Diverged
 from harness.randomness import generator
 from harness.schema import AlgorithmSettings
-from harness.training.compile.gradient import (
-    MOST_SIZES,
-    Batch,
-    Beside,
-    CompiledGradient,
-    Loss,
-    compile_step,
-    wants_compiling,
-)
-from harness.training.step import Step
+from harness.training.compile.gradient import Batch, Beside
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -219,7 +210,12 @@ class OffPolicy(Algorithm):
             if self.fault is not None:  # a loss that is none ends the updates of all ranks
                 self.minibatches.spoilt = True
             if self.can_learn:
-                applied += self.learn(draws[number], env_steps)
+                try:
+                    applied += self.learn(draws[number], env_steps)
+                except Diverged:  # on all ranks alike
+                    if (fault := fault_of_ranks(self.fault, communicator)) is not None:
+                        raise fault from None
+                    raise
                 self.updates += settings.gradient_steps
         phases.start("agree")
         episodes = self.episodes.merge(self.true_rewards, self.dones, self.lives)
@@ -275,30 +271,19 @@ class OffPolicy(Algorithm):
         needed = max(settings.learning_starts, settings.batch_size)
         return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
 
-    def compile_gradient(
-        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()
-    ) -> tuple[CompiledGradient | None, str]:
-        """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
-        where it stays eager. `beside`: what is compiled with it."""
-        if self.restless:
-            return None, "network.class changes its buffers whenever it is called"
-        wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
-        wanted, reason = self.communicator.broadcast_object(wanted)
-        if not wanted:
-            return None, reason
-        sizes = self.minibatches.sizes()
-        if max(self.communicator.gather_objects(len(sizes))) > MOST_SIZES:
-            return None, "minibatches of too many different sizes"
-        parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
-        products = self.config.compile.products
-        compiled, problem = compile_step(
-            step, lambda products: CompiledGradient(*parts, products=products), products, *beside
-        )
-        return compiled, problem or reason
+    def learn_from(self, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()) -> None:
+        """Has the learners learn from minibatches that are rows of `data`: compiled all of them, or none.
 
-    def diverged(self) -> Exception:
-        """Why the loss of all ranks is not finite; collective."""
-        return fault_of_ranks(self.fault, self.communicator) or Diverged("non-finite loss")
+        `per_sample`, `beside`: as `Learner.learn_from` has them."""
+        eager = "network.class changes its buffers whenever it is called" if self.restless else None
+        for learner in self.learners:
+            sizes = self.minibatches.sizes()
+            learner.learn_from(data, sizes, self.gradient_steps, per_sample=per_sample, beside=beside, eager=eager)
+            eager = learner.compile_reason if learner.compiled is None else None
+
+    def weight(self, part: slice) -> float:
+        """This rank's share of the samples of a minibatch, of which it has the rows `part`."""
+        return (part.stop - part.start) / self.minibatches.batch_size
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
