@@ -21,9 +21,10 @@ from torch.nn.functional import huber_loss
 
 from harness.acting.greedy import Greedy
 from harness.algorithms.base import Context
-from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
+from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
 from harness.buffers.prioritized import PrioritizedReplay
 from harness.buffers.replay import Replay
+from harness.buffers.replay_memory import frames_of
 from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
 from harness.models.probing import network_remarks

@@ -372,7 +372,7 @@ def test_a_replay_leaves_a_margin_of_the_memory_that_is_free(tmp_path: Path, mon
             return [value, (host, free - 1000, part), ("elsewhere", 2**40, part)]
 
     def needs(free: int) -> int:
-        monkeypatch.setattr("harness.algorithms.common.off_policy.free_memory", lambda: free)
+        monkeypatch.setattr("harness.buffers.replay_memory.free_memory", lambda: free)
         DQN.check_ranks(config, First())
         return 2 * gathered[-1][2]
 
