@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
     from harness.schema import RunConfig
+    from harness.training.learner import Learner
 
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -98,8 +99,8 @@ class Algorithm(ABC):
     restless: Sequence[nn.Module] = ()
     """Networks that change their buffers whenever they are called; after each iteration these are made equal on all
     ranks, and evaluations leave them as they are."""
-    compiled: Any = None
-    """What computes its gradient where that is compiled; None where it is eager."""
+    learners: Sequence[Learner] = ()
+    """What takes its steps; the first is the one that notices and metrics are about."""
 
     @abstractmethod
     def __init__(self, context: Context) -> None: ...
@@ -126,12 +127,19 @@ class Algorithm(ABC):
         """The deterministic policy on `episodes` episodes with seeds that training never uses; `final` takes others
         again."""
 
+    @property
+    def compiled(self) -> Any:
+        """What computes its gradient where that is compiled; None where it is eager."""
+        return self.learners[0].compiled if self.learners else None
+
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation of the run's schedule; a learning rate may listen to it."""
+        for learner in self.learners:
+            learner.learning_rate.on_metric("eval_return_mean", evaluation.mean)
 
     def notices(self) -> list[str]:
         """What a person should know of how it was set up, a line each; told once, at the start."""
-        return []
+        return [learner.notice for learner in self.learners[:1]]
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from torch import nn
 from torch.nn.functional import huber_loss
 
 from harness.acting.greedy import Greedy
-from harness.algorithms.base import Context, Evaluation
-from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings, frames_of
+from harness.algorithms.base import Context
+from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
 from harness.buffers.prioritized import PrioritizedReplay
 from harness.buffers.replay import Replay
+from harness.buffers.replay_memory import frames_of
 from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
 from harness.models.probing import network_remarks
@@ -31,10 +32,7 @@ from harness.models.q_network import UsersQNetwork, make_q_network
 from harness.randomness import generator
 from harness.settings import named_object
 from harness.training.compile.blocks import InBlocks
-from harness.training.optimizers import make_optimizer
-from harness.training.precision import Precision
-from harness.training.schedules import LearningRate
-from harness.training.step import Step
+from harness.training.learner import Learner
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -99,23 +97,22 @@ class DQN(OffPolicy):
     def __init__(self, context: Context) -> None:
         config, settings, envs = context.config, context.config.algorithm, context.environments
         assert isinstance(settings, DQNSettings) and envs is not None
-        self.settings, device, communicator = settings, context.device, context.communicator
+        self.settings, device = settings, context.device
         torch.manual_seed(config.seed)
         self.module = self.network(config, envs.observation_space, envs.action_space).to(device)
         # Dropout would make the target of the moment a matter of chance: evaluation mode throughout, as for PPO
         self.module.eval()
         context.settle_threads(self.module)
-        self.precision = Precision(config.precision, device)
-        self.step = Step(
+        self.learner = Learner(
             self.module,
-            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
-            communicator,
-            self.precision,
-            statistics=len(STATISTICS) + communicator.size,
-            max_grad_norm=settings.max_grad_norm,
-            synchronizer=context.synchronizer,
+            self.loss,
+            context,
+            STATISTICS,
+            settings.batch_size,
+            settings.max_grad_norm,
+            relative_weights=settings.prioritized,
         )
-        self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
+        self.learners = (self.learner,)
         self.target = copy.deepcopy(self.module)
         self.target_parameters = Arena(self.target).parameters
         self.target.requires_grad_(False)
@@ -135,17 +132,19 @@ class DQN(OffPolicy):
         self.data = {**self.minibatches.data, "errors": torch.zeros(len(self.minibatches.rows), device=device)}
         """What a minibatch has of each of its samples; its errors come from the loss."""
         self.taus = (torch.arange(self.quantiles, device=device) + 0.5) / self.quantiles
-        self.others = torch.zeros(communicator.size, device=device)
+        self.others = torch.zeros(context.communicator.size if settings.prioritized else 0, device=device)
+        """Places of the largest weight of each rank."""
         self.ahead: InBlocks | None = None
         """Makes the target network's values of minibatches that are drawn together."""
         if at_once > 1:
             following = self.data["next_observations"]
             values = torch.zeros(len(following), self.actions, self.quantiles, device=device)
             self.data["target_values"] = values
-            self.ahead = InBlocks(self.target, following, values, self.precision, math.ceil(len(values) / at_once))
+            self.ahead = InBlocks(
+                self.target, following, values, self.learner.precision, math.ceil(len(values) / at_once)
+            )
         beside = [self.ahead] if self.ahead is not None and device.type == "cpu" else []
-        compiled = self.compile_gradient(self.step, self.loss, self.data, "errors", beside)
-        self.compiled, self.compile_reason = compiled
+        self.learn_from(self.data, "errors", beside)
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
@@ -176,11 +175,10 @@ class DQN(OffPolicy):
         return kind(capacity, share.count, shape, dtype, action, **arguments)
 
     def notices(self) -> list[str]:
-        how = "eager" if self.compiled is None else "compiled"
         of_network: list[str] = []
         if isinstance(self.module, UsersQNetwork):
             of_network = network_remarks(self.module.network, self.settings.name, self.module.changed)
-        return [f"gradient {how} ({self.compile_reason})", *of_network, *super().notices()]
+        return [*super().notices(), *of_network]
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -201,8 +199,7 @@ class DQN(OffPolicy):
         self.random = (dice < self.epsilon(env_steps)[:, None])[:, share.slice]
         self.random_actions = (choice * self.actions).astype(np.int64)[:, share.slice]
         self.all_random = self.random.all(1).tolist()
-        self.means: list[list[float]] = []
-        """The statistics of the iteration's updates."""
+        self.learner.forget()
 
     def explore(self, step: int, observations: np.ndarray) -> np.ndarray:
         if self.all_random[step]:
@@ -231,12 +228,12 @@ class DQN(OffPolicy):
     def on_round(self, env_steps: int) -> None:
         interval = self.settings.target_update_interval
         if env_steps // interval > (env_steps - self.settings.train_freq) // interval:
-            self.target_parameters.copy_(self.step.arena.parameters)
+            self.target_parameters.copy_(self.learner.step.arena.parameters)
 
     def learn(self, draws: np.ndarray, env_steps: int) -> int:
         minibatches, settings, phases = self.minibatches, self.settings, self.context.phases
         progress = env_steps / (self.iterations * self.env_steps_per_iteration)
-        self.learning_rate.on_progress(progress)
+        self.learner.learning_rate.on_progress(progress)
         beta = settings.importance_exponent + (1.0 - settings.importance_exponent) * progress
         applied, at_once = 0, self.at_once
         for first in range(0, len(draws), at_once):
@@ -257,45 +254,16 @@ class DQN(OffPolicy):
 
     def update(self, part: slice) -> bool:
         """One step by the minibatch in the rows `part`; False where it was skipped."""
-        phases, arena, first_other = self.context.phases, self.step.arena, len(STATISTICS)
-        phases.start("gradient")
-        self.gradient(part)
-        if self.settings.prioritized:  # the largest weight of each rank rides along
-            weights = self.minibatches.arrays["weights"][part]
-            arena.tail[first_other + self.communicator.rank] = float(weights.max(initial=0.0))
-        phases.start("reduce")
-        statistics = self.step.reduce()
-        if self.settings.prioritized:
-            largest = statistics[first_other:].max()
-            arena.gradients.div_(largest)
-            statistics[0] /= largest
-        phases.start("optimizer")
-        means = statistics[:first_other].tolist()
-        if not math.isfinite(means[0]) and not self.precision.scales_loss:
-            raise self.diverged()
-        applied = self.step.apply()
-        self.means.append(means)
-        if isinstance(self.replay, PrioritizedReplay) and applied:  # an overflow's errors are no numbers
-            phases.start("priorities")
+        minibatches, weight = self.minibatches, self.weight(part)
+        if not isinstance(self.replay, PrioritizedReplay):
+            return self.learner.update(part, weight)
+        largest = float(minibatches.arrays["weights"][part].max(initial=0.0))
+        applied = self.learner.update(part, weight, largest)
+        if applied:  # an overflow's errors are no numbers
+            self.context.phases.start("priorities")
             errors = self.data["errors"][part].cpu().numpy()
-            self.replay.update(self.minibatches.env[part], self.minibatches.numbers[part], errors)
+            self.replay.update(minibatches.env[part], minibatches.numbers[part], errors)
         return applied
-
-    def gradient(self, part: slice) -> None:
-        """Fills the arena with this rank's share of a minibatch's gradient."""
-        count = part.stop - part.start
-        weight = count / self.settings.batch_size
-        if self.compiled is not None and count:
-            self.compiled(self.minibatches.rows[part], (), weight)
-        elif count:
-            self.step.fill(lambda: self.eager_loss(part), weight)
-        else:
-            self.step.fill(None, 0.0)
-
-    def eager_loss(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, statistics, errors = self.loss({name: values[part] for name, values in self.data.items()})
-        self.data["errors"][part] = errors
-        return loss, statistics
 
     def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The mean loss over this rank's samples, the statistics in the order of STATISTICS, and how wrong each sample
@@ -338,30 +306,14 @@ class DQN(OffPolicy):
 
     def metrics(self) -> dict[str, float]:
         metrics = {"epsilon": float(self.epsilon((self.iteration + 1) * self.env_steps_per_iteration))}
-        metrics["lr"] = self.learning_rate.value
-        if self.means:
-            metrics.update(zip(STATISTICS, np.mean(self.means, axis=0).tolist()))
-        return metrics
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
+        return {**metrics, "lr": self.learner.learning_rate.value, **self.learner.means()}
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "module": self.module.state_dict(),
-            "target": self.target.state_dict(),
-            "optimizer": self.step.optimizer.state_dict(),
-            "learning_rate": self.learning_rate.state_dict(),
-            "precision": self.precision.state(),
-        }
+        return {**super().state(), **self.learner.state(), "target": self.target.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.module.load_state_dict(state["module"])
+        self.learner.load_state(state)
         self.target.load_state_dict(state["target"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.learning_rate.load_state_dict(state["learning_rate"])
-        self.precision.load_state(state["precision"])

@@ -17,17 +17,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness.algorithms.base import Context, Evaluation
+from harness.algorithms.base import Context
 from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
 from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
 from harness.models.action_heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
 from harness.models.actor_critics import ActorCritics
-from harness.training.compile.gradient import Batch, CompiledGradient
-from harness.training.optimizers import make_optimizer
-from harness.training.precision import Precision
-from harness.training.schedules import LearningRate
-from harness.training.step import Step
+from harness.training.compile.gradient import Batch
+from harness.training.learner import Learner
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -90,28 +87,17 @@ class SAC(Continuous):
         self.module = Networks(settings, inputs, self.actions, config).to(context.device).eval()
         self.learns_temperature = self.module.log_temperature.requires_grad
         self.target_entropy = -float(self.actions) if settings.target_entropy is None else settings.target_entropy
-        self.precision = Precision(config.precision, context.device)
-        self.step = Step(
-            self.module,
-            lambda arena: make_optimizer(config.optimizer, [arena.flat]),
-            context.communicator,
-            self.precision,
-            statistics=len(STATISTICS),
-            synchronizer=context.synchronizer,
-        )
-        self.learning_rate = LearningRate(config.optimizer, self.step.optimizer, settings.batch_size)
+        self.learner = Learner(self.module, self.loss, context, STATISTICS, settings.batch_size)
+        self.learners = (self.learner,)
         self.targets = copy.deepcopy(self.module.critics)
         self.target_parameters = Arena(self.targets).parameters
         first = next(self.module.critics.parameters()).storage_offset()
-        self.learned = self.step.arena.parameters[first : first + len(self.target_parameters)]
+        self.learned = self.learner.step.arena.parameters[first : first + len(self.target_parameters)]
         """The critics' parameters, which lie together."""
         self.matrix = torch.zeros(
             self.module.actor.features if settings.gsde else 0, self.actions, device=context.device
         )
         """gSDE: the standard normal numbers of an update, for all samples of its minibatch."""
-
-    def compile(self) -> tuple[CompiledGradient | None, str]:
-        return self.compile_gradient(self.step, self.loss, self.data)
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -164,23 +150,12 @@ class SAC(Continuous):
         if not self.settings.gsde:
             super().take_noise(noise)
 
-    def on_progress(self, progress: float) -> None:
-        self.learning_rate.on_progress(progress)
-
     def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
-        phases = self.context.phases
         if self.settings.gsde:
             self.matrix.copy_(torch.from_numpy(noise))
-        self.fill(self.step, self.compiled, self.loss, part)
-        phases.start("reduce")
-        statistics = self.step.reduce().tolist()
-        phases.start("optimizer")
-        if not math.isfinite(statistics[0]) and not self.precision.scales_loss:
-            raise self.diverged()
-        applied = self.step.apply()
+        applied = self.learner.update(part, self.weight(part))
         if (number + 1) % self.settings.target_update_interval == 0:
             lerp(self.target_parameters, self.learned, self.settings.tau)
-        self.log(STATISTICS, statistics)
         return applied
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,28 +198,12 @@ class SAC(Continuous):
         free = mean + distance
         return free.tanh(), normal_log_prob(distance, log_std) - log_slope_of_tanh(free).sum(-1)
 
-    def metrics(self) -> dict[str, float]:
-        return {"lr": self.learning_rate.value, **super().metrics()}
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        self.learning_rate.on_metric("eval_return_mean", evaluation.mean)
-
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "module": self.module.state_dict(),
-            "targets": self.targets.state_dict(),
-            "optimizer": self.step.optimizer.state_dict(),
-            "learning_rate": self.learning_rate.state_dict(),
-            "precision": self.precision.state(),
-        }
+        return {**super().state(), **self.learner.state(), "targets": self.targets.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.module.load_state_dict(state["module"])
+        self.learner.load_state(state)
         self.targets.load_state_dict(state["targets"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.learning_rate.load_state_dict(state["learning_rate"])
-        self.precision.load_state(state["precision"])

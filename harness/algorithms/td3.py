@@ -6,26 +6,24 @@ algorithm 1, with targets from the lesser of two critics (equation 10), smoothed
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from harness.algorithms.base import Context, Evaluation
+from harness.algorithms.base import Context
 from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
 from harness.distributed.arena import Arena
 from harness.models.actor_critics import ActorCritics
-from harness.training.compile.gradient import Batch, CompiledGradient
-from harness.training.optimizers import make_optimizer
-from harness.training.precision import Precision
-from harness.training.schedules import LearningRate
-from harness.training.step import Step
+from harness.training.compile.gradient import Batch
+from harness.training.learner import Learner
 
 CRITIC_STATISTICS = ("critic_loss", "q_mean")
 """Means over a minibatch: the critics' loss, and the first one's values of the actions taken."""
 ACTOR_STATISTICS = ("actor_loss",)
+KINDS = ("optimizer", "learning_rate", "precision")
+"""Of a learner's state, beside its module's."""
 
 
 class TD3Settings(ContinuousSettings):
@@ -53,29 +51,12 @@ class TD3(Continuous):
         self.module = ActorCritics(inputs, self.actions, self.actions, network.hidden, network.activation)
         self.module.to(context.device).eval()
 
-        def step_of(module: torch.nn.Module, statistics: int, name: str) -> Step:
-            own = Precision(config.precision, context.device)
-            make = lambda arena: make_optimizer(config.optimizer, [arena.flat])  # noqa: E731
-            return Step(
-                module, make, context.communicator, own, statistics, synchronizer=context.synchronizer, name=name
-            )
-
-        self.critic_step = step_of(self.module.critics, len(CRITIC_STATISTICS), "critics")
-        self.actor_step = step_of(self.module.actor, len(ACTOR_STATISTICS), "actor")
-        self.steps = {"critics": self.critic_step, "actor": self.actor_step}
-        size = settings.batch_size
-        self.learning_rates = {
-            name: LearningRate(config.optimizer, step.optimizer, size) for name, step in self.steps.items()
-        }
+        modules, size = self.module, settings.batch_size
+        self.critics = Learner(modules.critics, self.critic_loss, context, CRITIC_STATISTICS, size, name="critics")
+        self.actor = Learner(modules.actor, self.actor_loss, context, ACTOR_STATISTICS, size, name="actor")
+        self.learners = (self.critics, self.actor)  # in the order of the module's parameters
         self.targets = copy.deepcopy(self.module)
         self.target_parameters = Arena(self.targets).parameters
-        self.actor_compiled: CompiledGradient | None = None
-
-    def compile(self) -> tuple[CompiledGradient | None, str]:
-        compiled, reason = self.compile_gradient(self.critic_step, self.critic_loss, self.data)
-        if compiled is not None:
-            self.actor_compiled, _ = self.compile_gradient(self.actor_step, self.actor_loss, self.data)
-        return compiled, reason
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
@@ -87,33 +68,15 @@ class TD3(Continuous):
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
-    def on_progress(self, progress: float) -> None:
-        for rate in self.learning_rates.values():
-            rate.on_progress(progress)
-
     def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
-        self.fill(self.critic_step, self.compiled, self.critic_loss, part)
-        applied = self.apply(self.critic_step, CRITIC_STATISTICS)
+        applied = self.critics.update(part, self.weight(part))
         if (number + 1) % self.settings.policy_delay == 0:
-            self.fill(self.actor_step, self.actor_compiled, self.actor_loss, part)
-            self.apply(self.actor_step, ACTOR_STATISTICS)
+            self.actor.update(part, self.weight(part))
             at = 0
-            for step in self.steps.values():  # in the order of the module's parameters
-                size = step.arena.size
-                lerp(self.target_parameters[at : at + size], step.arena.parameters, self.settings.tau)
-                at += size
-        return applied
-
-    def apply(self, step: Step, names: tuple[str, ...]) -> bool:
-        """The step by what its arena was filled with; False where it was skipped."""
-        phases = self.context.phases
-        phases.start("reduce")
-        statistics = step.reduce().tolist()
-        phases.start("optimizer")
-        if not math.isfinite(statistics[0]) and not step.precision.scales_loss:
-            raise self.diverged()
-        applied = step.apply()
-        self.log(names, statistics)
+            for learner in self.learners:
+                arena = learner.step.arena
+                lerp(self.target_parameters[at : at + arena.size], arena.parameters, self.settings.tau)
+                at += arena.size
         return applied
 
     def critic_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,30 +99,21 @@ class TD3(Continuous):
         loss = -self.module.critics[0](batch["observations"], actions, frozen=True).mean()
         return loss, loss.detach()[None]
 
-    def metrics(self) -> dict[str, float]:
-        return {"lr": self.learning_rates["critics"].value, **super().metrics()}
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        for rate in self.learning_rates.values():
-            rate.on_metric("eval_return_mean", evaluation.mean)
-
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
+        critics, actor = self.critics.state(), self.actor.state()
         return {
             **super().state(),
             "module": self.module.state_dict(),
             "targets": self.targets.state_dict(),
-            "optimizers": {name: step.optimizer.state_dict() for name, step in self.steps.items()},
-            "learning_rates": {name: rate.state_dict() for name, rate in self.learning_rates.items()},
-            "precisions": {name: step.precision.state() for name, step in self.steps.items()},
+            **{f"{kind}s": {"critics": critics[kind], "actor": actor[kind]} for kind in KINDS},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.module.load_state_dict(state["module"])
         self.targets.load_state_dict(state["targets"])
-        for name, step in self.steps.items():
-            step.optimizer.load_state_dict(state["optimizers"][name])
-            self.learning_rates[name].load_state_dict(state["learning_rates"][name])
-            step.precision.load_state(state["precisions"][name])
+        for name, learner in (("critics", self.critics), ("actor", self.actor)):
+            own = {kind: state[f"{kind}s"][name] for kind in KINDS}
+            learner.load_state({"module": learner.module.state_dict(), **own})

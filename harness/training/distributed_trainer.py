@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from harness.distributed.agreement import check_equal
 from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
-from harness.distributed.world import World
 from harness.errors import Diverged
 from harness.schema import OptimizerSettings, PrecisionSettings
-from harness.settings import validate
 from harness.training.batchnorm import GlobalBatchNorm, agree_on_buffers
 from harness.training.containers import is_sequence, to_device
 from harness.training.data import Share, Shares
+from harness.training.epoch_results import Tally, Tested, Trained
 from harness.training.first_batch import CannotTrain, look_at
-from harness.training.losses import Loss, Losses, Measured, named
-from harness.training.optimizers import make_optimizer
+from harness.training.losses import Loss, Losses, Measured
+from harness.training.modes import Modes
 from harness.training.precision import Precision
-from harness.training.process import set_threads
 from harness.training.step import Step
-from harness.training.users_optimizer import refuse_optimizer, share_state
+from harness.training.trainer_arguments import as_optimizer, as_precision, own_world, refuse_lazy, refuse_loss
 
 Metric = Callable[[Any, Any], Any]
 
@@ -39,45 +33,6 @@ Metric = Callable[[Any, Any], Any]
 STATISTICS = ("loss", "count", "samples", "claimed", "claims")
 """What rides along with the gradient: the loss as it was divided, what it is to be divided by, samples, and what ranks
 whose part of a batch could not be collated say of the whole."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """An epoch of training; equal on all ranks."""
-
-    loss: float
-    """Mean over the samples (or whatever the loss is divided by) of the steps that were taken; nan where there were
-    none."""
-    samples: int
-    """Of all ranks, those of skipped steps too; not those that a collate function left out."""
-    steps: int
-    """That changed the parameters."""
-    skipped: int
-    """That overflowed in fp16 on some rank and were skipped by all."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A pass over a test set; equal on all ranks."""
-
-    loss: float
-    samples: int
-    metric: float | None = None
-    """Mean over all samples; None where no metric was asked for."""
-
-
-@dataclass
-class Tally:
-    """Of the steps of an epoch."""
-
-    loss: float = 0.0
-    counted: float = 0.0
-    samples: int = 0
-    own_samples: int = 0
-
-    @property
-    def mean(self) -> float:
-        return self.loss / self.counted if self.counted else math.nan
 
 
 class DistributedTrainer:
@@ -174,8 +129,7 @@ class DistributedTrainer:
         """Number of the next epoch of training, which shuffling follows from."""
         self.looked_at: set[str] = set()
         """What the first batch was looked at for: to be learned from, to be tested on."""
-        self.in_evaluation: list[nn.Module] = []
-        """Modules that the user has put into evaluation mode, in a model that trains."""
+        self.modes = Modes(self.model)
         self.warned: set[str] = set()
         """Buffers that differed between the ranks, told once."""
         self.unsettled = 0
@@ -213,7 +167,7 @@ class DistributedTrainer:
     def train_on(self, shares: Iterable[Share], before_step: Callable[[int], None] | None = None) -> Trained:
         step, tally = self.step, Tally()
         self.lay_out()
-        self.train_mode()
+        self.modes.train()
         taken, skipped = step.gradient_steps, step.skipped_steps
         empty = True
         with GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
@@ -287,15 +241,6 @@ class DistributedTrainer:
         if self.accumulate > 1:
             self.step.reduce_at_once()
 
-    def train_mode(self) -> None:
-        """Training mode, but for modules that the user has put into evaluation mode while the model as a whole was in
-        training mode."""
-        if self.model.training:
-            self.in_evaluation = [module for module in self.model.modules() if not module.training]
-        self.model.train()
-        for module in self.in_evaluation:
-            module.training = False
-
     def settle(self) -> None:
         """Makes buffers equal on all ranks, and compares parameters; called by all ranks.
 
@@ -325,7 +270,7 @@ class DistributedTrainer:
         `metric(outputs, targets)` gives a number (or truth) for each sample, or their mean.
         """
         sums = {"samples": 0.0, "loss": 0.0, "count": 0.0, "metric": 0.0}
-        with evaluating(self.model), GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
+        with self.modes.evaluating(), GlobalBatchNorm(self.model, self.communicator, self.global_batch_norm) as norm:
             for share in self.shares.of(loader, self.epoch):
                 self.look_at(share, norm, learns=False)
                 norm.counted = share.samples > 0
@@ -388,74 +333,3 @@ class DistributedTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state(state["precision"])
         self.epoch = state["epoch"]
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and then for each module the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@functools.cache
-def own_world() -> World:
-    """This process as a rank, started once; it stops at the process's end.
-
-    A rank that raises leaves through Horovod's own end, which the others learn of: nobody waits for it.
-    """
-    world = World()
-    world.start("auto")
-    if "OMP_NUM_THREADS" not in os.environ:
-        set_threads(world.cores)
-    return world
-
-
-def as_precision(precision: Precision | PrecisionSettings | str, device: torch.device) -> Precision:
-    if isinstance(precision, Precision):
-        return precision
-    if isinstance(precision, str):
-        precision = validate(PrecisionSettings, {"kind": precision}, prefix="precision")
-    return Precision(precision, device)
-
-
-def as_optimizer(
-    optimizer: torch.optim.Optimizer | OptimizerSettings | str, model: nn.Module, communicator: Communicator
-) -> torch.optim.Optimizer:
-    """The optimizer over the model's parameters, its state that of rank 0."""
-    if isinstance(optimizer, str):
-        optimizer = validate(OptimizerSettings, {"name": optimizer}, prefix="optimizer")
-    if isinstance(optimizer, OptimizerSettings):
-        return make_optimizer(optimizer, model.parameters())
-    refuse_optimizer(optimizer, model)
-    share_state(optimizer, communicator)
-    return optimizer
-
-
-def refuse_loss(loss_fn: Any) -> None:
-    """Raises CannotTrain where it is seen without a batch that the loss is no mean over samples."""
-    if not callable(loss_fn):
-        raise CannotTrain(f"loss_fn must be a function of outputs and targets, got {type(loss_fn).__name__}")
-    given = loss_fn.keywords if isinstance(loss_fn, functools.partial) else vars(loss_fn) if has_vars(loss_fn) else {}
-    if given.get("reduction", getattr(loss_fn, "reduction", "mean")) == "sum":
-        raise CannotTrain(
-            f"loss_fn ({named(loss_fn)}) must give the mean over the samples (or one loss for each): it has "
-            "reduction='sum'"
-        )
-
-
-def has_vars(value: Any) -> bool:
-    return hasattr(value, "__dict__")
-
-
-def refuse_lazy(model: nn.Module) -> None:
-    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
-    if lazy:
-        raise CannotTrain(
-            f"{lazy[0]} of the model has no shape yet (it has lazy layers): call the model on a batch before the "
-            "trainer is made"
-        )

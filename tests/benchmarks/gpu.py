@@ -77,7 +77,8 @@ def make(way: str, precision: str, device: torch.device, sizes: dict[str, int]) 
     environments = make_environments(config.env, 0, 1)
     ppo = PPO(Context(config, Alone(), device, PhaseTimer(), environments, lambda act, n, final: np.zeros(n)))
     if way == "host":
-        ppo.steps, ppo.actor = ppo.make_steps(on_device=False), ModuleActor(ppo.module, device)
+        ppo.loop = ppo.learner.make_loop(ppo.kl_stop, on_device=False)
+        ppo.collector.actor = ModuleActor(ppo.module, device)
     return ppo
 
 

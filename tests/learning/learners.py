@@ -128,7 +128,9 @@ def values(policy: Policy, observations: np.ndarray) -> np.ndarray:
     """What the policy's algorithm holds these states (n, …) to be worth, for its own policy."""
     algorithm = policy.algorithm
     seen = policy.environments.normalize(observations)
-    if isinstance(algorithm, (OnPolicy, Continuous)):
+    if isinstance(algorithm, OnPolicy):
+        return algorithm.collector.values(seen)
+    if isinstance(algorithm, Continuous):
         return algorithm.values(seen)
     assert isinstance(algorithm, OffPolicy)
     return algorithm.module(torch.from_numpy(seen)).mean(-1).amax(-1).numpy()

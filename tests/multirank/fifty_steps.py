@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import torch
 
 from harness.algorithms.base import Context
 from harness.algorithms.ppo import PPO
@@ -21,13 +22,18 @@ config = load_run_config(sys.argv[1], sys.argv[2:])
 assert config.env is not None
 envs = make_environments(config.env, communicator.rank, communicator.size)
 ppo = PPO(Context(config, communicator, world.device, PhaseTimer(), envs, lambda act, episodes, final: np.zeros(0)))
-ppo.collect(0)
-start = ppo.step.arena.parameters.clone()
+ppo.collector.collect(0)
+start = ppo.learner.step.arena.parameters.clone()
 plans = [ppo.minibatch_plan(0, epoch) for epoch in range(13)]
 for part, count in [each for parts, counts in plans for each in zip(parts, counts)][:50]:
-    ppo.gradient(part, (0.2, 0.0, 1.0), len(part) / count)
-    ppo.step.reduce()
-    ppo.step.apply()
-given = {"start": start, "end": ppo.step.arena.parameters, "path": communicator.path, "compiled": bool(ppo.compiled)}
-give({**given, "steps": ppo.step.gradient_steps})
+    ppo.learner.gradient(torch.from_numpy(part), len(part) / count, (0.2, 0.0, 1.0))
+    ppo.learner.step.reduce()
+    ppo.learner.step.apply()
+given = {
+    "start": start,
+    "end": ppo.learner.step.arena.parameters,
+    "path": communicator.path,
+    "compiled": bool(ppo.compiled),
+}
+give({**given, "steps": ppo.learner.step.gradient_steps})
 world.stop()

@@ -40,7 +40,7 @@ def record(run_dir: str, preset: str, *overrides: str) -> dict[str, Any]:
 
     with patch.object(kind, "update", recorded):
         result = train(config, Path(run_dir))
-    state = trained[0].step.arena.parameters.detach().clone()
+    state = trained[0].learner.step.arena.parameters.detach().clone()
     summary = {"status": result.status, "sync_path": result.sync_path, "gradient_steps": result.gradient_steps}
     return {"rollouts": rollouts, "parameters": state, **summary}
 

@@ -36,9 +36,10 @@ def run(on_device, *settings):
     config = load_run_config(str(path), settings)
     envs = make_environments(config.env, communicator.rank, 2)
     ppo = PPO(Context(config, communicator, world.device, PhaseTimer(), envs, lambda *_: np.zeros(1)))
-    ppo.steps = ppo.make_steps(on_device)
+    ppo.loop = ppo.learner.make_loop(ppo.kl_stop, on_device)
     metrics = [ppo.iterate(iteration).metrics for iteration in range(4)]
-    return ppo.step.arena.parameters.clone(), ppo.precision.state(), ppo.step.gradient_steps, metrics
+    step = ppo.learner.step
+    return step.arena.parameters.clone(), step.precision.state(), step.gradient_steps, metrics
 
 give([(run(False, *settings), run(True, *settings)) for settings in (
     ("algorithm.target_kl=0.003",),

@@ -9,7 +9,6 @@ experiment as one.
 from __future__ import annotations
 
 import math
-import socket
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,28 +21,17 @@ from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
 from harness.buffers import EpisodeAccount
 from harness.buffers.minibatches import Minibatches
 from harness.buffers.replay import Replay, bytes_of
+from harness.buffers.replay_memory import check_memory
 from harness.buffers.ring import Ring
-from harness.cluster.machine import free_memory
 from harness.distributed.agreement import fault_of_ranks
 from harness.distributed.transports.base import Communicator
-from harness.envs.factory import make_environment
 from harness.envs.faults import fault_in_observation, fault_in_reward, is_finite
-from harness.envs.inspection import check_environment, inspected
-from harness.envs.settings import EnvSettings
+from harness.envs.inspection import check_environment
 from harness.envs.vectors import observation_dtype, share_of
-from harness.errors import BadInput, Diverged
+from harness.errors import Diverged
 from harness.randomness import generator
 from harness.schema import AlgorithmSettings
-from harness.training.compile.gradient import (
-    MOST_SIZES,
-    Batch,
-    Beside,
-    CompiledGradient,
-    Loss,
-    compile_step,
-    wants_compiling,
-)
-from harness.training.step import Step
+from harness.training.compile.gradient import Batch, Beside
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -52,9 +40,6 @@ STEPS_OF_AN_ITERATION = 250
 """Environment steps that an iteration has at least, where the budget allows it."""
 STAGED_BYTES = 2**24
 """Minibatches are drawn so many at once that they take about this much memory: what stays in a cache."""
-FOR_REPLAY = 0.9
-"""How much of the memory that is free a replay may take: environments, gradients and the copies of checkpoints come
-beside it."""
 
 
 class OffPolicySettings(AlgorithmSettings):
@@ -219,7 +204,12 @@ class OffPolicy(Algorithm):
             if self.fault is not None:  # a loss that is none ends the updates of all ranks
                 self.minibatches.spoilt = True
             if self.can_learn:
-                applied += self.learn(draws[number], env_steps)
+                try:
+                    applied += self.learn(draws[number], env_steps)
+                except Diverged:  # on all ranks alike
+                    if (fault := fault_of_ranks(self.fault, communicator)) is not None:
+                        raise fault from None
+                    raise
                 self.updates += settings.gradient_steps
         phases.start("agree")
         episodes = self.episodes.merge(self.true_rewards, self.dones, self.lives)
@@ -275,30 +265,19 @@ class OffPolicy(Algorithm):
         needed = max(settings.learning_starts, settings.batch_size)
         return self.fed * self.envs.share.total >= needed and self.fed >= 2 * self.replay.n_steps
 
-    def compile_gradient(
-        self, step: Step, loss: Loss, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()
-    ) -> tuple[CompiledGradient | None, str]:
-        """The compiled gradient of a step's loss on rows of `data`; rank 0 decides whether, and (None, the reason)
-        where it stays eager. `beside`: what is compiled with it."""
-        if self.restless:
-            return None, "network.class changes its buffers whenever it is called"
-        wanted = wants_compiling(self.config.compile, self.gradient_steps, step)
-        wanted, reason = self.communicator.broadcast_object(wanted)
-        if not wanted:
-            return None, reason
-        sizes = self.minibatches.sizes()
-        if max(self.communicator.gather_objects(len(sizes))) > MOST_SIZES:
-            return None, "minibatches of too many different sizes"
-        parts = (step.module, step.arena, loss, step.precision, data, (), sizes, per_sample)
-        products = self.config.compile.products
-        compiled, problem = compile_step(
-            step, lambda products: CompiledGradient(*parts, products=products), products, *beside
-        )
-        return compiled, problem or reason
+    def learn_from(self, data: Batch, per_sample: str | None = None, beside: Sequence[Beside] = ()) -> None:
+        """Has the learners learn from minibatches that are rows of `data`: compiled all of them, or none.
 
-    def diverged(self) -> Exception:
-        """Why the loss of all ranks is not finite; collective."""
-        return fault_of_ranks(self.fault, self.communicator) or Diverged("non-finite loss")
+        `per_sample`, `beside`: as `Learner.learn_from` has them."""
+        eager = "network.class changes its buffers whenever it is called" if self.restless else None
+        for learner in self.learners:
+            sizes = self.minibatches.sizes()
+            learner.learn_from(data, sizes, self.gradient_steps, per_sample=per_sample, beside=beside, eager=eager)
+            eager = learner.compile_reason if learner.compiled is None else None
+
+    def weight(self, part: slice) -> float:
+        """This rank's share of the samples of a minibatch, of which it has the rows `part`."""
+        return (part.stop - part.start) / self.minibatches.batch_size
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -373,43 +352,3 @@ class OffPolicy(Algorithm):
 
     def close(self) -> None:
         self.envs.close()
-
-
-def frames_of(settings: EnvSettings) -> int:
-    """How many frames an observation is a stack of, of which each step brings one: what the environment's metadata have
-    as `frame_stack`."""
-    if settings.wrappers:  # they may change anything
-        return 1
-    found = inspected(settings)
-    if found is not None:
-        stack, shape = found.frame_stack, found.observation_space.shape
-    else:
-        env = make_environment(settings)
-        stack, shape = env.metadata.get("frame_stack", 1), env.observation_space.shape or ()
-        env.close()
-    if stack != 1 and (not isinstance(stack, int) or stack < 1 or not shape or shape[0] % stack):
-        raise BadInput(
-            f"env.id = {settings.id!r}: metadata['frame_stack'] must be how many frames its observations {shape} have "
-            f"along their first axis, got {stack!r}"
-        )
-    return stack
-
-
-def check_memory(buffer_size: int, needed: int, communicator: Communicator) -> None:
-    """BadInput, on all ranks, where what the ranks of some host keep of the replay exceeds its memory; collective.
-
-    `needed`: bytes of this rank's part. They are taken as they are filled: a replay that is too large would end the run
-    hours later.
-    """
-    here = (socket.gethostname(), free_memory(), needed)
-    hosts: dict[str, tuple[int, int]] = {}
-    for host, free, part in communicator.gather_objects(here):
-        least, together = hosts.get(host, (free, 0))
-        hosts[host] = min(least, free), together + part
-    for host, (free, together) in hosts.items():
-        if together > FOR_REPLAY * free:
-            most = int(buffer_size * max(FOR_REPLAY * free, 0.0) / together)
-            raise BadInput(
-                f"algorithm.buffer_size = {buffer_size:,} takes {together / 2**30:.1f} GiB on {host}, which has "
-                f"{free / 2**30:.1f} GiB of free memory: it may be at most about {most:,}"
-            )

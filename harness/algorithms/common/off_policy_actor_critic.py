@@ -8,7 +8,6 @@ one.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,8 +24,6 @@ from harness.models.action_heads import Bounds, check_bounds
 from harness.models.actor_critics import ActorCritics
 from harness.models.cnn import convolves
 from harness.randomness import generator
-from harness.training.compile.gradient import CompiledGradient, Loss
-from harness.training.step import Step
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -57,8 +54,7 @@ class ContinuousSettings(OffPolicySettings):
 
 
 class Continuous(OffPolicy):
-    """A subclass makes its networks and steps in `set_up`, compiles their gradients in `compile`, and says how it
-    explores and what an update is."""
+    """A subclass makes its networks and learners in `set_up`, and says how it explores and what an update is."""
 
     NOISES: ClassVar[int]
     """How many vectors of standard normal numbers, as wide as an action, a sample of a minibatch has."""
@@ -84,17 +80,11 @@ class Continuous(OffPolicy):
         self.noise = np.zeros((len(self.minibatches.rows), self.NOISES, self.actions), np.float32)
         self.data = {**self.minibatches.data, "noise": torch.from_numpy(self.noise).to(self.device)}
         """What a minibatch has of each of its samples."""
-        self.logged: dict[str, list[float]] = {}
-        """The statistics of the iteration's updates, by name."""
-        self.compiled, self.compile_reason = self.compile()
+        self.learn_from(self.data)
 
     @abstractmethod
     def set_up(self, context: Context) -> None:
-        """Makes `module`, in evaluation mode, what it is stepped by, and its target networks."""
-
-    @abstractmethod
-    def compile(self) -> tuple[CompiledGradient | None, str]:
-        """The compiled gradient, of several the first; (None, the reason) where all stay eager."""
+        """Makes `module`, in evaluation mode, its `learners`, and its target networks."""
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
@@ -111,10 +101,6 @@ class Continuous(OffPolicy):
         assert isinstance(action_space, spaces.Box)
         return np.zeros(int(np.prod(action_space.shape)), np.float32), 1
 
-    def notices(self) -> list[str]:
-        how = "eager" if self.compiled is None else "compiled"
-        return [f"gradient {how} ({self.compile_reason})", *super().notices()]
-
     # -- acting --------------------------------------------------------------------------------------------------------
 
     def prepare(self, iteration: int) -> None:
@@ -129,7 +115,8 @@ class Continuous(OffPolicy):
         self.random_actions = uniform[:, share.slice]
         self.action_noise = self.draw_action_noise(draw, steps)
         self.update_noise: np.ndarray | None = None
-        self.logged.clear()
+        for learner in self.learners:
+            learner.forget()
 
     def draw_action_noise(self, draw: np.random.Generator, steps: int) -> np.ndarray:
         """Float32 (steps, envs, a), standard normal, for this rank's environments."""
@@ -163,7 +150,8 @@ class Continuous(OffPolicy):
 
     def learn(self, draws: np.ndarray, env_steps: int) -> int:
         minibatches, phases, applied = self.minibatches, self.context.phases, 0
-        self.on_progress(env_steps / (self.iterations * self.env_steps_per_iteration))
+        for learner in self.learners:
+            learner.learning_rate.on_progress(env_steps / (self.iterations * self.env_steps_per_iteration))
         if self.update_noise is None:
             draw = generator(self.config.seed, "updates", self.under_way)
             self.update_noise = self.draw_update_noise(draw, self.rounds * len(draws))
@@ -197,32 +185,15 @@ class Continuous(OffPolicy):
             self.data["noise"].copy_(torch.from_numpy(self.noise))
 
     @abstractmethod
-    def on_progress(self, progress: float) -> None:
-        """`progress` in [0, 1] of the run is made: for learning rates."""
-
-    @abstractmethod
     def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
         """Update `number` of the run, by the minibatch in the rows `part`; False where it was skipped. `noise`: what
         `draw_update_noise` has for it."""
 
-    def fill(self, step: Step, compiled: CompiledGradient | None, loss: Loss, part: slice) -> None:
-        """Fills a step's arena with this rank's share of a minibatch's gradient."""
-        self.context.phases.start("gradient")
-        count = part.stop - part.start
-        weight = count / self.minibatches.batch_size
-        if compiled is not None and count:
-            compiled(self.minibatches.rows[part], (), weight)
-        elif count:
-            step.fill(lambda: loss({name: values[part] for name, values in self.data.items()}), weight)  # type: ignore
-        else:
-            step.fill(None, 0.0)
-
-    def log(self, names: Sequence[str], statistics: Sequence[float]) -> None:
-        for name, value in zip(names, statistics):
-            self.logged.setdefault(name, []).append(value)
-
     def metrics(self) -> dict[str, float]:
-        return {name: float(np.mean(values)) for name, values in self.logged.items()}
+        metrics = {"lr": self.learners[0].learning_rate.value}
+        for learner in self.learners:
+            metrics.update(learner.means())
+        return metrics
 
 
 def lerp(target: torch.Tensor, learned: torch.Tensor, tau: float) -> None:

@@ -11,48 +11,20 @@ Where it is not understood (Box2D's worlds, handles of other libraries) there is
 
 from __future__ import annotations
 
-import hashlib
-import marshal
-import os
-import pickle
-import random
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.wrappers.utils import RunningMeanStd
 
-from harness.envs.snapshots.fingerprint import DESCRIBED, NotUnderstood, description, spaces_in
+from harness.envs.snapshots.encoding import Around, Environment, decoded, encoded
+from harness.envs.snapshots.fingerprint import NotUnderstood
+from harness.envs.snapshots.large_values import fingerprints_in
 
-Environment = gym.Env | gym.vector.VectorEnv
-PLAIN = (bool, int, float, str, bytes, type(None))
 NOT_OWN = {"env", "_saved_kwargs", "_cached_spec", "_metadata", "_ezpickle_args", "_ezpickle_kwargs"}
 """Attributes that hold what is inside a wrapper, or how it was made."""
-LARGEST_ITEMS = 100_000
-"""Items that containers have together at most; what holds more is no state of an environment but a memory."""
-LARGE_BYTES, LARGE_ITEMS = 2**16, 1_000
-"""Arrays of so many bytes, and containers of so many items, are looked at whether they are ever changed."""
-
-
-@dataclass(frozen=True)
-class Around:
-    """What a value is held by, while all that an environment holds is taken out or put back."""
-
-    layers: list[Environment]
-    same: tuple[type, ...] = (EnvSpec,)
-    """Types whose values do not change while the layer steps."""
-    met: dict[int, Any] = field(default_factory=dict)
-    """By id: the lists, sets and dicts met so far."""
-    unchanged: frozenset[str] = frozenset()
-    """Fingerprints of what need not be stored: a reset leaves it as it was."""
-    known: dict[int, tuple[Any, str | None]] = field(default_factory=dict)
-    """By id: values, and their fingerprints."""
 
 
 class Snapshots:
@@ -133,47 +105,6 @@ def fingerprints(envs: Sequence[Environment]) -> list[frozenset[str]]:
     return found
 
 
-def fingerprints_in(value: Any, known: dict[int, tuple[Any, str | None]], depth: int = 3) -> Iterator[str]:
-    of_it = fingerprint(value, known)
-    if of_it is not None:
-        yield of_it
-    elif depth and type(value) in (list, tuple, dict) and len(value) < LARGE_ITEMS:
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from fingerprints_in(item, known, depth - 1)
-
-
-def fingerprint(value: Any, known: dict[int, tuple[Any, str | None]]) -> str | None:
-    """What tells something large from all else, alike in every process; None of what is small or cannot be told so."""
-    kind = type(value)
-    if kind is np.memmap and not value.flags.writeable:  # a file that nobody writes: its numbers need not be read
-        return f"{os.path.basename(str(value.filename))} {value.dtype.str} {value.shape} {value.offset}"
-    if kind is np.ndarray or kind in (bytes, str):
-        large = (value.nbytes if kind is np.ndarray else len(value)) >= LARGE_BYTES
-    else:
-        large = kind in (list, tuple, dict) and len(value) >= LARGE_ITEMS or kind.__module__.startswith("pandas.")
-    if not large:
-        return None
-    if id(value) not in known:
-        known[id(value)] = value, digest(value)
-    return known[id(value)][1]
-
-
-def digest(value: Any) -> str | None:
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            return None
-        digest = hashlib.sha256(f"{value.dtype.str} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data if value.ndim else value.tobytes())
-        return digest.hexdigest()
-    writers: tuple[Callable[..., bytes], ...] = (marshal.dumps, pickle.dumps)
-    for write in writers:  # the former is the quicker, of plain values; its version 2 knows no sharing
-        try:
-            return hashlib.sha256(write(value, 2)).hexdigest()
-        except Exception:  # whatever its items may raise
-            pass
-    return None
-
-
 def layers(env: Environment) -> list[Environment]:
     """The wrappers from the outermost inward, then the environment itself."""
     found = [env]
@@ -221,131 +152,6 @@ def constants_of(layer: Environment) -> tuple[type, ...]:
     from mujoco import MjModel
 
     return EnvSpec, MujocoRenderer, MjModel
-
-
-def encoded(value: Any, around: Around) -> Any:
-    """`value` in plain values, lists, dicts and arrays; arrays are those that it holds, not copies."""
-    kind = type(value)
-    if around.unchanged and (of_it := fingerprint(value, around.known)) in around.unchanged:
-        return {"kind": "unchanged", "is": of_it}
-    if kind in PLAIN:
-        return value
-    if kind is np.ndarray and is_stored(value.dtype):
-        return value
-    if isinstance(value, np.generic) and is_stored(value.dtype):
-        return {"kind": "scalar", "value": np.array(value)}
-    if kind in (list, dict, set, deque):
-        if id(value) in around.met:
-            raise NotUnderstood(f"two places hold one {kind.__name__}: put back, they would part")
-        around.met[id(value)] = value
-    if kind in (list, tuple, set, deque):
-        if len(value) > LARGEST_ITEMS:
-            raise NotUnderstood(f"a {kind.__name__} of {len(value)} items")
-        limit = {"maxlen": value.maxlen} if isinstance(value, deque) else {}
-        return {"kind": kind.__name__, "items": [encoded(item, around) for item in value], **limit}
-    if kind is dict:
-        return {"kind": "dict", "items": [[encoded(key, around), encoded(item, around)] for key, item in value.items()]}
-    if isinstance(value, (*around.same, *DESCRIBED)):
-        drawn_from = [space._np_random for space in spaces_in(value)]
-        generators = [None if each is None else encoded(each, around) for each in drawn_from]
-        return {"kind": "same", "is": identity(value, around), "generators": generators}
-    if hasattr(kind, "__members__"):  # an enumeration's, also of C++
-        place, name = f"{kind.__module__}:{kind.__qualname__}", getattr(value, "name", None)
-        if enumeration(place) is not kind or kind.__members__.get(name) != value:
-            raise NotUnderstood(f"{kind.__qualname__} cannot be found by its name, or {value} in it")
-        return {"kind": "member", "of": place, "name": name}
-    if isinstance(value, np.random.Generator):
-        return {"kind": "generator", "state": encoded(value.bit_generator.state, around)}
-    if isinstance(value, np.random.RandomState):
-        return {"kind": "random_state", "state": encoded(value.get_state(legacy=False), around)}
-    if kind is random.Random:
-        return {"kind": "random", "state": encoded(value.getstate(), around)}
-    if isinstance(value, RunningMeanStd):
-        return {"kind": "moments", "state": encoded(vars(value), around)}
-    if kind.__name__ == "ALEInterface":
-        from harness.envs.snapshots.ale import emulator_state
-
-        return {"kind": "emulator", **emulator_state(value)}
-    if kind.__name__ == "MjData" and len(around.same) > 1:
-        from harness.envs.snapshots.mujoco import physics_of
-
-        return {"kind": "physics", **physics_of(value)}
-    raise NotUnderstood(f"{kind.__module__}.{kind.__qualname__}")
-
-
-def identity(value: Any, around: Around) -> str:
-    """What a value that is not stored is compared by."""
-    return type(value).__qualname__ if isinstance(value, around.same) else description(value, around.layers)
-
-
-def enumeration(place: str) -> Any:
-    """The class `module:name`, where it is one of an enumeration and its module is loaded: nothing is imported that a
-    checkpoint names."""
-    module, _, names = place.partition(":")
-    found: Any = sys.modules.get(module)
-    for name in names.split("."):
-        found = getattr(found, name, None)
-    return found if hasattr(found, "__members__") else None
-
-
-def is_stored(dtype: np.dtype) -> bool:
-    """Whether a tensor can hold it."""
-    return dtype.kind in "biufc" and dtype.isnative and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
-
-
-CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set}
-
-
-def decoded(value: Any, present: Any, around: Around) -> Any:
-    """The value again. `present`: what stands in its place, which generators, emulators and physics are put back
-    into, since others may hold them too, and which what could not be stored must be."""
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if not isinstance(value, dict):
-        return value
-    kind = value["kind"]
-    if kind == "scalar":
-        return np.asarray(value["value"])[()]
-    if kind in CONTAINERS or kind == "deque":
-        there = list(present) if isinstance(present, (list, tuple, deque)) else []
-        there += [None] * (len(value["items"]) - len(there))
-        items = (decoded(item, place, around) for item, place in zip(value["items"], there))
-        return deque(items, value["maxlen"]) if kind == "deque" else CONTAINERS[kind](items)
-    if kind == "dict":
-        found = present if isinstance(present, dict) else {}
-        pairs = [(decoded(key, None, around), item) for key, item in value["items"]]
-        return {key: decoded(item, found.get(key), around) for key, item in pairs}
-    if kind == "member":
-        return enumeration(value["of"]).__members__[value["name"]]
-    if kind == "unchanged":
-        if fingerprint(present, around.known) != value["is"]:
-            raise NotUnderstood("a reset leaves another one")
-        return present
-    if present is None:
-        raise NotUnderstood(f"nothing to put a {kind} back into")
-    if kind == "same":
-        if value["is"] != identity(present, around):
-            raise NotUnderstood("a reset leaves another one")
-        for space, generator in zip(spaces_in(present), value["generators"]):
-            if generator is not None:
-                decoded(generator, space.np_random, around)
-    elif kind == "emulator":
-        from harness.envs.snapshots.ale import load_emulator
-
-        load_emulator(present, value)
-    elif kind == "physics":
-        from harness.envs.snapshots.mujoco import put_physics
-
-        put_physics(present, value)
-    elif kind == "generator":
-        present.bit_generator.state = decoded(value["state"], None, around)
-    elif kind == "random_state":
-        present.set_state(decoded(value["state"], None, around))
-    elif kind == "random":
-        present.setstate(decoded(value["state"], None, around))
-    else:
-        vars(present).update(decoded(value["state"], None, around))
-    return present
 
 
 def found(value: Any) -> list[np.ndarray]:

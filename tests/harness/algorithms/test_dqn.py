@@ -134,7 +134,7 @@ def test_the_gradient_follows_the_chosen_value_alone(prioritized: bool, quantile
     dqn = make(tmp_path, "network.hidden=[]", *switches)
     count = max(quantiles, 1)
     batch = drawn(dqn)
-    dqn.gradient(slice(0, 16))
+    dqn.learner.gradient(slice(0, 16), 1.0)
 
     with torch.no_grad():
         values = dqn.module(torch.from_numpy(batch["observations"].astype(np.float32))).numpy()
@@ -152,8 +152,8 @@ def test_the_gradient_follows_the_chosen_value_alone(prioritized: bool, quantile
             weights[action * count + at] += slope * batch["observations"][i]
             biases[action * count + at] += slope
     expected = {weights.shape: weights, biases.shape: biases}
-    found = dqn.step.arena.gradients.split([parameter.numel() for parameter in dqn.step.arena.members])
-    for parameter, gradient in zip(dqn.step.arena.members, found):
+    found = dqn.learner.step.arena.gradients.split([parameter.numel() for parameter in dqn.learner.step.arena.members])
+    for parameter, gradient in zip(dqn.learner.step.arena.members, found):
         formula = expected.pop(tuple(parameter.shape))
         np.testing.assert_allclose(gradient.view(parameter.shape).numpy(), formula, rtol=1e-3, atol=1e-5)
     assert not expected
@@ -167,9 +167,9 @@ def test_importance_weights_are_divided_by_their_largest(tmp_path: Path) -> None
     data = {name: values[:16].clone() for name, values in dqn.data.items()}
     data["weights"] /= data["weights"].max()
     expected = torch.autograd.grad(dqn.loss(data)[0], list(dqn.module.parameters()))
-    before = dqn.step.arena.parameters.clone()
+    before = dqn.learner.step.arena.parameters.clone()
     dqn.update(slice(0, 16))
-    moved = (before - dqn.step.arena.parameters) / dqn.learning_rate.value
+    moved = (before - dqn.learner.step.arena.parameters) / dqn.learner.learning_rate.value
     torch.testing.assert_close(moved, torch.cat([each.ravel() for each in expected]), rtol=1e-3, atol=1e-5)
 
 
@@ -231,10 +231,10 @@ def test_the_target_is_copied_every_so_many_steps_and_stands_still_between(
     copies = []
     for steps in range(264, 264 + 8 * 8, 8):
         before = dqn.target_parameters.clone()
-        dqn.step.arena.parameters += 0.01
+        dqn.learner.step.arena.parameters += 0.01
         dqn.on_round(steps)
         moved = not torch.equal(before, dqn.target_parameters)
-        assert not moved or torch.equal(dqn.target_parameters, dqn.step.arena.parameters)
+        assert not moved or torch.equal(dqn.target_parameters, dqn.learner.step.arena.parameters)
         copies.append(moved)
     assert copies == expected
 
@@ -275,7 +275,7 @@ def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
     for iteration in range(dqn.iterations):
         dqn.iterate(iteration)
     assert (dqn.act_deterministic(np.eye(3, dtype=np.float32)) == np.arange(3)).all()
-    assert dqn.step.arena.parameters.dtype == torch.float32
+    assert dqn.learner.step.arena.parameters.dtype == torch.float32
 
 
 @pytest.mark.parametrize("switch", ["plain", "all"])
@@ -285,10 +285,10 @@ def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
     parameters = []
     for mode in ("off", "on"):
         dqn = make(tmp_path, *SWITCHES[switch], f"compile.mode={mode}")
-        assert (dqn.compiled is not None) == (mode == "on"), dqn.compile_reason
+        assert (dqn.compiled is not None) == (mode == "on"), dqn.learner.compile_reason
         assert dqn.iterate(0).gradient_steps == 80
-        parameters.append(dqn.step.arena.parameters)
-    start = make(tmp_path, *SWITCHES[switch]).step.arena.parameters
+        parameters.append(dqn.learner.step.arena.parameters)
+    start = make(tmp_path, *SWITCHES[switch]).learner.step.arena.parameters
     moved = (parameters[0] - start).norm()
     assert (parameters[0] - parameters[1]).norm() < 1e-4 * moved
 
@@ -307,7 +307,7 @@ def test_a_resumed_run_goes_on_counting_and_fills_its_replay_first(tmp_path: Pat
     state, own = dqn.state(), dqn.local_state()
     other = make(tmp_path, "seed=5")
     other.load_state(state)
-    assert torch.equal(other.step.arena.parameters, dqn.step.arena.parameters)
+    assert torch.equal(other.learner.step.arena.parameters, dqn.learner.step.arena.parameters)
     assert torch.equal(other.target_parameters, dqn.target_parameters)
     assert (other.iteration, other.updates) == (3, dqn.updates) and not other.can_learn
     assert other.iterate(3).gradient_steps == 80, "not before 100 steps are stored anew"
@@ -372,7 +372,7 @@ def test_a_replay_leaves_a_margin_of_the_memory_that_is_free(tmp_path: Path, mon
             return [value, (host, free - 1000, part), ("elsewhere", 2**40, part)]
 
     def needs(free: int) -> int:
-        monkeypatch.setattr("harness.algorithms.common.off_policy.free_memory", lambda: free)
+        monkeypatch.setattr("harness.buffers.replay_memory.free_memory", lambda: free)
         DQN.check_ranks(config, First())
         return 2 * gathered[-1][2]
 

@@ -82,7 +82,7 @@ def test_what_a_time_limit_cut_off_is_worth_its_value(tmp_path: Path) -> None:
     seen = []
     receive = ppo.envs.receive
     ppo.envs.receive = lambda group: seen.append(receive(group)) or seen[-1]  # type: ignore
-    ppo.collect(0)
+    ppo.collector.collect(0)
     cut = np.array([result.truncated & ~result.terminated for result in seen])
     assert cut.any() and not cut.all()
     for at, result in enumerate(seen):
@@ -91,13 +91,13 @@ def test_what_a_time_limit_cut_off_is_worth_its_value(tmp_path: Path) -> None:
             expected = 1.0
             if cut[at, env]:
                 assert result.final_observations is not None
-                expected += 0.99 * float(ppo.values(result.final_observations[env][None])[0])
+                expected += 0.99 * float(ppo.collector.values(result.final_observations[env][None])[0])
             assert ppo.rollout.rewards[at, env] == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_episode_that_terminates_is_worth_nothing_more(tmp_path: Path) -> None:
     ppo = make(tmp_path, "env.count=8", "algorithm.rollout_steps=64", "algorithm.minibatch_size=64")
-    ppo.collect(0)
+    ppo.collector.collect(0)
     ended = ppo.rollout.dones == 1
     assert ended.any() and (ppo.rollout.rewards[ended] == 1.0).all()
 
@@ -105,7 +105,7 @@ def test_an_episode_that_terminates_is_worth_nothing_more(tmp_path: Path) -> Non
 def test_updates_stop_before_the_step_that_would_go_too_far(tmp_path: Path) -> None:
     ppo = make(tmp_path, "algorithm.target_kl=1e-9", "algorithm.epochs=10")
     metrics = ppo.iterate(0).metrics
-    assert ppo.step.gradient_steps == 1, "the first step meets no divergence yet, the second does"
+    assert ppo.learner.step.gradient_steps == 1, "the first step meets no divergence yet, the second does"
     assert metrics["kl"] > -1e-6, "float32 rounds it to about 1e-8 of zero"
 
 
@@ -122,7 +122,7 @@ def test_it_learns_in_half_precision_too(kind: str, tmp_path: Path) -> None:
     for iteration in range(25):
         metrics = ppo.iterate(iteration).metrics
     assert metrics["return_mean"] > 15, "an episode of 20 steps; chance gives 10"
-    assert ppo.step.arena.parameters.dtype == torch.float32
+    assert ppo.learner.step.arena.parameters.dtype == torch.float32
 
 
 def test_environments_in_groups_give_the_rollout_that_they_give_together(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_environments_in_groups_give_the_rollout_that_they_give_together(tmp_pat
             env="tests.environments:Line-v0",
         )
         assert len(ppo.envs.groups) == (2 if buffered == "on" else 1)
-        ppo.collect(0)
-        ppo.collect(1)
+        ppo.collector.collect(0)
+        ppo.collector.collect(1)
         rollouts.append(ppo.rollout)
         ppo.close()
     together, apart = rollouts
@@ -153,7 +153,7 @@ def test_a_step_that_only_begins_an_episode_is_learned_from_nowhere(tmp_path: Pa
     """Of a vector class that begins episodes in a step of their own: no sample has the last observation of an episode
     as what it acted on, and each is one that the environment made."""
     ppo = make(tmp_path, "env.backend=native", env="tests.environments:CountNextStep-v0")
-    ppo.collect(0)
+    ppo.collector.collect(0)
     rollout = ppo.rollout
     length = 3 + np.arange(4)  # of environment i's episodes
     assert (rollout.observations[..., 1] < length).all()
@@ -185,7 +185,7 @@ def test_the_gradient_is_that_of_equation_9(tmp_path: Path) -> None:
     batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
     batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
     batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
-    ppo.step.gradient(lambda: ppo.loss(batch), 1.0)
+    ppo.learner.step.gradient(lambda: ppo.loss(batch), 1.0)
 
     ratio = chosen / old
     follows = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)
@@ -201,8 +201,8 @@ def test_the_gradient_is_that_of_equation_9(tmp_path: Path) -> None:
         (1, 4): by_value[None] @ states,
         (1,): by_value.sum(keepdims=True),
     }
-    found = ppo.step.arena.gradients.split([parameter.numel() for parameter in ppo.step.arena.members])
-    for parameter, gradient in zip(ppo.step.arena.members, found):
+    found = ppo.learner.step.arena.gradients.split([parameter.numel() for parameter in ppo.learner.step.arena.members])
+    for parameter, gradient in zip(ppo.learner.step.arena.members, found):
         formula = expected.pop(tuple(parameter.shape))
         np.testing.assert_allclose(gradient.view(parameter.shape).numpy(), formula, rtol=1e-3, atol=1e-5)
     assert not expected
@@ -225,7 +225,7 @@ def test_the_gradient_of_numbers_is_that_of_a_normal(tmp_path: Path) -> None:
     batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
     batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
     batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
-    ppo.step.gradient(lambda: ppo.loss(batch), 1.0)
+    ppo.learner.step.gradient(lambda: ppo.loss(batch), 1.0)
 
     follows = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)
     weights, biases, by_log_std = gaussian_policy_gradient(

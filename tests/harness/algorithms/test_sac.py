@@ -245,11 +245,11 @@ def test_compiled_is_eager(switch: str, tmp_path: Path) -> None:
     parameters = []
     for mode in ("off", "on"):
         sac = make(tmp_path, *SWITCHES[switch], f"compile.mode={mode}")
-        assert (sac.compiled is not None) == (mode == "on"), sac.compile_reason
+        assert (sac.compiled is not None) == (mode == "on"), sac.learner.compile_reason
         sac.iterate(0)
-        parameters.append(torch.cat([sac.step.arena.parameters, sac.target_parameters]))
+        parameters.append(torch.cat([sac.learner.step.arena.parameters, sac.target_parameters]))
     start = make(tmp_path, *SWITCHES[switch])
-    begun = torch.cat([start.step.arena.parameters, start.target_parameters])
+    begun = torch.cat([start.learner.step.arena.parameters, start.target_parameters])
     assert (parameters[0] - parameters[1]).norm() < 1e-3 * (parameters[0] - begun).norm()
 
 
@@ -287,7 +287,7 @@ def test_a_loaded_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
         for name, values in algorithm.minibatches.arrays.items():
             values[:] = sac.minibatches.arrays[name]
         algorithm.update(algorithm.updates, slice(0, 16), algorithm.noise)
-    assert torch.equal(sac.step.arena.parameters, other.step.arena.parameters)
+    assert torch.equal(sac.learner.step.arena.parameters, other.learner.step.arena.parameters)
     assert torch.equal(sac.target_parameters, other.target_parameters) and sac.updates == other.updates
 
 

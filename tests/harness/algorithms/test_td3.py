@@ -131,12 +131,12 @@ def test_actor_and_targets_follow_every_so_many_updates(tmp_path: Path) -> None:
     delayed = []
     for number in range(6):
         td3.minibatches.draw(number, np.random.default_rng(number).random((1, 16)))
-        actor, targets = td3.actor_step.arena.parameters.clone(), td3.targets.state_dict()
+        actor, targets = td3.actor.step.arena.parameters.clone(), td3.targets.state_dict()
         before = {name: value.clone() for name, value in targets.items()}
-        critics = td3.critic_step.arena.parameters.clone()
+        critics = td3.critics.step.arena.parameters.clone()
         td3.update(number, slice(0, 16), td3.noise)
-        assert not torch.equal(critics, td3.critic_step.arena.parameters)
-        delayed.append(not torch.equal(actor, td3.actor_step.arena.parameters))
+        assert not torch.equal(critics, td3.critics.step.arena.parameters)
+        delayed.append(not torch.equal(actor, td3.actor.step.arena.parameters))
         for name, learned in td3.module.state_dict().items():
             expected = 0.9 * before[name] + 0.1 * learned if delayed[-1] else before[name]
             torch.testing.assert_close(td3.targets.state_dict()[name], expected)
@@ -162,9 +162,11 @@ def test_compiled_is_eager(tmp_path: Path) -> None:
     parameters = []
     for mode in ("off", "on"):
         td3 = make(tmp_path, f"compile.mode={mode}")
-        assert (td3.compiled is not None) == (td3.actor_compiled is not None) == (mode == "on"), td3.compile_reason
+        assert (
+            (td3.compiled is not None) == (td3.actor.compiled is not None) == (mode == "on")
+        ), td3.critics.compile_reason
         td3.iterate(0)
-        vectors = td3.critic_step.arena.parameters, td3.actor_step.arena.parameters, td3.target_parameters
+        vectors = td3.critics.step.arena.parameters, td3.actor.step.arena.parameters, td3.target_parameters
         parameters.append(torch.cat(vectors))
     start = make(tmp_path)
     vectors = start.critic_step.arena.parameters, start.actor_step.arena.parameters, start.target_parameters
@@ -201,8 +203,8 @@ def test_a_loaded_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
             values[:] = td3.minibatches.arrays[name]
         for number in (0, 1):
             algorithm.update(number, slice(0, 16), algorithm.noise)
-    assert torch.equal(td3.critic_step.arena.parameters, other.critic_step.arena.parameters)
-    assert torch.equal(td3.actor_step.arena.parameters, other.actor_step.arena.parameters)
+    assert torch.equal(td3.critics.step.arena.parameters, other.critics.step.arena.parameters)
+    assert torch.equal(td3.actor.step.arena.parameters, other.actor.step.arena.parameters)
     assert torch.equal(td3.target_parameters, other.target_parameters) and td3.updates == other.updates
 
 

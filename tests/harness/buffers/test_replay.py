@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.algorithms.common.off_policy import frames_of
 from harness.buffers.minibatches import Minibatches
 from harness.buffers.replay import GOES_ON, Replay, bytes_of
+from harness.buffers.replay_memory import frames_of
 from harness.envs import EnvSettings, make_environments
 from harness.envs.backends.base import StepResult
 from harness.envs.vectors import Share

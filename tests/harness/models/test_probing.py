@@ -179,7 +179,7 @@ def test_minibatches_of_one_sample_are_learned_from_as_they_are() -> None:
     envs = make_environments(config.env, 0, 1)
     nothing = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
     ppo: Any = algorithm_class("ppo")(Context(config, Alone(), CPU, PhaseTimer(), envs, nothing))
-    ppo.collect(0)
+    ppo.collector.collect(0)
     parts, counts = ppo.minibatch_plan(0, 0)
     assert set(counts) == {1}
     centres, scales = ppo.advantage_moments([parts])

@@ -212,7 +212,7 @@ def test_what_cannot_be_trained_is_refused_with_the_reason():
 
 
 def test_a_launcher_whose_ranks_are_unknown_here_is_refused_rather_than_each_rank_training_alone(monkeypatch):
-    from harness.training.distributed_trainer import own_world
+    from harness.training.trainer_arguments import own_world
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="start ranks by horovodrun, mpirun, srun"):

@@ -61,16 +61,19 @@ def the_same_kernels_each_time() -> Any:
 
 
 def assert_close(one: PPO, other: PPO, start: torch.Tensor, bound: float) -> None:
-    moved = torch.linalg.vector_norm(one.step.arena.parameters - start)
-    apart = torch.linalg.vector_norm(one.step.arena.parameters - other.step.arena.parameters)
+    moved = torch.linalg.vector_norm(one.learner.step.arena.parameters - start)
+    apart = torch.linalg.vector_norm(one.learner.step.arena.parameters - other.learner.step.arena.parameters)
     assert moved > 0.05 and apart <= bound * moved
-    assert one.precision.state() == other.precision.state()
-    assert (one.step.gradient_steps, one.step.skipped_steps) == (other.step.gradient_steps, other.step.skipped_steps)
+    assert one.learner.precision.state() == other.learner.precision.state()
+    assert (one.learner.step.gradient_steps, one.learner.step.skipped_steps) == (
+        other.learner.step.gradient_steps,
+        other.learner.step.skipped_steps,
+    )
 
 
 def same_rollout(ppos: list[PPO], iteration: int) -> None:
     """What the first collects is what all of them have."""
-    ppos[0].collect(iteration)
+    ppos[0].collector.collect(iteration)
     for other in ppos[1:]:
         for name in ("observations", "actions", "log_probs", "values", "advantages", "returns"):
             getattr(other.rollout, name)[:] = getattr(ppos[0].rollout, name)
@@ -84,10 +87,10 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
     fp16 = ["precision.initial_scale=1048576.0", "precision.growth_interval=5"] if kind == "fp16" else []
     graphs = make(tmp_path, f"precision.kind={kind}", *fp16)
     eager, host = (make(tmp_path, f"precision.kind={kind}", "compile.capture=false", *fp16) for _ in range(2))
-    host.steps = host.make_steps(on_device=False)
+    host.loop = host.learner.make_loop(host.kl_stop, on_device=False)
     assert graphs.notices() == GRAPHS
-    start = host.step.arena.parameters.clone()
-    assert torch.equal(graphs.step.arena.parameters, start), "making the graphs leaves no trace"
+    start = host.learner.step.arena.parameters.clone()
+    assert torch.equal(graphs.learner.step.arena.parameters, start), "making the graphs leaves no trace"
     found: dict[PPO, dict[str, float]] = {}
     for iteration in range(3):
         same_rollout([graphs, eager, host], iteration)
@@ -96,14 +99,14 @@ def test_graphs_do_what_their_kernels_do_one_by_one_and_what_the_host_would_deci
     for other in (eager, host):
         assert_close(graphs, other, start, bound)
         assert found[graphs] == pytest.approx(found[other], rel=0.05, abs=1e-2, nan_ok=True)
-    assert graphs.step.gradient_steps + graphs.step.skipped_steps == 3 * 16
-    assert (graphs.step.skipped_steps > 0) == (kind == "fp16")
+    assert graphs.learner.step.gradient_steps + graphs.learner.step.skipped_steps == 3 * 16
+    assert (graphs.learner.step.skipped_steps > 0) == (kind == "fp16")
 
 
 def test_two_graphs_around_a_reduce_do_what_one_does(tmp_path: Path) -> None:
     one, two = make(tmp_path), make(tmp_path, communicator=OfTwo())
     assert two.notices()[1] == "gradient and update two CUDA graphs"
-    start = one.step.arena.parameters.clone()
+    start = one.learner.step.arena.parameters.clone()
     same_rollout([one, two], 0)
     one.update(0), two.update(0)
     assert_close(one, two, start, 1e-3)
@@ -111,12 +114,12 @@ def test_two_graphs_around_a_reduce_do_what_one_does(tmp_path: Path) -> None:
 
 def test_a_stop_on_kl_inside_a_graph_is_the_hosts(tmp_path: Path) -> None:
     graphs, host = (make(tmp_path, "algorithm.target_kl=0.001", "optimizer.lr=0.002") for _ in range(2))
-    host.steps = host.make_steps(on_device=False)
-    start = host.step.arena.parameters.clone()
+    host.loop = host.learner.make_loop(host.kl_stop, on_device=False)
+    start = host.learner.step.arena.parameters.clone()
     same_rollout([graphs, host], 0)
     ours, theirs = graphs.update(0), host.update(0)
     assert ours["gradient_steps"] == theirs["gradient_steps"] < 16
-    assert graphs.learning_rate.value == host.learning_rate.value
+    assert graphs.learner.learning_rate.value == host.learner.learning_rate.value
     assert_close(graphs, host, start, 1e-2)
 
 
@@ -128,22 +131,22 @@ def test_graphs_go_on_from_a_state_that_was_loaded(name: str, tmp_path: Path) ->
     assert ("kernel by kernel" in graphs.notices()[1]) == (name == "adagrad")
     eager.iterate(0)
     graphs.iterate(0)
-    start = eager.step.arena.parameters.clone()
+    start = eager.learner.step.arena.parameters.clone()
     graphs.load_state(eager.state())
-    assert torch.equal(graphs.step.arena.parameters, start)
+    assert torch.equal(graphs.learner.step.arena.parameters, start)
     same_rollout([eager, graphs], 1)
     eager.update(1), graphs.update(1)
-    moved = torch.linalg.vector_norm(eager.step.arena.parameters - start)
-    apart = torch.linalg.vector_norm(eager.step.arena.parameters - graphs.step.arena.parameters)
+    moved = torch.linalg.vector_norm(eager.learner.step.arena.parameters - start)
+    apart = torch.linalg.vector_norm(eager.learner.step.arena.parameters - graphs.learner.step.arena.parameters)
     assert moved > 0 and apart <= 2e-2 * moved
-    assert eager.precision.state() == graphs.precision.state()
+    assert eager.learner.precision.state() == graphs.learner.precision.state()
 
 
 def test_a_compiled_gradient_below_the_graphs(tmp_path: Path) -> None:
     compiled, graphs = make(tmp_path, "compile.mode=on"), make(tmp_path)
     assert compiled.notices()[0] == "gradient compiled (compile.mode = on)"
     assert compiled.notices()[1:] == GRAPHS[1:]
-    start = graphs.step.arena.parameters.clone()
+    start = graphs.learner.step.arena.parameters.clone()
     same_rollout([graphs, compiled], 0)
     graphs.update(0), compiled.update(0)
     assert_close(graphs, compiled, start, 1e-2)

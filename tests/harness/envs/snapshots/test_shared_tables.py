@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from harness.envs import EnvSettings, make_environments
-from harness.envs.snapshots.snapshot import LARGE_BYTES, LARGE_ITEMS, Snapshots, put_back
+from harness.envs.snapshots.large_values import LARGE_BYTES, LARGE_ITEMS
+from harness.envs.snapshots.snapshot import Snapshots, put_back
 from harness.lifecycle.checkpoints.serialization import as_arrays, as_tensors
 from harness.run.checkpointer import MUCH, bytes_in
 

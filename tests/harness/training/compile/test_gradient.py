@@ -48,15 +48,15 @@ def fifty_steps(ppo: PPO, stored: PPO) -> tuple[torch.Tensor, torch.Tensor]:
     """Parameters before and after 50 minibatches of what `stored` has collected."""
     for name, values in ppo.data.items():
         values.copy_(stored.data[name])
-    start = ppo.step.arena.parameters.clone()
+    start = ppo.learner.step.arena.parameters.clone()
     plan = [ppo.minibatch_plan(0, epoch)[0] for epoch in range(13)]
     for part in [part for parts in plan for part in parts][:50]:
         advantages = stored.data["advantages"].numpy()[part]
-        ppo.gradient(part, (0.2, float(advantages.mean()), float(advantages.std())), 1.0)
-        ppo.step.reduce()
-        ppo.step.apply()
-    assert ppo.step.gradient_steps == 50
-    return start, ppo.step.arena.parameters
+        ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, float(advantages.mean()), float(advantages.std())))
+        ppo.learner.step.reduce()
+        ppo.learner.step.apply()
+    assert ppo.learner.step.gradient_steps == 50
+    return start, ppo.learner.step.arena.parameters
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_fifty_compiled_steps_are_fifty_eager_ones(env: str, kind: str, bound: f
     eager, compiled = (
         make(tmp_path, f"compile.mode={mode}", f"precision.kind={kind}", env=env) for mode in ("off", "on")
     )
-    assert eager.compiled is None and compiled.compiled is not None, compiled.compile_reason
+    assert eager.compiled is None and compiled.compiled is not None, compiled.learner.compile_reason
     stored = make(tmp_path, "compile.mode=off", env=env)
-    stored.collect(0)
+    stored.collector.collect(0)
     start, one = fifty_steps(eager, stored)
     same_start, other = fifty_steps(compiled, stored)
     assert torch.equal(start, same_start)
@@ -86,14 +86,14 @@ def test_two_compiled_losses_of_different_sizes_do_not_disturb_each_other(tmp_pa
     first, second = make(tmp_path, *uneven), make(tmp_path, *uneven, "network.hidden=[16]")
     for ppo in (first, second, first):
         assert ppo.compiled is not None and len(ppo.compiled.functions) > 1
-        ppo.collect(0)
+        ppo.collector.collect(0)
         for part in ppo.minibatch_plan(0, 0)[0]:
-            ppo.gradient(part, (0.2, 0.0, 1.0), 1.0)
-            compiled = ppo.step.arena.wire.clone()
-            ppo.compiled, kept = None, ppo.compiled
-            ppo.gradient(part, (0.2, 0.0, 1.0), 1.0)
-            ppo.compiled = kept
-            torch.testing.assert_close(compiled, ppo.step.arena.wire, rtol=1e-3, atol=1e-5)
+            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0))
+            compiled = ppo.learner.step.arena.wire.clone()
+            ppo.learner.compiled, kept = None, ppo.learner.compiled
+            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0))
+            ppo.learner.compiled = kept
+            torch.testing.assert_close(compiled, ppo.learner.step.arena.wire, rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_compiled_is_eager_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_what_cannot_be_compiled_is_eager_and_says_why(tmp_path: Path, monkeypat
 
 def test_auto_compiles_runs_that_are_long_enough(tmp_path: Path) -> None:
     need(shutil.which("g++"), "a C++ compiler, g++")
-    auto, step = CompileSettings(), make(tmp_path, "compile.mode=off").step
+    auto, step = CompileSettings(), make(tmp_path, "compile.mode=off").learner.step
     assert wants_compiling(auto, 15_000, step)[0] and not wants_compiling(auto, 14_999, step)[0]
     assert wants_compiling(CompileSettings(mode="on"), 1, step) == (True, "compile.mode = on")
     assert wants_compiling(CompileSettings(mode="off"), 10**9, step) == (False, "compile.mode = off")
