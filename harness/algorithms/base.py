@@ -100,11 +100,12 @@ class Algorithm(ABC):
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-        """BadInput, before anything starts, where it cannot act in these spaces or its network cannot be built."""
+        """BadInput, before anything starts, where a network of the user's own cannot be built for these spaces, which
+        the settings' `check_spaces` has found good. Called where there is such a network or algorithm alone."""
 
     @classmethod
     def check_data(cls, config: RunConfig, ranks: int) -> None:
-        """BadInput, before anything starts, where it has no environment and what it learns from does not do."""
+        """As `check`, without an environment and after the settings' `check_data`."""
 
     @classmethod
     def check_ranks(cls, config: RunConfig, communicator: Communicator) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from harness.envs.inspection import check_environment
     from harness.envs.normalization import RunningMoments
     from harness.envs.settings import EnvSettings
-    from harness.envs.vectors import Environments, Share, make_environments, share_of
+    from harness.envs.share import Share, share_of
+    from harness.envs.vectors import Environments, make_environments
 
 __all__ = [
     "EnvSettings",
@@ -32,11 +33,13 @@ __all__ = [
 HOMES = {
     "EnvSettings": "settings",
     "RunningMoments": "normalization",
+    "Share": "share",
     "StepResult": "backends.base",
     "check_environment": "inspection",
     "choose_backend": "backends.selection",
     "make_environment": "factory",
     "play_episodes": "evaluation",
+    "share_of": "share",
 }
 
 

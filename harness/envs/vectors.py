@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,7 @@ from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.selection import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
 from harness.envs.settings import EnvSettings
-from harness.errors import BadInput
-
-
-@dataclass(frozen=True)
-class Share:
-    """The environments `first … first + count - 1` of `total`."""
-
-    first: int
-    count: int
-    total: int
-
-    @property
-    def slice(self) -> slice:
-        return slice(self.first, self.first + self.count)
-
-
-def share_of(total: int, rank: int, size: int) -> Share:
-    """Rank `rank`'s share: shares differ by at most one, and lie in the order of the ranks."""
-    if total < size:
-        raise BadInput(f"env.count must be at least the number of ranks, {size}, so that none is idle; got {total}")
-    each, more = divmod(total, size)
-    return Share(rank * each + min(rank, more), each + (rank < more), total)
+from harness.envs.share import Share, share_of
 
 
 def observation_dtype(space: spaces.Box, normalized: bool = False) -> np.dtype:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.algorithms import algorithm_class
-from harness.distributed.world import World
+from harness.algorithms import algorithm_class, is_users
 from harness.envs import share_of
 from harness.envs.backends.selection import check_backend
 from harness.envs.inspection import close_spare, inspect_environment, inspected
@@ -15,6 +15,9 @@ from harness.lifecycle.lock import check_free
 from harness.lifecycle.result import Result, read_result
 from harness.lifecycle.run_directory import check_same_run, decisions, differing_keys, same_budget
 from harness.schema import RunConfig
+
+if TYPE_CHECKING:
+    from harness.distributed.world import World
 
 
 def default_run_dir(config: RunConfig) -> Path:
@@ -30,7 +33,9 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
         share_of(config.env.count, 0, ranks)
         try:
             found = inspect_environment(config.env)
-            algorithm_class(config.algorithm.name).check(config, found.observation_space, found.action_space)
+            config.algorithm.check_spaces(config, found.observation_space, found.action_space)
+            if has_users_code(config):
+                algorithm_class(config.algorithm.name).check(config, found.observation_space, found.action_space)
             check_backend(config.env)
         except BaseException:
             close_spare()
@@ -38,7 +43,14 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
         if not keeps:
             close_spare()
     else:
-        algorithm_class(config.algorithm.name).check_data(config, ranks)
+        config.algorithm.check_data(config, ranks)
+        if has_users_code(config):
+            algorithm_class(config.algorithm.name).check_data(config, ranks)
+
+
+def has_users_code(config: RunConfig) -> bool:
+    """Whether a network or an algorithm of the user's own has to be tried: that alone needs torch."""
+    return config.network.class_ is not None or is_users(config.algorithm.name)
 
 
 def with_decisions(config: RunConfig, run_dir: Path, world: World, resume: str = "auto") -> RunConfig:
