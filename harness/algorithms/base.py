@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.envs import Environments
     from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
+    from harness.run.stopping import StopReason
     from harness.schema import RunConfig
 
 
@@ -74,7 +75,7 @@ class Iteration:
     env_steps: int
     gradient_steps: int
     metrics: dict[str, float]
-    cut: int | None = None
+    cut: StopReason | None = None
     """Why the ranks agreed, by `Context.listen`, to end before it was over; what it has made is in the algorithm's
     state, and the next call makes the rest. None: it is whole."""
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.envs.backends.base import StepResult
     from harness.envs.backends.selection import choose_backend
-    from harness.envs.evaluation import play_episodes
     from harness.envs.factory import make_environment
     from harness.envs.inspection import check_environment
     from harness.envs.normalization import RunningMoments
+    from harness.envs.players import play_episodes
     from harness.envs.settings import EnvSettings
     from harness.envs.share import Share, share_of
     from harness.envs.vectors import Environments, make_environments
@@ -38,7 +38,7 @@ HOMES = {
     "check_environment": "inspection",
     "choose_backend": "backends.selection",
     "make_environment": "factory",
-    "play_episodes": "evaluation",
+    "play_episodes": "players",
     "share_of": "share",
 }
 
