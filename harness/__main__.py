@@ -69,13 +69,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace) -> int:
     from harness.api import train as train_run
+    from harness.cluster.handshake import Handshake
     from harness.config import load_run_config
-    from harness.lifecycle.elastic import is_elastic
     from harness.lifecycle.result import read_result
     from harness.reporting.summary import summary
     from harness.run.checks import default_run_dir
 
-    config = load_run_config(arguments.config, arguments.overrides)
+    config, handshake = load_run_config(arguments.config, arguments.overrides), Handshake.read(os.environ)
     output = arguments.output or default_run_dir(config)
     names = ("ranks", "elastic", "hostfile", "launcher", "resume")
     before, written = read_result(output), time_of(output / "result.json")
@@ -94,9 +94,9 @@ def train(arguments: argparse.Namespace) -> int:
         print(summary(result, output), flush=True)
         if before == result:
             print("it was finished already, and nothing was trained: --resume never begins it anew", flush=True)
-    if is_elastic(os.environ):
+    if handshake.elastic:
         return 0  # to Horovod, any other code is a rank that was lost
-    if result.status == "stopped" and os.environ.get("HARNESS_HAS_PARENT"):
+    if result.status == "stopped" and handshake.has_parent:
         return 0  # the parent reads the result; for any other code mpirun takes seconds to end the other ranks
     return result.exit_code
 

@@ -11,7 +11,6 @@ from harness.errors import BadInput
 from harness.lifecycle.result import Result
 from harness.run.checks import check, default_run_dir, finished
 from harness.run.supervisor import default_launcher, train_on_ranks
-from harness.run.train import train as train_here
 from harness.schema import RunConfig
 
 
@@ -47,6 +46,8 @@ def train(
         for name, value in (("hostfile", hostfile), ("launcher", launcher)):
             if value is not None:
                 raise BadInput(f"--{name} is for --ranks N, which is missing")
+        from harness.run.train import train as train_here  # needs torch, which a parent does not
+
         return train_here(config, run_dir, resume)
     check(config, ranks)
     done = finished(run_dir, config, resume)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from harness.algorithms import algorithm_class
+from harness.algorithms import settings_class
 from harness.errors import BadInput
 from harness.schema import RunConfig
 from harness.settings import apply_overrides, load_toml, unknown_key, validate
@@ -23,7 +23,7 @@ def resolve(table: Mapping[str, Any], source: str = "") -> RunConfig:
     for key in table:
         if key not in known:
             raise BadInput(unknown_key(key, known) + (f" ({source})" if source else ""))
-    settings = algorithm_class(section["name"]).Settings
+    settings = settings_class(section["name"])
     table["algorithm"] = validate(settings, section, source, "algorithm")
     return validate(RunConfig, table, source)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.run.stopping import StopReason
+
 
 class BadInput(Exception):
     """A setting, file or argument that cannot be used: one line that names it, its value and what it may be. Exit
@@ -24,8 +29,7 @@ class RanksDisagree(Exception):
 class StopHere(Exception):
     """The ranks agreed, all at the same place, to end the run in the middle of something that can last."""
 
-    def __init__(self, reason: int) -> None:
-        """`reason`: of those that the run's loop knows."""
+    def __init__(self, reason: StopReason) -> None:
         self.reason = reason
 
 

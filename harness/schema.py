@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 import tomli_w
@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from harness.envs.settings import EnvSettings
 from harness.settings import Names, Settings, table_of
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
 
 class RunSettings(Settings):
@@ -133,6 +136,13 @@ class AlgorithmSettings(Settings):
 
     def check(self, config: RunConfig) -> None:
         """Refuses (ValueError, one line) sections that do not fit this algorithm, before anything starts."""
+
+    def check_spaces(self, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        """Refuses (BadInput) spaces that it cannot act in, before anything starts. Like all here it needs no torch: a
+        network of the user's own is tried by the algorithm's class, see `Algorithm.check`."""
+
+    def check_data(self, config: RunConfig, ranks: int) -> None:
+        """Refuses (BadInput), where there is no environment, what cannot be learned from on so many ranks."""
 
     def for_acting(self) -> AlgorithmSettings:
         """The same without what learning alone needs, for a policy that is only to act."""

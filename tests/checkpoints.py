@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.checkpoints.checkpoint import Checkpoint
-from harness.lifecycle.checkpoints.checksums import write_tensors
+from harness.lifecycle.checkpoints.serialization import write_tensors
 
 
 def save(directory: Path, env_steps: int, state: dict[str, Any], progress: dict[str, Any], **more: Any) -> Path:

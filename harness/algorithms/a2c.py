@@ -6,40 +6,19 @@ It is PPO without what makes a rollout last for several steps: no ratio, no clip
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.on_policy import OnPolicy, OnPolicySettings
+from harness.algorithms.common.on_policy import OnPolicy
+from harness.algorithms.settings.on_policy import A2CSettings
 from harness.training.updates import Minibatch
-
-if TYPE_CHECKING:
-    from harness.schema import RunConfig
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy")
 NUMBERS = ("centre", "scale")
 """What a rollout has beside its samples: what centres and scales its advantages."""
 STEPS_OF_AN_ITERATION = 250
 """Environment steps that an iteration has at least: several rollouts, where they are short."""
-
-
-class A2CSettings(OnPolicySettings):
-    name: Literal["a2c"]
-    """Advantage actor-critic."""
-    rollout_steps: int = Field(5, ge=1)
-    """Steps of each environment between updates (t_max)."""
-    gae_lambda: float = Field(1.0, ge=0, le=1)
-    """λ of generalised advantage estimation (Schulman et al. 2016): how far ahead an advantage looks before it trusts
-    the value estimate. 1, as in the paper: returns up to the end of the rollout, less the value; 0: one step."""
-    normalize_advantages: bool = False
-    """Centre and scale the advantages of each rollout, over all ranks."""
-
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        if config.optimizer.schedule == "kl_adaptive":
-            raise ValueError("optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence: a2c has none")
 
 
 class A2C(OnPolicy):

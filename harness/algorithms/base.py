@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.envs import Environments
     from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
+    from harness.run.stopping import StopReason
     from harness.schema import RunConfig
     from harness.training.learner import Learner
 
@@ -81,7 +82,7 @@ class Iteration:
     env_steps: int
     gradient_steps: int
     metrics: dict[str, float]
-    cut: int | None = None
+    cut: StopReason | None = None
     """Why the ranks agreed, by `Context.listen`, to end before it was over; what it has made is in the algorithm's
     state, and the next call makes the rest. None: it is whole."""
 
@@ -107,11 +108,12 @@ class Algorithm(ABC):
 
     @classmethod
     def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-        """BadInput, before anything starts, where it cannot act in these spaces or its network cannot be built."""
+        """BadInput, before anything starts, where a network of the user's own cannot be built for these spaces, which
+        the settings' `check_spaces` has found good. Called where there is such a network or algorithm alone."""
 
     @classmethod
     def check_data(cls, config: RunConfig, ranks: int) -> None:
-        """BadInput, before anything starts, where it has no environment and what it learns from does not do."""
+        """As `check`, without an environment and after the settings' `check_data`."""
 
     @classmethod
     def check_ranks(cls, config: RunConfig, communicator: Communicator) -> None:

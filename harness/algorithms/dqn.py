@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import Field
 from torch import nn
 from torch.nn.functional import huber_loss
 
 from harness.acting.greedy import Greedy
 from harness.algorithms.base import Context
-from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
+from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy
+from harness.algorithms.settings.off_policy import DQNSettings
 from harness.buffers.prioritized import PrioritizedReplay
 from harness.buffers.replay import Replay
 from harness.buffers.replay_memory import frames_of
@@ -39,56 +39,6 @@ if TYPE_CHECKING:
 
 STATISTICS = ("loss", "q_mean", "td_error")
 """Means over a minibatch: the loss; the values of the actions taken; how far they are from their targets."""
-
-
-class DQNSettings(OffPolicySettings):
-    name: Literal["dqn"]
-    """Deep Q-learning."""
-    target_update_interval: int = Field(1_000, ge=1)
-    """Environment steps, over all environments, between copies of the network to the target network; they are made at
-    the end of a round's steps (C of the paper's algorithm 1)."""
-    exploration_fraction: float = Field(0.1, ge=0, le=1)
-    """Fraction of the run over which ε falls in a straight line."""
-    exploration_initial_eps: float = Field(1.0, ge=0, le=1)
-    """ε at the start: the probability of a random action."""
-    exploration_final_eps: float = Field(0.05, ge=0, le=1)
-    """ε from there on."""
-    max_grad_norm: float | None = Field(10.0, gt=0)
-    """2-norm that the agreed gradient is clipped to."""
-    double: bool = False
-    """The next action is the one that the network prefers, with the value that the target network gives it."""
-    dueling: bool = False
-    """A network with a stream for the state's value and one for the actions' advantages."""
-    n_steps: int = Field(1, ge=1)
-    """Rewards that a target is made of before it bootstraps (n)."""
-    prioritized: bool = False
-    """Draw transitions in proportion to their last errors, rather than evenly."""
-    priority_exponent: float = Field(0.6, ge=0, le=1)
-    """α of prioritized replay: 0 draws evenly."""
-    importance_exponent: float = Field(0.4, ge=0, le=1)
-    """β of prioritized replay at the start; it rises to 1 over the run."""
-    quantiles: int = Field(0, ge=0)
-    """Quantiles of the return that QR-DQN learns for each action (N); 0: its mean alone, as in DQN."""
-
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        assert config.env is not None
-        if self.dueling and config.network.class_ is not None:
-            raise ValueError("algorithm.dueling must be false with network.class, whose streams are its own")
-        if self.dueling and not config.network.hidden:
-            raise ValueError("network.hidden must have a layer with algorithm.dueling, got []")
-        least = config.env.count * 2 * self.n_steps
-        if self.buffer_size < least:
-            raise ValueError(
-                f"algorithm.buffer_size must be at least 2 * n_steps * env.count = {least}, got {self.buffer_size}"
-            )
-        assert config.run.steps is not None
-        collected = self.collected(config.run.steps)
-        if least > collected:
-            raise ValueError(
-                f"algorithm.n_steps must be at most {collected // (2 * config.env.count)}, or run.steps = "
-                f"{config.run.steps} is over before anything is learned; got {self.n_steps}"
-            )
 
 
 class DQN(OffPolicy):

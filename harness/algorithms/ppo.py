@@ -7,48 +7,16 @@ agreed, and the KL stop looks at the KL of all ranks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
 import torch
-from pydantic import Field
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.on_policy import OnPolicy, OnPolicySettings
+from harness.algorithms.common.on_policy import OnPolicy
+from harness.algorithms.settings.on_policy import PPOSettings
 from harness.training.updates import Minibatch
-
-if TYPE_CHECKING:
-    from harness.schema import RunConfig
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 NUMBERS = ("clip", "centre", "scale")
 """What a minibatch has beside its samples: ε, and what centres and scales its advantages."""
-
-
-class PPOSettings(OnPolicySettings):
-    name: Literal["ppo"]
-    """Proximal policy optimisation."""
-    minibatch_size: int = Field(256, ge=1)
-    """Samples of a minibatch, over all ranks; a rollout is cut into the whole number of minibatches nearest to it."""
-    epochs: int = Field(4, ge=1)
-    """Passes over each rollout (K)."""
-    clip_range: float = Field(0.2, gt=0)
-    """ε: how far the probability ratio is followed."""
-    clip_schedule: Literal["constant", "linear"] = "constant"
-    """Whether ε stays, or falls to 0 over the run."""
-    clip_range_value: float | None = Field(None, gt=0)
-    """How far a value estimate may move from the rollout's; unset: as far as the loss says."""
-    target_kl: float | None = Field(None, gt=0)
-    """Ends a rollout's updates once the KL divergence from the policy that acted exceeds 1.5 times this."""
-
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        assert config.env is not None
-        samples = self.rollout_steps * config.env.count
-        if self.minibatch_size > samples:
-            raise ValueError(
-                f"algorithm.minibatch_size must be at most a rollout's samples, rollout_steps * env.count = {samples}, "
-                f"got {self.minibatch_size}"
-            )
 
 
 class PPO(OnPolicy):

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
+from harness.algorithms.common.off_policy_actor_critic import Continuous, lerp
+from harness.algorithms.settings.off_policy import SACSettings
 from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
 from harness.models.action_heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
@@ -35,30 +35,6 @@ LOG_STD_BOUNDS = -20.0, 2.0
 """Of the policy's deviations, as in the authors' code."""
 MEAN_BOUND = 2.0
 """gSDE: means beyond it, where tanh is flat, are brought back to it, as Raffin et al. do."""
-
-
-class SACSettings(ContinuousSettings):
-    name: Literal["sac"]
-    """Soft actor-critic."""
-    temperature: float | None = Field(None, gt=0)
-    """α, what the policy's entropy counts; unset: learned, so that the entropy is `target_entropy`."""
-    initial_temperature: float = Field(1.0, gt=0)
-    """α at the start where it is learned."""
-    target_entropy: float | None = None
-    """The entropy, in nats, that the temperature is learned for; unset: -1 for each dimension of an action."""
-    target_update_interval: int = Field(1, ge=1)
-    """Updates between those of the target networks."""
-    gsde: bool = False
-    """State-dependent exploration, whose noise is a function of the state's features."""
-    sde_sample_freq: int | None = Field(None, ge=1)
-    """gsde: steps after which each environment's noise matrix is drawn anew; unset: once a round."""
-    log_std_init: float = -3.0
-    """gsde: log of the noise's deviations at the start."""
-
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        if self.gsde and not config.network.hidden:
-            raise ValueError("network.hidden must have a layer with algorithm.gsde, got []")
 
 
 class Networks(ActorCritics):

@@ -11,27 +11,19 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 from torch.utils.data import BatchSampler, RandomSampler
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
-from harness.algorithms.common.datasets import (
-    DIGITS,
-    DIGITS_SHAPE,
-    DIGITS_TRAINING_SAMPLES,
-    Samples,
-    load_datasets,
-    make_loader,
-)
+from harness.algorithms.common.datasets import Samples, load_datasets, make_loader
+from harness.algorithms.settings.supervised import DIGITS, DIGITS_SHAPE, SupervisedSettings
 from harness.errors import BadInput, StopHere
 from harness.models.classifier import make_classifier
 from harness.randomness import generator
-from harness.schema import AlgorithmSettings
 from harness.settings import named_object
 from harness.training.batchnorm import agree_on_buffers
 from harness.training.distributed_trainer import DistributedTrainer
@@ -70,40 +62,6 @@ class Remaining(BatchSampler):
         return super().__len__() - self.left_out
 
 
-class SupervisedSettings(AlgorithmSettings):
-    name: Literal["supervised"]
-    dataset: str = "digits"
-    """`digits` (8x8 images that come with scikit-learn), or a function of your own, `module:function`, that returns the
-    training, validation and test splits: each (inputs, targets) as arrays, or a Dataset of such pairs."""
-    epochs: int = Field(30, ge=1)
-    """Passes over the training split; this is the run's budget, run.steps is not."""
-    batch_size: int = Field(64, ge=1)
-    """Samples of a step, over all ranks; the last batch of an epoch may have fewer."""
-    augment: bool = False
-    """Turn and shift each training image a little, anew in each epoch."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of a target's probability that is spread over all classes."""
-    max_grad_norm: float | None = Field(None, gt=0)
-    """2-norm that the agreed gradient is clipped to."""
-    batch_norm: Literal["global", "local"] = "global"
-    """Whether BatchNorm normalises over the batch of all ranks, or each rank over its own share."""
-
-    def check(self, config: RunConfig) -> None:
-        if config.env is not None:
-            raise ValueError("env must be absent: supervised learns from algorithm.dataset")
-        if config.run.steps is not None:
-            raise ValueError("run.steps must be absent: the budget of supervised is algorithm.epochs")
-        if config.optimizer.schedule == "kl_adaptive":
-            raise ValueError("optimizer.schedule = 'kl_adaptive' needs a policy, which supervised has none of")
-        if self.dataset != "digits" and ":" not in self.dataset:
-            raise ValueError(f"algorithm.dataset must be 'digits' or module:function, got {self.dataset!r}")
-        if self.dataset == "digits" and self.batch_size > DIGITS_TRAINING_SAMPLES:
-            raise ValueError(
-                f"algorithm.batch_size must be at most the {DIGITS_TRAINING_SAMPLES} training samples, "
-                f"got {self.batch_size}"
-            )
-
-
 class Supervised(Algorithm):
     Settings = SupervisedSettings
 
@@ -111,13 +69,9 @@ class Supervised(Algorithm):
     def check_data(cls, config: RunConfig, ranks: int) -> None:
         settings = config.algorithm
         assert isinstance(settings, SupervisedSettings)
-        if settings.batch_size < ranks:
-            raise BadInput(f"algorithm.batch_size must be at least the {ranks} ranks, got {settings.batch_size}")
         user_class = named_object(config.network.class_, "network.class") if config.network.class_ else None
         if settings.dataset == "digits":
             make_classifier(config.network, DIGITS_SHAPE, DIGITS, user_class)
-        else:  # what it returns may be large: it is the ranks that load it
-            named_object(settings.dataset, "algorithm.dataset")
 
     def __init__(self, context: Context) -> None:
         config, settings = context.config, context.config.algorithm

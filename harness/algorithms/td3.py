@@ -6,14 +6,14 @@ algorithm 1, with targets from the lesser of two critics (equation 10), smoothed
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.off_policy_actor_critic import Continuous, ContinuousSettings, lerp
+from harness.algorithms.common.off_policy_actor_critic import Continuous, lerp
+from harness.algorithms.settings.off_policy import TD3Settings
 from harness.distributed.arena import Arena
 from harness.models.actor_critics import ActorCritics
 from harness.training.compile.gradient import Batch
@@ -24,19 +24,6 @@ CRITIC_STATISTICS = ("critic_loss", "q_mean")
 ACTOR_STATISTICS = ("actor_loss",)
 KINDS = ("optimizer", "learning_rate", "precision")
 """Of a learner's state, beside its module's."""
-
-
-class TD3Settings(ContinuousSettings):
-    name: Literal["td3"]
-    """Twin delayed deep deterministic policy gradient."""
-    policy_delay: int = Field(2, ge=1)
-    """Updates of the critics to one of the actor and the target networks (d)."""
-    target_policy_noise: float = Field(0.2, ge=0)
-    """Deviation of the noise on the target's actions, which lie in [-1, 1] (σ~)."""
-    target_noise_clip: float = Field(0.5, ge=0)
-    """What that noise is clipped to (c)."""
-    action_noise: float = Field(0.1, ge=0)
-    """Deviation of the normal noise that explores, on actions in [-1, 1] (σ)."""
 
 
 class TD3(Continuous):

@@ -19,9 +19,11 @@ from harness.config import resolve
 from harness.distributed.world import World
 from harness.lifecycle.signals import StopRequests
 from harness.reporting import Progress, open_metrics
+from harness.run.attempt import Attempt
 from harness.run.checks import check
 from harness.run.loop import Run
-from harness.run.stopping import GO_ON
+from harness.run.stopping import StopReason
+from harness.run.summary import first_line, resolved
 
 LEAST_WARM_UP = 3
 """Iterations at least; compilation is part of them."""
@@ -42,7 +44,7 @@ def measure(
     communicator = world.start(settings.sync.path)
     algorithm_class(settings.algorithm.name).check_ranks(settings, communicator)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        run = Run(settings, Path(folder), world, communicator, requests)
+        run = Run(Attempt(settings, Path(folder), "never", world, requests))
         run.progress = Progress()
         run.metrics = open_metrics(run.run_dir, run.rank, settings.logging.tensorboard)
         try:
@@ -56,9 +58,9 @@ def measure(
                     repeat["floor"] = mean(communicator.gather_objects(floor.measure()))
                 found.append(repeat)
             return {
-                "line": run.first_line(),
+                "line": first_line(run),
                 "remarks": run.algorithm.notices(),
-                "config": run.resolved().to_table(),
+                "config": resolved(run).to_table(),
                 "ranks": communicator.size,
                 "environments": None if run.environments is None else run.environments.share.total,
                 "iterations": iterations,
@@ -74,7 +76,7 @@ def iterate(run: Run) -> None:
     """One iteration and all that follows it in a run, but evaluations; the budget begins anew where it ends."""
     if run.counters.iteration == run.algorithm.iterations:
         run.counters.iteration = 0
-    if run.account(run.iterate()) != GO_ON:  # agreed by all ranks
+    if run.account(run.iterate()) != StopReason.GO_ON:  # agreed by all ranks
         raise Stopped("stopped on request: nothing was measured")
 
 
@@ -141,4 +143,4 @@ def train(world: World, config: dict[str, Any]) -> dict[str, Any]:
     communicator = world.start(settings.sync.path)
     algorithm_class(settings.algorithm.name).check_ranks(settings, communicator)
     with StopRequests() as requests, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        return asdict(Run(settings, Path(folder), world, communicator, requests).go("never"))
+        return asdict(Run(Attempt(settings, Path(folder), "never", world, requests)).go())

@@ -4,26 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from harness.distributed.share import Share, split_evenly
 from harness.distributed.transports.base import Alone, Communicator
-
-
-@dataclass(frozen=True)
-class Share:
-    """The items `first … first + count - 1` of `total`: environments, or samples."""
-
-    first: int
-    count: int
-    total: int
-
-    @property
-    def slice(self) -> slice:
-        return slice(self.first, self.first + self.count)
-
-
-def split_evenly(total: int, rank: int, size: int) -> Share:
-    """Rank `rank`'s share: shares differ by at most one, and lie in the order of the ranks."""
-    each, more = divmod(total, size)
-    return Share(rank * each + min(rank, more), each + (rank < more), total)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.envs.backends.base import StepResult
     from harness.envs.backends.selection import choose_backend
-    from harness.envs.evaluation import play_episodes
     from harness.envs.factory import make_environment
     from harness.envs.inspection import check_environment
     from harness.envs.normalization import RunningMoments
+    from harness.envs.players import play_episodes
     from harness.envs.settings import EnvSettings
-    from harness.envs.vectors import Environments, Share, make_environments, share_of
+    from harness.envs.share import Share, share_of
+    from harness.envs.vectors import Environments, make_environments
 
 __all__ = [
     "EnvSettings",
@@ -32,11 +33,13 @@ __all__ = [
 HOMES = {
     "EnvSettings": "settings",
     "RunningMoments": "normalization",
+    "Share": "share",
     "StepResult": "backends.base",
     "check_environment": "inspection",
     "choose_backend": "backends.selection",
     "make_environment": "factory",
-    "play_episodes": "evaluation",
+    "play_episodes": "players",
+    "share_of": "share",
 }
 
 

@@ -17,11 +17,9 @@ from pathlib import Path
 import cloudpickle
 import gymnasium as gym
 
+from harness.cluster.handshake import REGISTERED
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
-
-REGISTERED = "HARNESS_REGISTERED"
-"""The variable by which ranks learn where their parent has written the registration."""
 
 
 def registration(settings: EnvSettings) -> bytes | None:

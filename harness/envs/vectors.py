@@ -8,20 +8,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from harness.distributed.mesh import Share, split_evenly
 from harness.distributed.transports.base import Communicator
 from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.selection import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
 from harness.envs.settings import EnvSettings
-from harness.errors import BadInput
-
-
-def share_of(total: int, rank: int, size: int) -> Share:
-    """Rank `rank`'s share of the environments: at least one."""
-    if total < size:
-        raise BadInput(f"env.count must be at least the number of ranks, {size}, so that none is idle; got {total}")
-    return split_evenly(total, rank, size)
+from harness.envs.share import Share, share_of
 
 
 def observation_dtype(space: spaces.Box, normalized: bool = False) -> np.dtype:

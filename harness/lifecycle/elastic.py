@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -31,11 +31,6 @@ class Membership:
 
     def on_hosts_updated(self, timestamp: float, update: Any) -> None:
         self.changed = True
-
-
-def is_elastic(env: Mapping[str, str]) -> bool:
-    """Whether Horovod's elastic launcher started this process."""
-    return env.get("HOROVOD_ELASTIC") == "1"
 
 
 def keep_going(attempt: Callable[[World, Membership], Outcome]) -> Outcome:

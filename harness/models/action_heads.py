@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn.functional import softplus
 
-from harness.errors import BadInput
+from harness.models.spaces import Choices, check_actions
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
@@ -58,9 +58,6 @@ class ActionHead(nn.Module):
     @abstractmethod
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         """The actions as the environment takes them."""
-
-
-Choices = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
 class CategoricalHead(ActionHead):
@@ -270,28 +267,16 @@ def state_dependent_variance(features: torch.Tensor, log_std: torch.Tensor) -> t
     return features.square() @ (2.0 * log_std).exp() + VARIANCE_FLOOR
 
 
-def check_bounds(space: spaces.Box, env_id: str, setting: str) -> None:
-    """BadInput where actions cannot be squashed, because the space has no bounds."""
-    if not (space.bounded_below.all() and space.bounded_above.all()):
-        raise BadInput(f"env.id = {env_id!r} has actions without bounds; {setting} squashes them to bounds")
-
-
 def make_action_head(
     space: spaces.Space, env_id: str, options: HeadOptions | None = None, features: int = 0, activation: str = "tanh"
 ) -> ActionHead:
     """`features`, `activation`: of a head with state-dependent exploration, which the network gives so many numbers."""
     options = options or HeadOptions()
+    check_actions(space, env_id, options.squash, options.gsde)
     if isinstance(space, spaces.Box):
-        if options.squash:
-            check_bounds(space, env_id, "algorithm.squash")
         if options.gsde:
             how = ACTIVATIONS[activation]()
             return StateDependentHead(space, features, how, options.squash, options.log_std_init)
         return GaussianHead(space, options.squash, options.log_std_init)
-    for name in ("squash", "gsde"):
-        if getattr(options, name):
-            raise BadInput(f"algorithm.{name} must be false: env.id = {env_id!r} has {space} actions, no Box")
-    if isinstance(space, Choices):
-        return CategoricalHead(space)
-    may_be = "they may be Discrete, MultiDiscrete, MultiBinary or a Box"
-    raise BadInput(f"env.id = {env_id!r} has {space} actions; {may_be}")
+    assert isinstance(space, Choices)
+    return CategoricalHead(space)

@@ -13,9 +13,10 @@ from torch import nn
 
 from harness.errors import BadInput
 from harness.models.action_heads import ACTIVATIONS, ActionHead, HeadOptions, StateDependentHead, make_action_head
-from harness.models.cnn import ActorCriticCNN, convolves
+from harness.models.cnn import ActorCriticCNN
 from harness.models.initialization import orthogonal_
 from harness.models.probing import probe, refuse_batch_statistics
+from harness.models.spaces import convolves
 
 if TYPE_CHECKING:
     from harness.envs import EnvSettings

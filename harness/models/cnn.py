@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
-from harness.errors import BadInput
 from harness.models.initialization import orthogonal_
-
-if TYPE_CHECKING:
-    from harness.schema import NetworkSettings
 
 FILTERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Channels, size and stride of the convolutions in Mnih et al. (2015), "Model architecture"."""
-SMALLEST = 36
-"""Pixels of the smallest height and width that they can be put to."""
-
-
-def convolves(settings: NetworkSettings, observation_space: spaces.Box) -> bool:
-    """Whether the network begins with convolutions; BadInput where `network.kind` asks for them in vain."""
-    image = is_image(observation_space)
-    if settings.kind == "cnn" and not image:
-        raise BadInput(
-            f"network.kind = 'cnn' is for images of three dimensions and at least {SMALLEST} x {SMALLEST} pixels, got "
-            f"observations of shape {observation_space.shape}; it may be 'auto' or 'mlp'"
-        )
-    return settings.kind == "cnn" or settings.kind == "auto" and image and observation_space.dtype == np.uint8
-
-
-def is_image(space: spaces.Box) -> bool:
-    return len(space.shape) == 3 and sorted(space.shape)[1] >= SMALLEST
 
 
 class Pixels(nn.Module):

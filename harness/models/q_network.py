@@ -11,9 +11,10 @@ from gymnasium import spaces
 from torch import nn
 
 from harness.errors import BadInput
-from harness.models.cnn import convolutions, convolves
+from harness.models.cnn import convolutions
 from harness.models.initialization import layers
 from harness.models.probing import probe, refuse_batch_statistics
+from harness.models.spaces import check_discrete, convolves
 
 if TYPE_CHECKING:
     from harness.envs import EnvSettings
@@ -91,8 +92,8 @@ def make_q_network(
 ) -> nn.Module:
     """The default network, or `user_class` where the settings name one, checked on one observation; BadInput where
     algorithm `name` cannot act in these spaces."""
-    if not isinstance(action_space, spaces.Discrete):
-        raise BadInput(f"env.id = {env.id!r} has {action_space} actions; with {name} they must be Discrete")
+    check_discrete(action_space, env.id, name)
+    assert isinstance(action_space, spaces.Discrete)
     actions = int(action_space.n)
     if user_class is None:
         if convolves(settings, observation_space):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harness.algorithms import Evaluation
 from harness.distributed.transports.base import Alone
-from harness.envs.evaluation import SeparateEnvironments, episode_seeds, longest_episode
+from harness.envs.evaluation import episode_seeds
+from harness.envs.limits import longest_episode
+from harness.envs.players import SeparateEnvironments
 from harness.policy.policy import Which, load_policy
 from harness.policy.video import film
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import BadInput
+from harness.cluster.handshake import Handshake
 from harness.files import append_json_line, read_json
 
 SUPERSEDED = "superseded"
@@ -30,18 +30,16 @@ class Trial:
     """Index of the seed, 0 … seeds - 1, not the seed itself."""
 
     @classmethod
+    def of(cls, handshake: Handshake) -> Trial | None:
+        """None outside a trial."""
+        if handshake.trial_dir is None:
+            return None
+        return cls(handshake.trial_dir, handshake.attempt, handshake.seed_index)
+
+    @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Trial | None:
         """None outside a trial; variables that are no numbers are `BadInput`."""
-        directory = env.get("HARNESS_TRIAL_DIR")
-        if not directory:
-            return None
-        numbers = {}
-        for name, default in (("HARNESS_ATTEMPT", "1"), ("HARNESS_SEED_INDEX", "0")):
-            text = env.get(name, default)
-            if not text.isdigit():
-                raise BadInput(f"{name} must be a whole number >= 0, got {text!r}")
-            numbers[name] = int(text)
-        return cls(Path(directory), numbers["HARNESS_ATTEMPT"], numbers["HARNESS_SEED_INDEX"])
+        return cls.of(Handshake.read(env))
 
     @property
     def seed_directory(self) -> Path:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.algorithms import algorithm_class
-from harness.distributed.sync import synchronizer_class
-from harness.distributed.world import World
+from harness.algorithms import algorithm_class, is_users
 from harness.envs import share_of
 from harness.envs.backends.selection import check_backend
 from harness.envs.inspection import close_spare, inspect_environment, inspected
@@ -16,6 +15,9 @@ from harness.lifecycle.lock import check_free
 from harness.lifecycle.result import Result, read_result
 from harness.lifecycle.run_directory import check_same_run, decisions, differing_keys, same_budget
 from harness.schema import RunConfig
+
+if TYPE_CHECKING:
+    from harness.distributed.world import World
 
 
 def default_run_dir(config: RunConfig) -> Path:
@@ -27,12 +29,17 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
     looked at stays open, for the run to take it."""
     if ranks < 1:
         raise BadInput(f"--ranks must be >= 1, got {ranks}")
-    synchronizer_class(config.sync, config.compression)
+    if (config.sync.kind, config.compression.kind) != ("allreduce", "none"):
+        from harness.distributed.sync import synchronizer_class  # torch, which a parent need not load otherwise
+
+        synchronizer_class(config.sync, config.compression)
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         try:
             found = inspect_environment(config.env)
-            algorithm_class(config.algorithm.name).check(config, found.observation_space, found.action_space)
+            config.algorithm.check_spaces(config, found.observation_space, found.action_space)
+            if has_users_code(config):
+                algorithm_class(config.algorithm.name).check(config, found.observation_space, found.action_space)
             check_backend(config.env)
         except BaseException:
             close_spare()
@@ -40,7 +47,14 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
         if not keeps:
             close_spare()
     else:
-        algorithm_class(config.algorithm.name).check_data(config, ranks)
+        config.algorithm.check_data(config, ranks)
+        if has_users_code(config):
+            algorithm_class(config.algorithm.name).check_data(config, ranks)
+
+
+def has_users_code(config: RunConfig) -> bool:
+    """Whether a network or an algorithm of the user's own has to be tried: that alone needs torch."""
+    return config.network.class_ is not None or is_users(config.algorithm.name)
 
 
 def with_decisions(config: RunConfig, run_dir: Path, world: World, resume: str = "auto") -> RunConfig:

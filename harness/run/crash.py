@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.cluster.place import Place, let_rank_0_speak_first
-from harness.distributed.world import World
+from harness.cluster.place import let_rank_0_speak_first
 from harness.errors import BadInput
-from harness.lifecycle.elastic import RanksChange, is_elastic
+from harness.lifecycle.elastic import RanksChange
 from harness.lifecycle.failures import made_of, record_failure
 from harness.lifecycle.result import Made, Result, failed_result
 from harness.lifecycle.watchdog import Hang
 from harness.reporting.summary import summary
+from harness.run.attempt import Attempt
 from harness.run.loop import Run
+from harness.run.summary import result
 from harness.schema import RunConfig
 from harness.text import one_line
-
-
-def is_watched(env: Mapping[str, str]) -> bool:
-    """Whether a parent or a search's driver watches the ranks."""
-    return "HARNESS_HAS_PARENT" in env or "HARNESS_TRIAL_DIR" in env
 
 
 def end_for(run_dir: Path, hang: Hang) -> None:
@@ -43,8 +38,9 @@ def is_about_ranks(error: BaseException) -> bool:
     return isinstance(error, RanksChange) or type(error).__name__ == "HorovodInternalError"
 
 
-def leave_alone(world: World, config: RunConfig, run_dir: Path, run: Run | None, error: BaseException) -> None:
+def leave_alone(attempt: Attempt, run: Run | None, error: BaseException) -> None:
     """This rank cannot go on and the others wait for it: it records why, and ends them with itself."""
+    world, run_dir = attempt.world, attempt.run_dir
     reason = one_line(f"{type(error).__name__}: {error}".strip().removesuffix(":"))
     lines = traceback.format_exc().splitlines()[-20:]
     place, made = world.place, Made() if run is None else run.made()
@@ -52,10 +48,10 @@ def leave_alone(world: World, config: RunConfig, run_dir: Path, run: Run | None,
         if not isinstance(error, BadInput):
             with suppress(OSError):
                 if run is not None:
-                    failed = run.result("failed", reason)
+                    failed = result(run, "failed", reason)
                     run.write(replace(failed, failed_rank=0, failed_host=place.host, last_lines=lines))
                 else:
-                    failed_result(reason, 0, place.host, lines, ranks=1, seed=config.seed).write(run_dir)
+                    failed_result(reason, 0, place.host, lines, ranks=1, seed=attempt.config.seed).write(run_dir)
         return
     if isinstance(error, BadInput):
         let_rank_0_speak_first(place)
@@ -65,19 +61,20 @@ def leave_alone(world: World, config: RunConfig, run_dir: Path, run: Run | None,
     if type(error).__name__ != "HorovodInternalError":  # that is only what another rank's end looks like from here
         with suppress(OSError):  # of a full disk, which may be the reason itself
             record_failure(run_dir, place.rank, place.host, reason, lines, made)
-        tell_failure(config, run_dir, place, reason, made)
+        tell_failure(attempt, reason, made)
     world.abort(1)
 
 
-def tell_failure(config: RunConfig, run_dir: Path, place: Place, reason: str, made: Made) -> None:
+def tell_failure(attempt: Attempt, reason: str, made: Made) -> None:
     """Where nobody watches the ranks, the one that ends them writes the result, and says what it is, itself."""
-    if is_watched(os.environ) or is_elastic(os.environ):
+    if attempt.handshake.watched or attempt.handshake.elastic:
         return
+    place, seed = attempt.world.place, attempt.config.seed
     reason = f"rank {place.rank} on {place.host} failed: {reason}"
-    result = failed_result(reason, place.rank, place.host, [], ranks=place.size, seed=config.seed, made=made)
+    failed = failed_result(reason, place.rank, place.host, [], ranks=place.size, seed=seed, made=made)
     with suppress(OSError):
-        result.write(run_dir)
-    print(summary(result, run_dir), file=sys.stderr, flush=True)
+        failed.write(attempt.run_dir)
+    print(summary(failed, attempt.run_dir), file=sys.stderr, flush=True)
 
 
 def failure(record: dict[str, Any], config: RunConfig, ranks: int) -> Result:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from harness.cluster.handshake import Handshake
 from harness.cluster.place import host_name
-from harness.envs.registration import REGISTERED, refuse_names_of_the_script, registration
+from harness.envs.registration import refuse_names_of_the_script, registration
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import (
@@ -38,7 +39,6 @@ from harness.lifecycle.signals import StopRequests
 from harness.lifecycle.watchdog import Hang, Watch
 from harness.reporting import Progress, Status, open_display, read_progress
 from harness.run.supervision import state_in
-from harness.run.train import SECONDS_SPENT
 from harness.schema import RunConfig
 
 POLL_SECONDS = 0.1
@@ -77,6 +77,7 @@ def train_on_ranks(
         wrappers = [each if isinstance(each, str) else each.class_ for each in config.env.wrappers]
         refuse_names_of_the_script("env.wrappers", *wrappers)
         refuse_names_of_the_script("network.class", config.network.class_)
+        refuse_names_of_the_script("algorithm.name", config.algorithm.name)
         registered = registration(config.env)
     fresh = not run_dir.exists()
     tell_end(run_dir)
@@ -109,15 +110,17 @@ def start_and_watch(
     where it has one, else as at first."""
     before, began = saves(run_dir), time.monotonic()
     handed = run_dir / "registration.pkl"
-    known = {REGISTERED: str(handed.resolve())} if handed.exists() else {}
+    registration = handed.resolve() if handed.exists() else None
     for restarts in range(config.run.max_restarts + 1):
-        spent = time.monotonic() - began if restarts else 0.0
+        handshake = Handshake(
+            has_parent=True, seconds_spent=time.monotonic() - began if restarts else 0.0, registration=registration
+        )
         command = ("train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
         job = Job(
             command=(*python_module("harness"), *command),
             ranks=ranks,
             hosts=hosts,
-            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", SECONDS_SPENT: str(spent), **known},
+            env={"PYTHONUNBUFFERED": "1", **handshake.variables()},
             run_id=f"{config.run.name}-{uuid.uuid4().hex[:12]}",
             output=run_dir / "output.log",
             cwd=Path.cwd(),

@@ -1,4 +1,4 @@
-"""How this process keeps memory that it has freed."""
+"""What a run sets for its whole process: threads, denormal numbers, and how freed memory is kept."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
+from torch import nn
 
 SMALLEST = 5e-324
 """A denormal number, above 0 unless such numbers are flushed."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 AT_MOST = 2**30
+SMALL_NETWORK = 500_000
+"""Parameters below which more than one thread a rank costs more than it brings."""
 
 
 def keep_freed_memory() -> bool:
@@ -34,6 +37,27 @@ def set_threads(count: int) -> None:
     other, and numpy's BLAS would take all cores for each of them."""
     torch.set_num_threads(count)
     threadpool_limits(count, user_api="blas")
+
+
+def settle_threads(module: nn.Module, cores: int) -> None:
+    """As many threads as this network is worth, of this rank's `cores`."""
+    small = sum(parameter.numel() for parameter in module.parameters()) < SMALL_NETWORK
+    set_threads(1 if small else cores)
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Whatever `set_threads` sets meanwhile, this process has as many threads afterwards as it had before."""
+    threads = torch.get_num_threads()
+    libraries = [
+        (each, each.get_num_threads()) for each in ThreadpoolController().select(user_api="blas").lib_controllers
+    ]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for library, count in libraries:
+            library.set_num_threads(count)
 
 
 @contextmanager

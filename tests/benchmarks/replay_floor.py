@@ -12,8 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from harness.algorithms.common.off_policy import OffPolicySettings
-from harness.algorithms.sac import SACSettings
+from harness.algorithms.settings.off_policy import OffPolicySettings, SACSettings
 from harness.bench.floor import median_of_blocks
 from harness.config import load_run_config
 from harness.files import write_json

@@ -20,6 +20,7 @@ from harness.config import load_run_config
 from harness.distributed.world import World
 from harness.files import write_json
 from harness.lifecycle.signals import StopRequests
+from harness.run.attempt import Attempt
 from harness.run.loop import Run
 from tests.benchmarks.machine import Watch
 
@@ -43,7 +44,7 @@ def timed(run: Run, iterations: int, save: bool) -> tuple[float, float]:
     stall = 0.0
     if save:
         checkpointer.iteration = None
-        run._save()
+        run.save()
         stall = time.perf_counter() - began
     for _ in range(iterations):
         run.account(run.iterate())
@@ -72,8 +73,8 @@ def main() -> None:
     communicator = world.start(config.sync.path)
     with StopRequests() as requests, tempfile.TemporaryDirectory(dir=arguments.folder, prefix="saving-") as own:
         folder = Path(communicator.broadcast_object(own))
-        run = Run(config, folder, world, communicator, requests)
-        run._open("never")
+        run = Run(Attempt(config, folder, "never", world, requests))
+        run._open()
         timed(run, 1, save=False)
         one, _ = timed(run, 2, save=False)
         iterations = int(communicator.broadcast_object(max(2, round(2 * arguments.seconds / one))))

@@ -10,9 +10,7 @@ import torch
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_util import make_vec_env
 
-from harness.algorithms.common.off_policy import OffPolicySettings
-from harness.algorithms.dqn import DQNSettings
-from harness.algorithms.sac import SACSettings
+from harness.algorithms.settings.off_policy import DQNSettings, OffPolicySettings, SACSettings
 from harness.config import load_run_config
 from harness.files import write_json
 from harness.schema import RunConfig

@@ -16,10 +16,10 @@ import torch
 
 from harness.algorithms.ppo import PPO as OurPPO
 from harness.config import load_run_config
-from harness.distributed.transports.base import Alone
 from harness.distributed.world import World
 from harness.files import read_json
 from harness.lifecycle.signals import StopRequests
+from harness.run.attempt import Attempt
 from harness.run.loop import Run
 from tests.benchmarks import ours, plain_ppo, replay_floor, replay_memory
 from tests.benchmarks.contest import Contestant, Joined, Row
@@ -62,7 +62,7 @@ def steps_taken(owner: Any, name: str, rewards: Callable[[Any], Any], monkeypatc
 def test_all_contestants_do_the_same_work_in_an_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*TINY.ours("ours").arguments, "compile.mode=off"]
     config = ours.config_of(ours.parser().parse_args([*arguments, "--json", "unused"]))
-    run = Run(config, tmp_path, World({}), Alone(), StopRequests())
+    run = Run(Attempt(config, tmp_path, "never", World({}), StopRequests()))
     algorithm, peer = run.algorithm, plain()
     assert isinstance(algorithm, OurPPO)
     ours_took = steps_taken(algorithm.envs, "receive", lambda result: result.rewards, monkeypatch)
@@ -113,7 +113,7 @@ def test_stable_baselines3_learns_from_replay_by_the_same_settings(key: str, tmp
     assert all(set(each.arguments) - set(ours_is.arguments) <= added for each in on_two_cores)
     small = ["run.steps=1024", "compile.mode=off", "algorithm.gradient_steps=2", "algorithm.batch_size=16"]
     config = load_run_config(peer_is.arguments[0], [*peer_is.arguments[1:], *small])
-    run = Run(config, tmp_path, World({}), Alone(), StopRequests())
+    run = Run(Attempt(config, tmp_path, "never", World({}), StopRequests()))
     steps = config.algorithm.train_freq  # type: ignore[attr-defined]
     model = sb3_replay.build(config)
     model.learn(5 * steps)

@@ -77,9 +77,9 @@ def go(name: str, folder: Path) -> dict[str, Any]:
     runs: list[Run] = []
     opened = Run._open
 
-    def keep(self: Run, resume: str) -> None:
+    def keep(self: Run) -> None:
         runs.append(self)
-        opened(self, resume)
+        opened(self)
 
     Run._open = keep  # type: ignore[method-assign]
     try:
@@ -89,14 +89,14 @@ def go(name: str, folder: Path) -> dict[str, Any]:
             results.append(train(resolve(changed), folder / name))
     finally:
         Run._open = opened  # type: ignore[method-assign]
-    module = runs[-1].algorithm.module
+    module, evaluation = runs[-1].algorithm.module, runs[-1].evaluations.latest
     found = checkpoint.load(folder / name / "checkpoints" / "latest")
     assert found is not None
     return {
         "ends": [(result.status, result.reason, result.env_steps) for result in results],
         "value": results[-1].value,
         "metrics": results[-1].eval_metrics,
-        "evaluation": runs[-1].eval.returns if runs[-1].eval is not None else np.zeros(0),
+        "evaluation": np.zeros(0) if evaluation is None else evaluation.returns,
         "parameters": torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone(),
         "buffers": {name: buffer.clone() for name, buffer in module.named_buffers()},
     }

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.distributed import Arena
+from harness.distributed.arena import Arena
 from harness.distributed.overlap import SMALLEST, Overlap, overlap_where_it_pays
 from harness.distributed.sync import allreduce
 from harness.distributed.transports.base import Communicator

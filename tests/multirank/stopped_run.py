@@ -60,9 +60,9 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
     runs: list[Run] = []
     begin, iterate, in_place = Run.go, Run.iterate, checkpoint.put_in_place
 
-    def remembered(self: Run, resume: str) -> Result:
+    def remembered(self: Run) -> Result:
         runs.append(self)
-        return begin(self, resume)
+        return begin(self)
 
     def stopped(self: Run) -> dict[str, float]:
         metrics = iterate(self)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness import LossSum
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from tests.multirank.anything import CASES, EPOCHS, REFUSED, Case, make, rows, state_of, step_by_step, train
 from tests.multirank.launch import WAYS, run_ranks
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.distributed import Alone
 from harness.distributed.overlap import SMALLEST
+from harness.distributed.transports.base import Alone
 from harness.training.distributed_trainer import DistributedTrainer
 from tests.conftest import slow
 from tests.multirank.launch import WAYS, run_ranks

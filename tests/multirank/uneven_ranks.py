@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from harness import DistributedTrainer
-from harness.distributed import Communicator
 from harness.distributed.agreement import check_equal
+from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged, RanksDisagree
 from tests.multirank.launch import give, join
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from harness.algorithms.settings.supervised import DIGITS_SHAPE
 from harness.errors import BadInput
 from harness.randomness import generator
 from harness.settings import named_object
 
-DIGITS_TRAINING_SAMPLES, DIGITS_SHAPE, DIGITS = 1077, (1, 8, 8), 10
 SPLIT_SEED = 0
 """Of the digits' splits: runs of all seeds are measured on the same test samples."""
 LARGEST_ANGLE, LARGEST_SHIFT = 10.0, 1.0

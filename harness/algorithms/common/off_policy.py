@@ -8,16 +8,15 @@ experiment as one.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from pydantic import Field
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
+from harness.algorithms.settings.off_policy import OffPolicySettings
 from harness.buffers import EpisodeAccount
 from harness.buffers.minibatches import Minibatches
 from harness.buffers.replay import Replay, bytes_of
@@ -30,86 +29,16 @@ from harness.envs.inspection import check_environment
 from harness.envs.vectors import observation_dtype, share_of
 from harness.errors import Diverged
 from harness.randomness import generator
-from harness.schema import AlgorithmSettings
-from harness.training.compile.gradient import Batch, Beside
+from harness.training.compile.gradient import (
+    Batch,
+    Beside,
+)
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
 
-STEPS_OF_AN_ITERATION = 250
-"""Environment steps that an iteration has at least, where the budget allows it."""
 STAGED_BYTES = 2**24
 """Minibatches are drawn so many at once that they take about this much memory: what stays in a cache."""
-
-
-class OffPolicySettings(AlgorithmSettings):
-    buffer_size: int = Field(100_000, ge=1)
-    """Transitions that the replay holds, over all ranks: the same number of each environment."""
-    learning_starts: int = Field(1_000, ge=0)
-    """Environment steps before the first update; at least a minibatch's. Until then actions are random."""
-    batch_size: int = Field(64, ge=1)
-    """Transitions of a minibatch, over all ranks, taken evenly from all environments."""
-    train_freq: int = Field(8, ge=1)
-    """Environment steps of a round, over all environments; a multiple of env.count."""
-    gradient_steps: int = Field(2, ge=1)
-    """Updates of a round."""
-    gamma: float = Field(0.99, ge=0, le=1)
-    """Discount."""
-
-    def check(self, config: RunConfig) -> None:
-        name, env = self.name, config.env
-        if env is None:
-            raise ValueError(f"env.id is missing: {name} needs an environment")
-        for setting in ("normalize_observations", "normalize_rewards"):
-            if getattr(env, setting):
-                raise ValueError(
-                    f"env.{setting} must be false with {name}: what lies in the replay would be normalised by moments "
-                    "of long ago"
-                )
-        if self.train_freq % env.count:
-            raise ValueError(
-                f"algorithm.train_freq must be a multiple of env.count = {env.count}, got {self.train_freq}"
-            )
-        if config.optimizer.schedule == "kl_adaptive":
-            raise ValueError(f"optimizer.schedule = 'kl_adaptive' steers steps by their KL divergence: {name} has none")
-        if config.run.steps is None:
-            raise ValueError(f"run.steps is missing: the budget of {name}, in environment steps")
-        if config.run.steps < self.train_freq:
-            raise ValueError(
-                f"run.steps must be at least one round, algorithm.train_freq = {self.train_freq}, "
-                f"got {config.run.steps}"
-            )
-        stored = self.buffer_size // env.count * env.count
-        if self.batch_size > stored:
-            parts = "" if stored == self.buffer_size else f" in equal parts of env.count = {env.count}: {stored}"
-            raise ValueError(
-                f"algorithm.batch_size must be at most what is stored, algorithm.buffer_size = {self.buffer_size}"
-                f"{parts}, got {self.batch_size}"
-            )
-        if self.learning_starts > self.buffer_size:
-            raise ValueError(
-                f"algorithm.learning_starts must be at most algorithm.buffer_size = {self.buffer_size}, "
-                f"got {self.learning_starts}"
-            )
-        setting = max(("batch_size", "learning_starts"), key=lambda name: getattr(self, name))
-        collected = self.collected(config.run.steps)
-        if getattr(self, setting) >= collected:
-            raise ValueError(
-                f"algorithm.{setting} must be below the {collected} environment steps that run.steps = "
-                f"{config.run.steps} comes to, or nothing is learned; got {getattr(self, setting)}"
-            )
-
-    def rounds(self, steps: int) -> int:
-        """Of an iteration, where a run is to make so many environment steps."""
-        return min(math.ceil(STEPS_OF_AN_ITERATION / self.train_freq), steps // self.train_freq)
-
-    def collected(self, steps: int) -> int:
-        """What the whole iterations come to that fit into so many environment steps."""
-        iteration = self.rounds(steps) * self.train_freq
-        return steps // iteration * iteration
-
-    def for_acting(self) -> AlgorithmSettings:
-        return self.model_copy(update={"buffer_size": self.batch_size})
 
 
 class OffPolicy(Algorithm):

@@ -13,44 +13,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import Field
 
 from harness.acting.greedy import ActorInNumpy
 from harness.algorithms.base import Context
-from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy, OffPolicySettings
+from harness.algorithms.common.off_policy import STAGED_BYTES, OffPolicy
+from harness.algorithms.settings.off_policy import ContinuousSettings
 from harness.buffers.replay import Replay
-from harness.errors import BadInput
-from harness.models.action_heads import Bounds, check_bounds
+from harness.models.action_heads import Bounds
 from harness.models.actor_critics import ActorCritics
-from harness.models.cnn import convolves
 from harness.randomness import generator
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
-
-
-class ContinuousSettings(OffPolicySettings):
-    buffer_size: int = Field(1_000_000, ge=1)
-    """Transitions that the replay holds, over all ranks: the same number of each environment."""
-    learning_starts: int = Field(100, ge=0)
-    """Environment steps before the first update; at least a minibatch's. Until then actions are random."""
-    batch_size: int = Field(256, ge=1)
-    """Transitions of a minibatch, over all ranks, taken evenly from all environments."""
-    train_freq: int = Field(8, ge=1)
-    """Environment steps of a round, over all environments; a multiple of env.count."""
-    gradient_steps: int = Field(8, ge=1)
-    """Updates of a round."""
-    tau: float = Field(0.005, gt=0, le=1)
-    """τ: how far an update of the target networks takes them to the networks that are learned."""
-
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        if config.network.class_ is not None:
-            raise ValueError(
-                f"network.class must be absent with {self.name}, whose networks are an actor and two critics"
-            )
-        if config.network.kind == "cnn":
-            raise ValueError(f"network.kind must be auto or mlp with {self.name}, got 'cnn'")
 
 
 class Continuous(OffPolicy):
@@ -85,16 +59,6 @@ class Continuous(OffPolicy):
     @abstractmethod
     def set_up(self, context: Context) -> None:
         """Makes `module`, in evaluation mode, its `learners`, and its target networks."""
-
-    @classmethod
-    def check(cls, config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-        assert config.env is not None
-        name, where = config.algorithm.name, f"env.id = {config.env.id!r}"
-        if not isinstance(action_space, spaces.Box):
-            raise BadInput(f"{where} has {action_space} actions; with {name} they must be a Box")
-        check_bounds(action_space, config.env.id, name)
-        if convolves(config.network, observation_space):
-            raise BadInput(f"{where} has images, which {name} takes as vectors alone, with network.kind = 'mlp'")
 
     @classmethod
     def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:

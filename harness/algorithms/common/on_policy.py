@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import Field
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
 from harness.algorithms.common.collector import DATA, Collector
+from harness.algorithms.settings.on_policy import OnPolicySettings
 from harness.buffers import minibatch_indices
 from harness.distributed.agreement import fault_of_ranks
 from harness.envs.evaluation import Noise
@@ -26,7 +26,6 @@ from harness.models.action_heads import HeadOptions
 from harness.models.actor_critic import ActorCritic, make_actor_critic
 from harness.models.probing import network_remarks
 from harness.randomness import generator
-from harness.schema import AlgorithmSettings
 from harness.settings import named_object
 from harness.training.compile.gradient import sizes_of
 from harness.training.learner import Learner
@@ -34,45 +33,6 @@ from harness.training.updates import KlStop, Minibatch, UpdateSummary
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
-
-
-class OnPolicySettings(AlgorithmSettings):
-    rollout_steps: int = Field(128, ge=1)
-    """Steps of each environment between updates (T)."""
-    gamma: float = Field(0.99, ge=0, le=1)
-    """Discount."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    """λ of generalised advantage estimation (Schulman et al. 2016): how far ahead an advantage looks before it trusts
-    the value estimate. 0: one step, little variance and the estimate's bias; 1: returns up to the end of the rollout,
-    less the value, without that bias and with the most variance."""
-    normalize_advantages: bool = True
-    """Centre and scale the advantages of each minibatch, over all ranks."""
-    entropy_coefficient: float = Field(0.0, ge=0)
-    """What the policy's entropy counts in the loss (c2)."""
-    value_coefficient: float = Field(0.5, ge=0)
-    """What the value's squared error counts in the loss (c1)."""
-    max_grad_norm: float | None = Field(0.5, gt=0)
-    """2-norm that the agreed gradient is clipped to."""
-    squash: bool = False
-    """Continuous actions: bring them to their bounds by tanh, rather than clip them there."""
-    gsde: bool = False
-    """Continuous actions: state-dependent exploration, whose noise is a function of the state's features."""
-    sde_sample_freq: int | None = Field(None, ge=1)
-    """gsde: steps after which each environment's noise matrix is drawn anew; unset: once a rollout."""
-    log_std_init: float = 0.0
-    """Continuous actions: log of the deviations at the start."""
-
-    def check(self, config: RunConfig) -> None:
-        if config.env is None:
-            raise ValueError(f"env.id is missing: {self.name} needs an environment")
-        samples = self.rollout_steps * config.env.count
-        if config.run.steps is None:
-            raise ValueError(f"run.steps is missing: the budget of {self.name}, in environment steps")
-        if config.run.steps < samples:
-            raise ValueError(
-                f"run.steps must be at least one rollout, algorithm.rollout_steps * env.count = {samples}, "
-                f"got {config.run.steps}"
-            )
 
 
 class OnPolicy(Algorithm):

@@ -18,8 +18,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.conformance import keeps_values
 from harness.envs.factory import one_line, raised
-from harness.envs.inspection import keeps_values
 from harness.envs.registration import register_from_parent
 from harness.envs.settings import EnvSettings
 from harness.envs.snapshots.snapshot import Snapshots, put_back

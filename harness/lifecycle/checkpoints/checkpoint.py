@@ -16,42 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.files import plain, read_json, sync_directory, write_json
-from harness.lifecycle.checkpoints import segments
 from harness.lifecycle.checkpoints.checksums import CheckSum, matches
-from harness.lifecycle.checkpoints.segments import Segment
-from harness.lifecycle.checkpoints.serialization import as_arrays
+from harness.lifecycle.checkpoints.manifest import RankPart, whole
 from harness.lifecycle.checkpoints.shards import Part
 
 NAME = re.compile(r"step-(\d{9,})")
 STATE, MANIFEST, SUM, REPLACED = "state.pt", "manifest.json", "sha256", ".replaced."
-
-
-@dataclass(frozen=True)
-class RankPart:
-    """What the manifest says of a rank's part."""
-
-    rank: int
-    first: int
-    """Its first environment."""
-    count: int
-    total: int
-    segments: list[Segment] = field(default_factory=list)
-
-    @property
-    def file(self) -> str:
-        return f"rank-{self.rank}.pt"
-
-    def as_json(self) -> dict[str, Any]:
-        own = {"rank": self.rank, "first": self.first, "count": self.count, "total": self.total}
-        return {**own, "segments": [segment.as_json() for segment in self.segments]}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> RankPart:
-        named = [Segment.from_json(segment) for segment in found["segments"]]
-        return cls(found["rank"], found["first"], found["count"], found["total"], named)
 
 
 @dataclass(frozen=True)
@@ -70,7 +41,9 @@ class Checkpoint:
 
     def part(self, part: RankPart) -> tuple[Part, dict[str, Any]]:
         """What a rank had of its environments, and of itself."""
-        found = torch.load(self.directory / part.file, map_location="cpu", weights_only=True)
+        from harness.lifecycle.checkpoints.serialization import as_arrays, read_tensors
+
+        found = read_tensors(self.directory / part.file)
         return Part(part.first, part.count, part.total, as_arrays(found["own"])), found["rank"]
 
 
@@ -191,7 +164,7 @@ def manifest_of(directory: Path, state_alone: bool = False, replay: bool = True)
         if (
             replay
             and not state_alone
-            and not all(segments.whole(directory.parent, part.segments) for part in parts_of(manifest))
+            and not all(whole(directory.parent, part.segments) for part in parts_of(manifest))
         ):
             return None
         return manifest
@@ -208,7 +181,9 @@ def load(directory: Path, verified: bool = False, state_alone: bool = False) -> 
     manifest = read_manifest(directory) if verified else manifest_of(directory, state_alone)
     if manifest is None:
         return None
-    state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+    from harness.lifecycle.checkpoints.serialization import read_tensors  # torch: parents look, and load none
+
+    state = read_tensors(directory / STATE)
     ranks = manifest.get("ranks", 1)
     return Checkpoint(directory, state, manifest["progress"], ranks, parts_of(manifest), manifest.get("config"))
 

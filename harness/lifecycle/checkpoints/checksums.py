@@ -1,14 +1,11 @@
-"""Files with a checksum each, summed while they are written, and synced."""
+"""Checksums of files."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 AT_ONCE = 2**20
 
@@ -24,42 +21,6 @@ class CheckSum:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> CheckSum:
         return cls(found["bytes"], found["sha256"])
-
-
-class Summed:
-    """A file that sums what is written into it."""
-
-    def __init__(self, out: Any) -> None:
-        self.out, self.bytes, self.sum = out, 0, hashlib.sha256()
-        self.problem: OSError | None = None
-        """Why the disk took no more: torch tells something else."""
-
-    def write(self, data: Any) -> int:
-        self.sum.update(data)
-        self.bytes += len(data)
-        try:
-            return self.out.write(data)
-        except OSError as problem:
-            self.problem = problem
-            raise
-
-    def flush(self) -> None:
-        self.out.flush()
-
-
-def write_tensors(path: Path, value: Any) -> CheckSum:
-    """Writes tensors and plain values, and waits until they are on the disk."""
-    with path.open("wb") as out:
-        summed = Summed(out)
-        try:
-            torch.save(value, summed)  # type: ignore[arg-type]
-        except RuntimeError:
-            if summed.problem is not None:
-                raise summed.problem from None
-            raise
-        out.flush()
-        os.fsync(out.fileno())
-    return CheckSum(summed.bytes, summed.sum.hexdigest())
 
 
 def matches(path: Path, expected: CheckSum) -> bool:

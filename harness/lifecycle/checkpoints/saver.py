@@ -20,11 +20,11 @@ from harness.buffers.ring import Ring
 from harness.distributed.transports.base import Communicator
 from harness.files import names_in, read_json, sync_directory, write_json, write_text
 from harness.lifecycle.checkpoints import checkpoint
-from harness.lifecycle.checkpoints.checkpoint import RankPart
-from harness.lifecycle.checkpoints.checksums import CheckSum, write_tensors
+from harness.lifecycle.checkpoints.checksums import CheckSum
+from harness.lifecycle.checkpoints.manifest import RankPart
 from harness.lifecycle.checkpoints.rng_state import generators_state
 from harness.lifecycle.checkpoints.segments import Piece, Segments, delete_unnamed
-from harness.lifecycle.checkpoints.serialization import as_tensors
+from harness.lifecycle.checkpoints.serialization import as_tensors, write_tensors
 
 PATIENCE = 120.0
 """Seconds that rank 0 waits for the parts of the others once its own is written."""

@@ -8,38 +8,19 @@ checkpoint names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from harness.buffers.ring import Ring
 from harness.files import sync_directory
-from harness.lifecycle.checkpoints.checksums import CheckSum, matches, write_tensors
+from harness.lifecycle.checkpoints.manifest import Segment
+from harness.lifecycle.checkpoints.serialization import write_tensors
 
 FOLDER = "replay"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A file, and what it holds: of the environments from `first` on the numbers of each ring."""
-
-    file: str
-    """In the folder of the checkpoints."""
-    sum: CheckSum
-    first: int
-    ranges: dict[str, list[list[int]]]
-    """By ring: [from, to) of each environment."""
-
-    def as_json(self) -> dict[str, Any]:
-        return {"file": self.file, **self.sum.as_json(), "first": self.first, "ranges": self.ranges}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Segment:
-        return cls(found["file"], CheckSum.from_json(found), found["first"], found["ranges"])
 
 
 @dataclass(frozen=True)
@@ -146,11 +127,6 @@ def turns(low: int, high: int, slots: int) -> Iterator[tuple[slice, slice]]:
         end = min(high, (at // slots + 1) * slots)
         yield slice(at % slots, at % slots + end - at), slice(at - low, end - low)
         at = end
-
-
-def whole(directory: Path, segments: Iterable[Segment]) -> bool:
-    """Whether each is there as it was written."""
-    return all(matches(directory / segment.file, segment.sum) for segment in segments)
 
 
 def delete_unnamed(directory: Path, named: set[str]) -> None:

@@ -18,7 +18,7 @@ from harness.algorithms import Context, Evaluation
 from harness.algorithms.common.datasets import Samples, load_datasets, make_loader, turned_and_shifted
 from harness.algorithms.supervised import Supervised
 from harness.config import load_run_config
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.errors import BadInput
 from harness.reporting import PhaseTimer
 from tests.command import harness

@@ -11,17 +11,9 @@ import pytest
 
 from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, make_environments
-from harness.envs.evaluation import (
-    LONGEST,
-    Act,
-    Noise,
-    SeparateEnvironments,
-    TrainingEnvironments,
-    episode_seeds,
-    is_limited,
-    longest_episode,
-    play_episodes,
-)
+from harness.envs.evaluation import Act, Noise, episode_seeds
+from harness.envs.limits import LONGEST, is_limited, longest_episode
+from harness.envs.players import SeparateEnvironments, TrainingEnvironments, play_episodes
 from tests.environments import Count, Line
 
 made = 0

@@ -15,8 +15,10 @@ from gymnasium import spaces
 
 from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, inspection, make_environment, make_environments, play_episodes
-from harness.envs.inspection import LARGEST_SEED, close_spare, inspect_environment, is_statistics, keeps_values
+from harness.envs.conformance import LARGEST_SEED, STEPS, keeps_values
+from harness.envs.inspection import close_spare, inspect_environment
 from harness.envs.settings import LIFE_LOST
+from harness.envs.wrappers import is_statistics
 from harness.errors import BadInput
 from tests.harness.envs.oddities import KEPT, Halved, Learns, Odd
 
@@ -207,7 +209,7 @@ def test_it_costs_next_to_nothing() -> None:
     began = time.process_time()
     inspect_environment(EnvSettings(id="CartPole-v1"))
     assert time.process_time() - began < 0.5
-    assert inspection.STEPS <= 10
+    assert STEPS <= 10
 
 
 # -- wrappers ----------------------------------------------------------------------------------------------------------

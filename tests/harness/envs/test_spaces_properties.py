@@ -24,8 +24,9 @@ from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, inspection, make_environment, make_environments
 from harness.envs.inspection import inspect_environment
 from harness.errors import BadInput
-from harness.models.action_heads import Bounds, HeadOptions, check_bounds, make_action_head
+from harness.models.action_heads import Bounds, HeadOptions, make_action_head
 from harness.models.actor_critic import make_actor_critic
+from harness.models.spaces import check_bounds
 from harness.reporting import PhaseTimer
 from harness.schema import NetworkSettings
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from harness.distributed import Place
+from harness.cluster.place import Place
 from harness.reporting import Progress, Status, open_display, open_progress, read_progress
 from harness.reporting.progress import FileProgress, LiveProgress, PlainProgress
 from harness.reporting.status import as_clock

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.errors import BadInput
 from harness.files import write_json
 from harness.reporting import Reporter, Trial

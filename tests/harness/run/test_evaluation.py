@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 import harness as package
 from harness.__main__ import main
 from harness.config import load_run_config, resolve
-from harness.envs.evaluation import LONGEST
+from harness.envs.limits import LONGEST
 from harness.errors import BadInput
 from harness.files import read_json
 from harness.lifecycle.checkpoints import checkpoint

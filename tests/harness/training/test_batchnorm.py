@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.training.batchnorm import GlobalBatchNorm
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, WeightedRandomSampler
 
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.training.data import Shares, count_samples, part_of, to_device
 
 DATA = TensorDataset(torch.arange(23))

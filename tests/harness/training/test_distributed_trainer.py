@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from harness import DistributedTrainer
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.errors import BadInput, Diverged
 from harness.schema import OptimizerSettings, PrecisionSettings
 

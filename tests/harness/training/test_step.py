@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.errors import Diverged
 from harness.schema import PrecisionSettings
 from harness.training.precision import Precision

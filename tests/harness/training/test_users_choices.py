@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from harness import DistributedTrainer
-from harness.distributed import Alone
+from harness.distributed.transports.base import Alone
 from harness.errors import BadInput
 from harness.schema import PrecisionSettings
 from harness.training.losses import LossSum

@@ -21,9 +21,9 @@ from harness.config import load_run_config
 from harness.distributed.transports.base import Alone
 from harness.files import read_json, write_json
 from harness.lifecycle.checkpoints import checkpoint
-from harness.lifecycle.checkpoints.checkpoint import RankPart
-from harness.lifecycle.checkpoints.checksums import write_tensors
+from harness.lifecycle.checkpoints.manifest import RankPart
 from harness.lifecycle.checkpoints.saver import Saver, Snapshot
+from harness.lifecycle.checkpoints.serialization import write_tensors
 from harness.run.train import train
 from tests.conftest import need, wait_for
 from tests.multirank.stopped_run import go

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.buffers.ring import Ring
-from harness.lifecycle.checkpoints.segments import FOLDER, Segment, Segments, delete_unnamed, whole
+from harness.lifecycle.checkpoints.manifest import Segment, whole
+from harness.lifecycle.checkpoints.segments import FOLDER, Segments, delete_unnamed
 
 SLOTS = 10
 
