@@ -22,8 +22,8 @@ EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
 BAD_INPUT = 2
 COMMANDS = "run|status|best|retry|stop|report|export|dashboard|list|delete"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""Of the study's folder: told in a line. Trials run on, as they do without their driver."""
-RUN_AGAIN = "trials that run go on: run again to take them up"
+"""Of the study's folder: reported in a line. Trials run on, as they do without their driver."""
+RUN_AGAIN = "running trials continue: run again to watch them"
 
 
 class OneLineParser(argparse.ArgumentParser):

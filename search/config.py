@@ -67,17 +67,18 @@ class TrialSettings(Settings):
     seeds: int = Field(1, ge=1, le=1000)
     """Runs of a trial, one after the other on the same slots, each with another seed."""
     launcher: str | None = None
-    """horovodrun, horovodrun-gloo or mpirun; unset: horovodrun, and mpirun inside a Slurm allocation."""
+    """horovodrun, horovodrun-gloo, mpirun, or your own, `module:Class`; unset: horovodrun, and mpirun inside a Slurm
+    allocation."""
     max_minutes: float = Field(10.0, gt=0)
     """A trial that reports nothing for so long is ended and recorded as failed."""
     max_total_minutes: float | None = Field(None, gt=0)
-    """Minutes that a trial may take from its start, all its seeds together; it is then told to stop, and recorded as
+    """Minutes that a trial may take from its start, all its seeds together; it is then asked to stop, and recorded as
     pruned at its last report."""
     keep: Literal["everything", "checkpoints", "best", "results"] = "checkpoints"
     """What stays of a trial that has ended: `everything`; `checkpoints`, without the replay memory that only a
     continued run would use; `best`, the checkpoint of its best evaluation alone; or its `results` without any."""
     grace_seconds: float = Field(60.0, ge=0)
-    """How long a trial that was told to stop may take before its job is ended."""
+    """How long a trial that was asked to stop may take before its job is ended."""
     cores: int = Field(1, ge=1)
     """Cores of one slot on this machine, where no hostfile and no Slurm allocation says what slots there are."""
 
@@ -92,7 +93,8 @@ class ObjectiveSettings(Settings):
     aggregate: Literal["median", "mean"] = "median"
     """How the values of several seeds become one."""
     on_divergence: Literal["prune", "fail", "worst"] = "prune"
-    """A trial that diverges is told as pruned at its last report, as failed, or with the study's worst value so far."""
+    """A trial that diverges is recorded as pruned at its last report, as failed, or with the study's worst value so
+    far."""
     evaluations: int | None = Field(None, ge=1)
     """The most reports that a command sends for one seed; needed with `trial.seeds` > 1. A preset knows it itself."""
 
@@ -204,7 +206,7 @@ def no_folder(name: str) -> str | None:
     if "/" in name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "without / and control characters"
     if name.endswith(".toml"):
-        return "not one that ends in .toml, which is how a study's file is told from its name"
+        return "not one that ends in .toml, which is how a study's file is distinguished from its name"
     return f"at most {MOST_BYTES} bytes" if len(name.encode()) > MOST_BYTES else None
 
 

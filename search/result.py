@@ -1,4 +1,4 @@
-"""What a search came to, as an object and as the lines that end it on the screen."""
+"""The result of a search, as an object and as the lines that end it on the screen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from search.trials.confirmation import Confirmation
 @dataclass(frozen=True)
 class Ending:
     status: Literal["done", "stopped", "failed"]
-    """stopped: on request, run it again to go on. failed: `reason` says why."""
+    """stopped: on request, run it again to resume. failed: `reason` says why."""
     reason: str = ""
 
 

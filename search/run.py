@@ -12,17 +12,17 @@ import optuna
 from optuna.samplers import RandomSampler
 
 from harness.errors import BadInput
-from harness.launching import Host, Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
+from harness.launching import Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
 from harness.settings import apply_overrides
 from search.config import StudyConfig, load_study, resolve_study
 from search.display import Display, one_line, open_display, plural
 from search.driver import Driver
-from search.launchers.slots import Slots, local_slots
+from search.launchers.slots import Slots
 from search.result import Ending, StudyResult, collect
 from search.space.constraints import Constraint, check_names, read_constraints
 from search.space.parse import read_space
 from search.space.space import Space, Stored, show
-from search.space.widening import taken_up
+from search.space.widening import widened
 from search.stop_requests import StopRequests
 from search.strategies.proposals import Drawer
 from search.study.budget import TrialBudget
@@ -75,7 +75,7 @@ def run_study(
 ) -> StudyResult:
     """Runs a study from a preset, a TOML file or a config, and confirms its best trial; raises `BadInput`.
 
-    Running it again adds trials to the same study; after an interruption it goes on with what was left.
+    Running it again adds trials to the same study; after an interruption it resumes with what was left.
     """
     prepared = prepare(study, overrides, name=name, storage=storage, hostfile=hostfile)
     display = display or open_display()
@@ -107,12 +107,12 @@ def prepare(
         raise BadInput(
             'space is empty: it names the settings to search, such as "optimizer.lr" = {low = 1e-5, high = 1e-2}'
         )
-    allocation = slurm_hosts(os.environ)
-    hosts = read_hosts(hostfile) if hostfile is not None else allocation
-    slots = Slots(hosts or [Host("localhost", local_slots(config.trial.cores, config.trial.ranks))])
-    slots.check(config.trial.ranks)
     # horovodrun reaches other hosts by ssh, which an allocation need not allow; mpirun has Slurm's own means
     launcher = get_launcher(config.trial.launcher or ("mpirun" if "SLURM_JOB_ID" in os.environ else "horovodrun"))
+    allocation = slurm_hosts(os.environ)
+    hosts = read_hosts(hostfile) if hostfile is not None else allocation
+    slots = Slots(launcher.capacity(hosts or [], config.trial.ranks, config.trial.cores))
+    slots.check(config.trial.ranks)
     launcher.check(slots.hosts)
     task = make_task(config)
     task.check(space, config.trial.ranks)
@@ -195,7 +195,7 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     space = prepared.space
     wider: list[str] = []
     if (known := find_study(called, storage)) is not None:
-        space, wider = taken_up(known, space, storage)
+        space, wider = widened(known, space, storage)
     study = open_study(config, space, prepared.objective, storage, called)
     directory.belongs_to(study.user_attrs["id"], without_password(prepared.storage))
     runner = Runner(config.study.name, prepared.task, prepared.launcher, config.trial)
@@ -203,21 +203,23 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     context = StudyContext(
         config, study, space, drawer, prepared.objective, runner, prepared.slots, directory, display, stop
     )  # fmt: skip
-    plan = TrialBudget(study, config.study.trials)
-    for line in [*first_lines(prepared, context, plan), *(f"note: {change}: taken up" for change in wider)]:
+    budget = TrialBudget(study, config.study.trials)
+    for line in first_lines(prepared, context, budget):
         display.event(line)
+    for change in wider:
+        display.event(f"note: {change}; earlier trials are kept")
     enqueue_first(study, prepared.first)
     study.set_user_attr("config", config.model_dump(mode="json", exclude_none=True, exclude={"study": {"storage"}}))
     driver = Driver(context)
-    driver.run(plan)
+    driver.run(budget)
     try:
-        confirmation, ending = confirm_best(context, driver, plan)
+        confirmation, ending = confirm_best(context, driver, budget)
     except KeyError:
         if not is_deleted(study):
             raise
         driver.end_without_study()
-        confirmation, ending = confirm_best(context, driver, plan)
-    if driver.gone is not None:  # the study's own result is gone with it
+        confirmation, ending = confirm_best(context, driver, budget)
+    if driver.deleted is not None:  # the study's own result is gone with it
         return StudyResult(config.study.name, ending, directory.path, without_password(prepared.storage), {})
     result = collect(study, space, directory, prepared.storage, confirmation, ending)
     for line in result.lines():
@@ -225,36 +227,36 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     return result
 
 
-def first_lines(prepared: Prepared, context: StudyContext, plan: TrialBudget) -> Iterator[str]:
+def first_lines(prepared: Prepared, context: StudyContext, budget: TrialBudget) -> Iterator[str]:
     config, slots = prepared.config, prepared.slots
     hosts = ", ".join(f"{host.name}: {host.slots}" for host in slots.hosts)
-    does = "goes on with an interrupted run" if plan.goes_on else "begins"
+    does = "resumes an interrupted run" if budget.resumes else "begins"
     yield (
-        f"study {config.study.name} {does}: {plural(plan.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} by "
-        f"{prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
+        f"study {config.study.name} {does}: {plural(budget.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} "
+        f"by {prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
     )
     for change in changed_settings(context.study, config):
         yield f"note: {change}; values of earlier trials may not compare"
 
 
-def confirm_best(context: StudyContext, driver: Driver, plan: TrialBudget) -> tuple[Confirmation | None, Ending]:
+def confirm_best(context: StudyContext, driver: Driver, budget: TrialBudget) -> tuple[Confirmation | None, Ending]:
     """After the trials: the confirmation, where there is something to confirm, and how the search ended."""
     if driver.failure_streak.cause is not None:
         return None, Ending(
             "failed", f"{FAILURES_IN_A_ROW} trials in a row failed before a report: {driver.failure_streak.cause}"
         )
-    if driver.gone is not None:
-        return None, Ending("failed", driver.gone)
+    if driver.deleted is not None:
+        return None, Ending("failed", driver.deleted)
     if context.stop.count:
-        return None, Ending("stopped", f"{context.stop.why}; run it again to go on")
+        return None, Ending("stopped", f"{context.stop.why}; run it again to resume")
     best = best_trial(context.study)
     if best is None:
-        plan.done()
+        budget.done()
         return None, Ending("failed", "no trial was completed")
     confirmation = confirm(context, best)
     if context.stop.count and confirmation is None:
         return None, Ending("stopped", f"{context.stop.why}; run it again to confirm the best trial")
-    plan.done()
+    budget.done()
     if confirmation is not None and confirmation.failures:
         return confirmation, Ending("failed", f"the confirmation is not complete: {confirmation.failures[0]}")
     return confirmation, Ending("done")

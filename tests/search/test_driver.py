@@ -193,7 +193,7 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
     assert [len(workplace.started(trial)) for trial in range(5)] == [2] * 5
     assert list(trials[0].intermediate_values) == list(range(1, 91))
     assert trials[1].value == trials[1].params["x"] * 10
-    assert "trial 0 was running when its driver ended: taken up again" in printed
+    assert "trial 0 was running when its driver ended: its job is watched again" in printed
     slots_of = [trial.user_attrs["slots"] for trial in trials]
     assert slots_of[0] not in slots_of[3:], "trial 0 runs on, and kept its own"
 
