@@ -14,8 +14,9 @@ from pydantic import Field, SerializeAsAny
 
 from harness.errors import BadInput
 from harness.settings import Settings, apply_overrides, copy_tables, load_toml, table_of, unknown_key, validate
-from search.strategies.pruners import PRUNERS, Median, PrunerSettings
-from search.strategies.samplers import SAMPLERS, SamplerSettings, Tpe
+from search.strategies.parse import STRATEGIES, read_strategy
+from search.strategies.pruners import Median, PrunerSettings
+from search.strategies.samplers import SamplerSettings, Tpe
 
 
 class StudySettings(Settings):
@@ -157,23 +158,10 @@ def resolve_study(table: Mapping[str, Any], source: str = "") -> StudyConfig:
     table = copy_tables(table)
     section = table.get("study")
     if isinstance(section, dict):
-        for key, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-            if key in section:
-                section[key] = read_strategy(section[key], known, f"study.{key}", source)
+        for kind in STRATEGIES:
+            if kind in section:
+                section[kind] = read_strategy(kind, section[kind], source)
     return validate(StudyConfig, table, source)
-
-
-def read_strategy(table: Any, known: Mapping[str, Any], where: str, source: str) -> Any:
-    """A sampler or pruner from its name or its table; `known` maps names to their settings."""
-    table = {"name": table} if isinstance(table, str) else table
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise BadInput(f"{where} must be a name or a table with a name, one of {', '.join(known)}, got {table!r}")
-    if table["name"] not in known:
-        kind = where.rpartition(".")[2]
-        raise BadInput(f"{where}: " + unknown_key(table["name"], known).replace("is no setting", f"is no {kind}"))
-    if known is PRUNERS and "pruner" in table:
-        table = {**table, "pruner": read_strategy(table["pruner"], known, f"{where}.pruner", source)}
-    return validate(known[table["name"]], table, source, where)
 
 
 def study_path(preset_or_path: str) -> Path:
