@@ -1,4 +1,4 @@
-"""Pruners by name: `pruner = "median"`, or a table with Optuna's own arguments, `{name = "median", n_startup_trials = 5}`.
+"""Pruners by name: `pruner = "median"`, or a table with Optuna's arguments, `{name = "median", n_startup_trials = 5}`.
 
 Steps are evaluations, 1 … K of each seed in turn, so `n_warmup_steps` and `min_resource` count evaluations.
 A new one is a class with `build` and a line in `PRUNERS`.
