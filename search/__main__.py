@@ -126,7 +126,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     from search.commands.dry_run import dry_run
-    from search.run import prepare, run_study
+    from search.run import run_study
+    from search.trials.prepared import prepare
 
     changes = {"name": options.name, "storage": options.storage, "hostfile": options.hostfile}
     if options.dry_run:

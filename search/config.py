@@ -36,7 +36,7 @@ class StudySettings(Settings):
     not are drawn again. A name that is no identifier stands in braces: `"{lr-min} < {lr-max}"`."""
     max_minutes: float | None = Field(None, gt=0)
     """Minutes after which one `search run` stops, as on a stop request: trials that run are asked to stop and queued
-    again, and the next `search run` goes on."""
+    again, and the next `search run` resumes."""
     sampler: SerializeAsAny[SamplerSettings] = Tpe(name="tpe")
     """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings."""
     pruner: SerializeAsAny[PrunerSettings] = Median(name="median")

@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 from harness.launching.own_module import python_module
 from search.display import near, number, plural
 from search.space.space import Space
+from search.study.confirmed import Confirmation
 from search.study.storage import without_password
 from search.study.study import best_trial
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import Confirmation
 
 
 @dataclass(frozen=True)

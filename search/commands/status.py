@@ -16,10 +16,10 @@ from rich.text import Text
 from search.display import Row, near, number, plural, trial_table
 from search.space.space import Space
 from search.study.budget import BUDGET
+from search.study.confirmed import CONFIRMATION
 from search.study.existing import find
 from search.study.study import OUTCOME, best_trial
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import CONFIRMATION
 from search.trials.retention import shown_size, size_of
 
 REFRESH_SECONDS = 2.0

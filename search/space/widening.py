@@ -22,7 +22,8 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 
-from search.space.space import Parameter, Space, show
+from search.space.parameter import Parameter, show
+from search.space.space import Space
 
 
 def widened(study: optuna.Study, space: Space, storage: RDBStorage) -> tuple[Space, list[str]]:

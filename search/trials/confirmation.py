@@ -18,6 +18,7 @@ from harness.files import read_json, write_json
 from harness.launching import Job
 from search.display import Row, number
 from search.launchers.slots import Lease
+from search.study.confirmed import CONFIRMATION, Confirmation
 from search.study.objective import confirm_seeds
 from search.trial_dir import TrialDir, open_trial_dir
 from search.trials.context import StudyContext
@@ -25,32 +26,6 @@ from search.trials.event_loop import EventLoop
 from search.trials.outcome import End
 from search.trials.retention import tidy_run
 from search.trials.seed_run import SeedRun
-
-CONFIRMATION = "confirmation"
-"""User attribute of the study: the last confirmation."""
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    trial: int
-    """Number of the trial whose parameters were confirmed."""
-    seeds: list[int]
-    episodes: int
-    trained: str
-    """Stands for the ranks and all settings: a confirmation of others is another one."""
-    values: list[float]
-    """Of the seeds that ended well, in their order."""
-    mean: float | None
-    std: float | None
-    """Sample standard deviation over the seeds; 0 of a single one."""
-    failures: list[str]
-    """One line for each seed that did not end well."""
-
-    def describe(self) -> str:
-        if self.mean is None or self.std is None:
-            return "none of the seeds ended well"
-        values = ", ".join(map(number, self.values))
-        return f"{self.mean:.6g} ± {self.std:.3g} over {len(self.values)} unseen seeds ({values})"
 
 
 def confirm(context: StudyContext, best: FrozenTrial) -> Confirmation | None:
