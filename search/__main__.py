@@ -22,8 +22,8 @@ EXIT_CODES = {"done": 0, "stopped": 75, "failed": 1}
 BAD_INPUT = 2
 COMMANDS = "run|status|best|retry|stop|report|export|dashboard|list|delete"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""Of the study's folder: told in a line. Trials run on, as they do without their driver."""
-RUN_AGAIN = "trials that run go on: run again to take them up"
+"""Of the study's folder: reported in a line. Trials run on, as they do without their driver."""
+RUN_AGAIN = "running trials continue: run again to watch them"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -126,7 +126,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     from search.commands.dry_run import dry_run
-    from search.run import prepare, run_study
+    from search.run import run_study
+    from search.trials.prepared import prepare
 
     changes = {"name": options.name, "storage": options.storage, "hostfile": options.hostfile}
     if options.dry_run:

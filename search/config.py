@@ -14,8 +14,9 @@ from pydantic import Field, SerializeAsAny
 
 from harness.errors import BadInput
 from harness.settings import Settings, apply_overrides, copy_tables, load_toml, table_of, unknown_key, validate
-from search.strategies.pruners import PRUNERS, Median, PrunerSettings
-from search.strategies.samplers import SAMPLERS, SamplerSettings, Tpe
+from search.strategies.parse import STRATEGIES, read_strategy
+from search.strategies.pruners import Median, PrunerSettings
+from search.strategies.samplers import SamplerSettings, Tpe
 
 
 class StudySettings(Settings):
@@ -35,7 +36,7 @@ class StudySettings(Settings):
     not are drawn again. A name that is no identifier stands in braces: `"{lr-min} < {lr-max}"`."""
     max_minutes: float | None = Field(None, gt=0)
     """Minutes after which one `search run` stops, as on a stop request: trials that run are asked to stop and queued
-    again, and the next `search run` goes on."""
+    again, and the next `search run` resumes."""
     sampler: SerializeAsAny[SamplerSettings] = Tpe(name="tpe")
     """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings."""
     pruner: SerializeAsAny[PrunerSettings] = Median(name="median")
@@ -67,17 +68,18 @@ class TrialSettings(Settings):
     seeds: int = Field(1, ge=1, le=1000)
     """Runs of a trial, one after the other on the same slots, each with another seed."""
     launcher: str | None = None
-    """horovodrun, horovodrun-gloo or mpirun; unset: horovodrun, and mpirun inside a Slurm allocation."""
+    """horovodrun, horovodrun-gloo, mpirun, or your own, `module:Class`; unset: horovodrun, and mpirun inside a Slurm
+    allocation."""
     max_minutes: float = Field(10.0, gt=0)
     """A trial that reports nothing for so long is ended and recorded as failed."""
     max_total_minutes: float | None = Field(None, gt=0)
-    """Minutes that a trial may take from its start, all its seeds together; it is then told to stop, and recorded as
+    """Minutes that a trial may take from its start, all its seeds together; it is then asked to stop, and recorded as
     pruned at its last report."""
     keep: Literal["everything", "checkpoints", "best", "results"] = "checkpoints"
     """What stays of a trial that has ended: `everything`; `checkpoints`, without the replay memory that only a
     continued run would use; `best`, the checkpoint of its best evaluation alone; or its `results` without any."""
     grace_seconds: float = Field(60.0, ge=0)
-    """How long a trial that was told to stop may take before its job is ended."""
+    """How long a trial that was asked to stop may take before its job is ended."""
     cores: int = Field(1, ge=1)
     """Cores of one slot on this machine, where no hostfile and no Slurm allocation says what slots there are."""
 
@@ -92,7 +94,8 @@ class ObjectiveSettings(Settings):
     aggregate: Literal["median", "mean"] = "median"
     """How the values of several seeds become one."""
     on_divergence: Literal["prune", "fail", "worst"] = "prune"
-    """A trial that diverges is told as pruned at its last report, as failed, or with the study's worst value so far."""
+    """A trial that diverges is recorded as pruned at its last report, as failed, or with the study's worst value so
+    far."""
     evaluations: int | None = Field(None, ge=1)
     """The most reports that a command sends for one seed; needed with `trial.seeds` > 1. A preset knows it itself."""
 
@@ -155,23 +158,10 @@ def resolve_study(table: Mapping[str, Any], source: str = "") -> StudyConfig:
     table = copy_tables(table)
     section = table.get("study")
     if isinstance(section, dict):
-        for key, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-            if key in section:
-                section[key] = read_strategy(section[key], known, f"study.{key}", source)
+        for kind in STRATEGIES:
+            if kind in section:
+                section[kind] = read_strategy(kind, section[kind], source)
     return validate(StudyConfig, table, source)
-
-
-def read_strategy(table: Any, known: Mapping[str, Any], where: str, source: str) -> Any:
-    """A sampler or pruner from its name or its table; `known` maps names to their settings."""
-    table = {"name": table} if isinstance(table, str) else table
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise BadInput(f"{where} must be a name or a table with a name, one of {', '.join(known)}, got {table!r}")
-    if table["name"] not in known:
-        kind = where.rpartition(".")[2]
-        raise BadInput(f"{where}: " + unknown_key(table["name"], known).replace("is no setting", f"is no {kind}"))
-    if known is PRUNERS and "pruner" in table:
-        table = {**table, "pruner": read_strategy(table["pruner"], known, f"{where}.pruner", source)}
-    return validate(known[table["name"]], table, source, where)
 
 
 def study_path(preset_or_path: str) -> Path:
@@ -204,7 +194,7 @@ def no_folder(name: str) -> str | None:
     if "/" in name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "without / and control characters"
     if name.endswith(".toml"):
-        return "not one that ends in .toml, which is how a study's file is told from its name"
+        return "not one that ends in .toml, which is how a study's file is distinguished from its name"
     return f"at most {MOST_BYTES} bytes" if len(name.encode()) > MOST_BYTES else None
 
 

@@ -1,4 +1,4 @@
-"""One event loop: ask -> launch -> watch -> tell, for as many trials at once as there are slots. Restartable."""
+"""The trials of a study: ask -> launch -> watch -> tell, for as many at once as there are slots. Restartable."""
 
 from __future__ import annotations
 
@@ -19,30 +19,28 @@ from search.study.storage import first_line
 from search.study.study import OUTCOME, OWNER, enqueue_again, frozen_trial, is_deleted
 from search.trial_dir import TrialDir
 from search.trials.context import StudyContext
+from search.trials.event_loop import EventLoop
 from search.trials.outcome import End
 from search.trials.record import FailureStreak, record_outcome
 from search.trials.recovery import owner_of, recover
 from search.trials.retention import tidy
 from search.trials.trial_run import TrialRun
 
-POLL_SECONDS = 0.1
 LONGEST_REASON = 1000  # characters: what was queued may be of any length, and some databases take 2 KB
 LOOK_SECONDS = 1.0  # between two looks at what others did: a question to the storage, files that may lie elsewhere
 
 
-class Driver:
-    """Runs trials until the plan is fulfilled, a stop is requested, or the same fault came three times in a row."""
+class Driver(EventLoop[TrialRun]):
+    """Runs trials until the budget is spent, a stop is requested, or three in a row failed for the same cause."""
 
     def __init__(self, context: StudyContext) -> None:
-        self.context = context
+        super().__init__(context)
         self.study = context.study
-        self.ranks = context.config.trial.ranks
-        self.running: list[TrialRun] = []
-        self.unborn: list[optuna.Trial] = []
+        self.unlaunched: list[optuna.Trial] = []
         """Trials that were asked for by a driver that died before it launched them."""
         self.left = 0
         self.failure_streak = FailureStreak()
-        self.gone: str | None = None
+        self.deleted: str | None = None
         """That the study was deleted while it ran."""
         self.nothing_left: str | None = None
         """Why no more trials can be drawn, where some were asked for."""
@@ -50,17 +48,9 @@ class Driver:
 
     def run(self, budget: TrialBudget) -> None:
         try:
-            self.running, self.unborn = recover(self.context)
-            self.left = budget.left(len(self.running) + len(self.unborn))
-            while self.running or self.wants_more():
-                self.obey()
-                self.look_outside()
-                self.fill_slots()
-                for run in list(self.running):
-                    self.watch(run)
-                to_come = f"{plural(self.left, 'more trial')} to come"
-                self.context.display.rows([self.row(run) for run in self.running], to_come)
-                time.sleep(POLL_SECONDS)
+            self.running, self.unlaunched = recover(self.context)
+            self.left = budget.left(len(self.running) + len(self.unlaunched))
+            self.run_all()
         except KeyError:
             if not is_deleted(self.study):
                 raise
@@ -70,20 +60,19 @@ class Driver:
 
     @property
     def ending(self) -> bool:
-        """Whether nothing more is to be started."""
-        return self.context.stop.count > 0 or self.failure_streak.cause is not None or self.gone is not None
+        return super().ending or self.failure_streak.cause is not None or self.deleted is not None
 
     def wants_more(self) -> bool:
         if self.ending:
             return False
-        if self.unborn:
+        if self.unlaunched:
             return True
         if self.left > 0 and self.nothing_left is None and self.context.drawer.exhausted:
             self.nothing_left = "every point of the space that can be run was tried"
         return self.left > 0 and self.nothing_left is None
 
     def look_outside(self) -> None:
-        """Ends the jobs of trials that others have told, or want ended: by Optuna's own means, or by `search stop`."""
+        """Ends the jobs of trials that others have finished by Optuna's own means, or want ended by `search stop`."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
@@ -94,53 +83,42 @@ class Driver:
             if run.number not in states:
                 raise KeyError(run.number)
             if states[run.number] != TrialState.RUNNING:
-                self.finish_told(run)
+                self.finish_from_outside(run)
             elif self.context.directory.stop_request(run.number):
                 run.prune("ended by `search stop`")
 
-    def finish_told(self, run: TrialRun) -> None:
-        """A trial that others have told: its job is ended, and what they have told stays."""
+    def finish_from_outside(self, run: TrialRun) -> None:
+        """A trial that others have finished: its job is ended, and the state that they gave it stays."""
         run.end_now()
         self.release(run)
         trial_now = frozen_trial(self.study, run.number)
         value = f" with value {number(trial_now.value)}" if trial_now.value is not None else ""
         self.context.display.event(
-            f"trial {run.number} was told from outside as {trial_now.state.name.lower()}{value}: its job was ended"
+            f"trial {run.number} was finished from outside as {trial_now.state.name.lower()}{value}: its job was ended"
         )
 
     def end_without_study(self) -> None:
-        """Somebody has deleted the study: nothing can be told any more, so nothing may run on."""
+        """Somebody has deleted the study: nothing can be recorded any more, so nothing may run on."""
         for run in list(self.running):
             run.end_now()
             self.release(run)
-        self.gone = (
+        self.deleted = (
             f"study {self.context.config.study.name} was deleted from its storage while it ran: its jobs were ended"
         )
 
     def release(self, run: TrialRun) -> None:
-        """Its job is over: its slots are free, and what is not to be kept of it is deleted."""
-        self.running.remove(run)
-        self.context.slots.give_back(run.lease)
+        super().release(run)
         tidy(run.directory, self.context.config.trial.keep)
 
-    def obey(self) -> None:
-        """Asks the trials to stop once there is a reason to; ends them when asked a second time."""
-        if self.ending:
-            for run in list(self.running):
-                run.ask_to_stop()
-                if self.context.stop.count > 1:
-                    self.finish(run, run.end_now())
-
-    def fill_slots(self) -> None:
-        while self.context.slots.free >= self.ranks and self.wants_more():
-            if self.unborn:
-                self.launch(self.unborn.pop())
-                continue
-            self.left -= 1
-            trial = self.study.ask()
-            # Before anything else: a driver that dies from here on knows the trial for its own when it comes back.
-            trial.set_user_attr(OWNER, owner_of(self.context, trial.number))
-            self.launch(trial)
+    def start_next(self) -> None:
+        if self.unlaunched:
+            self.launch(self.unlaunched.pop())
+            return
+        self.left -= 1
+        trial = self.study.ask()
+        # Before anything else: a driver that dies from here on knows the trial for its own when it comes back.
+        trial.set_user_attr(OWNER, owner_of(self.context, trial.number))
+        self.launch(trial)
 
     def launch(self, trial: optuna.Trial) -> None:
         """Draws the parameters of a trial and starts its first seed on slots of its own."""
@@ -154,8 +132,8 @@ class Driver:
             self.refuse(trial, self.nothing_left)
             return
         except (UpdateFinishedTrialError, ValueError) as error:
-            if frozen_trial(self.study, trial.number).state.is_finished():  # told before it had begun
-                self.context.display.event(f"trial {trial.number} was told from outside before it began")
+            if frozen_trial(self.study, trial.number).state.is_finished():  # finished before it had begun
+                self.context.display.event(f"trial {trial.number} was finished from outside before it began")
             else:  # trials that others have added have parameters of these names that Optuna lets nothing beside
                 self.nothing_left = f"its storage takes no parameters of this space: {first_line(error)}"
                 self.refuse(trial, self.nothing_left)
@@ -166,10 +144,10 @@ class Driver:
             self.start(trial, self.context.space.settings(stored), lease)
         except UpdateFinishedTrialError:
             self.context.slots.give_back(lease)
-            self.context.display.event(f"trial {trial.number} was told from outside before it began")
+            self.context.display.event(f"trial {trial.number} was finished from outside before it began")
 
     def start(self, trial: optuna.Trial, settings: dict[str, Any], lease: Lease) -> None:
-        """Notes what the trial is, and starts its job; UpdateFinishedTrialError where others have told it by now."""
+        """Records what the trial is, and starts its job; UpdateFinishedTrialError where others have finished it."""
         directory = TrialDir(self.context.directory.trial(trial.number))
         write_text(
             directory.path / "config.toml", self.context.runner.task.describe(settings, self.context.objective.seeds[0])
@@ -198,7 +176,7 @@ class Driver:
             trial.set_user_attr("reason", why)
             self.study.tell(trial, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):
-            pass  # others have told it already
+            pass  # others have finished it already
         self.context.display.event(f"trial {trial.number} cannot be run: {why}")
 
     def watch(self, run: TrialRun) -> None:
@@ -206,13 +184,13 @@ class Driver:
         try:
             end = run.poll()
         except UpdateFinishedTrialError:
-            self.finish_told(run)
+            self.finish_from_outside(run)
             return
         for notice in run.notices:
             self.context.display.event(f"trial {run.number} {notice}")
         run.notices.clear()
         if run.reports and not reported_before:
-            self.failure_streak.none_here()
+            self.failure_streak.reset()
         if end is not None:
             self.finish(run, end)
 
@@ -221,20 +199,20 @@ class Driver:
         try:
             record_outcome(self.study, run, end, self.context.config.objective.on_divergence)
         except UpdateFinishedTrialError:
-            self.finish_told(run)
+            self.finish_from_outside(run)
             return
         self.release(run)
         self.context.display.event(describe(run, end))
         if end.lost_host is not None and self.without_host(run, end.lost_host):
             return
         if end.status != "failed":
-            self.failure_streak.none_here()
+            self.failure_streak.reset()
         elif not run.reports:
-            self.failure_streak.failed(end)
+            self.failure_streak.add(end)
 
     def without_host(self, run: TrialRun, host: str) -> bool:
-        """A host went: the study goes on with the others, and the trial's parameters are queued again. False where it
-        is none of ours to leave out."""
+        """A host was lost: the study continues on the others, and the trial's parameters are queued again. False where
+        it is not one of those that can be left out."""
         slots = self.context.slots
         known = slots.leave_out(host)
         if known is None:
@@ -246,12 +224,15 @@ class Driver:
         )
         if slots.total < self.ranks:
             self.failure_streak.cause = (
-                f"hosts went, and those that are left have {slots.total} slots for {self.ranks} ranks"
+                f"hosts were lost, and those that are left have {slots.total} slots for {self.ranks} ranks"
             )
         return True
 
     def shown(self, run: TrialRun) -> str:
         return ", ".join(f"{name} = {value}" for name, value in self.context.space.shown(run.params).items())
+
+    def summary(self) -> str:
+        return f"{plural(self.left, 'more trial')} to come"
 
     def row(self, run: TrialRun) -> Row:
         step = max(run.reports, default=None)

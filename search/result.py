@@ -1,4 +1,4 @@
-"""What a search came to, as an object and as the lines that end it on the screen."""
+"""The result of a search, as an object and as the lines that end it on the screen."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from optuna.trial import TrialState
 from harness.launching.own_module import python_module
 from search.display import near, number, plural
 from search.space.space import Space
+from search.study.confirmed import Confirmation
 from search.study.storage import without_password
 from search.study.study import best_trial
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import Confirmation
 
 
 @dataclass(frozen=True)
 class Ending:
     status: Literal["done", "stopped", "failed"]
-    """stopped: on request, run it again to go on. failed: `reason` says why."""
+    """stopped: on request, run it again to resume. failed: `reason` says why."""
     reason: str = ""
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import sys
 import tempfile
-import time
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,10 +15,11 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import plain, read_json, write_json
-from harness.launching import Host, Job, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.launching import Host, JobSpec, available_hosts, get_launcher, inside_launcher, take_slots
 from harness.launching.outcome import split_output
 from harness.launching.own_module import python_module
 from harness.lifecycle.signals import StopRequests
+from harness.run.supervision import Overdue, Supervision, supervise
 from harness.run.supervisor import default_launcher
 
 POLL_SECONDS = 0.05
@@ -70,7 +69,7 @@ def run_on_ranks(
     starter.check(places.hosts)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, StopRequests() as requests:
         answer = Path(folder) / "found.json"
-        job = Job(
+        spec = JobSpec(
             command=(*python_module("harness.bench.rank"), packed([task, arguments, str(answer)])),
             ranks=ranks,
             hosts=places.hosts,
@@ -79,21 +78,15 @@ def run_on_ranks(
             output=Path(folder) / "output.log",
             cwd=Path.cwd(),
         )
-        deadline = time.monotonic() + seconds
-        running = starter.start(job)
-        try:
-            while (outcome := running.poll()) is None:
-                if requests.received:
-                    raise Stopped(f"stopped by {requests.received}: nothing is written")
-                if time.monotonic() > deadline:
-                    raise Failed(f"{ranks} ranks by {places.launcher} did not end within {seconds:.0f} s")
-                time.sleep(POLL_SECONDS)
-        finally:
-            for problem in running.end():
-                print(problem, file=sys.stderr, flush=True)
+        supervision = Supervision(starter.start(spec), silence_seconds=seconds)
+        outcome = supervise(supervision, requests, poll_seconds=POLL_SECONDS)
+        if supervision.cause is Overdue.STOP:
+            raise Stopped(f"stopped by {requests.received}: nothing is written")
+        if supervision.cause is Overdue.SILENCE:
+            raise Failed(f"{ranks} ranks by {places.launcher} did not end within {seconds:.0f} s")
         found = read_json(answer)
         if found is None:
-            found = read_lines(split_output(job.output.read_text(errors="replace"))[1].get(0, []))
+            found = read_lines(split_output(spec.output.read_text(errors="replace"))[1].get(0, []))
     if outcome.exit_code == 0 and found is not None:
         return found
     refused = [line.removeprefix("harness: ") for line in outcome.last_lines if line.startswith("harness: ")]

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from harness.cluster.machine import available_cores, within_quota
+from harness.cluster.machine import available_cores, usable_cores, within_quota
 
 CONFINED = "HARNESS_CONFINED"
 """In a command that is confined to its slot already: how many slots its host has."""
@@ -90,6 +90,15 @@ def visible_gpus(env: Mapping[str, str]) -> list[str]:
         return []
     found = glob.glob("/proc/driver/nvidia/gpus/*") or glob.glob("/dev/nvidia[0-9]*")
     return [str(index) for index in range(len(found))]
+
+
+def local_slots(cores_per_slot: int = 1, ranks: int = 1) -> int:
+    """Slots of this machine: its GPUs where a job's ranks can have one each, else shares of the cores it may use.
+
+    Ranks do not share a GPU: a job of more ranks than there are GPUs runs on cores.
+    """
+    gpus = len(visible_gpus(os.environ))
+    return gpus if gpus >= ranks else max(1, usable_cores() // cores_per_slot)
 
 
 def visible_names(text: str) -> list[str]:

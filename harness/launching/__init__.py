@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from harness.cluster.hosts import Host, available_hosts, local_hosts, read_hosts, slurm_hosts, take_slots
 from harness.errors import BadInput
-from harness.launching.base import Job, Launcher, RunningJob
+from harness.launching.base import Job, JobSpec, Launcher
 from harness.launching.environment import inside_launcher
 from harness.launching.horovodrun import GLOO, MPI, ElasticHorovodrun, Horovodrun
 from harness.launching.mpirun import Mpirun
 from harness.launching.outcome import Outcome
+from harness.launching.process_job import ProcessJob, ProcessLauncher
+from harness.settings import named_object
 
 __all__ = [
     "ElasticHorovodrun",
     "Host",
     "Job",
+    "JobSpec",
     "Launcher",
     "Outcome",
-    "RunningJob",
+    "ProcessJob",
+    "ProcessLauncher",
     "available_hosts",
+    "find_job",
     "get_launcher",
     "inside_launcher",
     "launcher_names",
@@ -41,7 +47,20 @@ def launcher_names() -> list[str]:
 
 
 def get_launcher(name: str) -> Launcher:
-    """The launcher of a name; BadInput for another. `check` it before the first start."""
-    if name not in LAUNCHERS:
+    """The launcher of a name or of a user's `module:Class`; BadInput for another. `check` it before its first start."""
+    if name in LAUNCHERS:
+        return LAUNCHERS[name]()
+    if ":" not in name:
         raise BadInput(f"launcher must be one of {', '.join(LAUNCHERS)}, got {name!r}")
-    return LAUNCHERS[name]()
+    made = named_object(name, "launcher")
+    if not (isinstance(made, type) and issubclass(made, Launcher)):
+        raise BadInput(f"launcher {name}: it is no class that derives from harness.launching.Launcher")
+    launcher = made()
+    launcher.name = name
+    return launcher
+
+
+def find_job(saved: Mapping[str, Any]) -> Job:
+    """The job that `Job.save` or `Launcher.before_start` described, running or over."""
+    # a release ago, what was saved before a start named no launcher: all jobs were processes
+    return get_launcher(saved["launcher"] or "mpirun").find(saved)

@@ -1,41 +1,29 @@
-"""One small interface to N ranks of a command: start them, see how they end, ask them to stop, end them all.
+"""Ranks of a command as a job: what is to be started, what starts it, and the job that runs.
 
 launcher = get_launcher("horovodrun")
 launcher.check(hosts)                 # BadInput where it cannot work here
-running = launcher.start(job)         # returns at once
-write_json(path, running.save())      # after a restart of this process, RunningJob.find(read_json(path)) attaches to it
-while (outcome := running.poll()) is None: …
-running.request_stop(); running.end()
+job = launcher.start(spec)            # returns at once
+write_json(path, job.save())          # after a restart of this process, find_job(read_json(path)) attaches to it
+while (outcome := job.poll()) is None: …
+job.request_stop(); job.end()
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.cluster.hosts import Host, take_slots
-from harness.errors import BadInput
-from harness.launching import processes, remote
-from harness.launching.environment import launch_environment, with_own_path
-from harness.launching.outcome import Outcome, read_outcome
-from harness.launching.output import Printed, read_output
-
-TAIL_BYTES = 1 << 20  # how much of the output is read for the outcome
-LONG_TAIL_BYTES = 1 << 25  # …where that much does not tell it: other ranks may have printed on
-STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
+from harness.cluster.hosts import Host
+from harness.cluster.slots import local_slots
+from harness.launching.outcome import Outcome
 
 
 @dataclass(frozen=True)
-class Job:
-    """N ranks of a command.
+class JobSpec:
+    """N ranks of a command, to be started.
 
     hosts: with the slots that this job may use, filled in order. env: added to this process's scrubbed environment, on
     every host. output: what launcher and ranks print is appended to it, lines tagged with the rank.
@@ -50,214 +38,83 @@ class Job:
     cwd: Path
 
 
-class RunningJob:
-    """A job that was started, by this process or by one before it. Every process of it carries its run id."""
+class Job(ABC):
+    """A job that was started, by this process or by an earlier one."""
 
-    def __init__(self, saved: Mapping[str, Any], process: subprocess.Popen[bytes] | None = None) -> None:
-        self._saved = dict(saved)
-        self._process = process  # None: not our child, its exit code is nobody's to read
-        self._outcome: Outcome | None = None
-        self._told: dict[str, list[int]] = {}  # host (ours is ""): the ranks' processes that a stop request reached
-        self.pid: int = saved["pid"]
-        self.run_id: str = saved["run_id"]
-        self.hosts = tuple(Host(**host) for host in saved["hosts"])
-        self._others = remote.others([host.name for host in self.hosts])
+    run_id: str
 
-    def save(self) -> dict[str, Any]:
-        """What `find` needs, as JSON holds it."""
-        return dict(self._saved)
-
-    @classmethod
-    def find(cls, saved: Mapping[str, Any]) -> RunningJob:
-        """The job that `save` described, running or over. BadInput on another host: from here it cannot be seen."""
-        if saved["host"] != socket.gethostname():
-            here = socket.gethostname()
-            raise BadInput(f"job {saved['run_id']} was started on host {saved['host']}, this is {here}: go on there")
-        return cls(saved)
-
+    @abstractmethod
     def poll(self) -> Outcome | None:
-        """How the job ended, None while its launcher runs. Never blocks.
+        """How the job ended, None while it runs. Never blocks."""
 
-        What a launcher left behind that was itself killed is not seen here: `end` after any failure leaves nothing.
-        """
-        if self._outcome is None:
-            if self._process is not None:
-                code = self._process.poll()
-                running = code is None
-            else:
-                code = None
-                running = self._launcher_lives()
-            if not running:
-                self._outcome = self._read_outcome(code)
-        return self._outcome
-
+    @abstractmethod
     def request_stop(self) -> int:
-        """Signals USR2 to each rank that listens to it, on all hosts, and to nothing else; how many were reached.
+        """Asks each rank that listens to stop, on all hosts; how many this call has reached.
 
-        Each rank is told once: where fewer than all were listening yet (imports take seconds), call again later.
+        Each rank is asked once: where fewer than all were listening yet (imports take seconds), call again later.
         """
-        requests = {host: ["stop", self.run_id, *map(str, self._told.get(host, []))] for host in self._others}
-        reached = processes.request_stop(self.run_id, self._told.get("", []))
-        self._told.setdefault("", []).extend(reached)
-        count = len(reached)
-        for host, answer in remote.on_each(requests, self._reach_env(), STOP_SECONDS).items():
-            if not isinstance(answer, str):
-                self._told.setdefault(host, []).extend(answer)
-                count += len(answer)
-        return count
 
+    @abstractmethod
     def state_of(self, rank: int, host: str, pid: int) -> str:
         """`running`, `stopped` or `gone`: process `pid` of a rank on `host`, as that calls itself. In other words why
         the host does not say."""
-        if remote.is_here(host):
-            return processes.state_of(self.run_id, pid)
-        names = self._rank_hosts()
-        name = names[rank] if rank < len(names) else host
-        asked = {name: ["state", self.run_id, str(pid)]}
-        answer = remote.on_each(asked, self._reach_env(), STOP_SECONDS)[name]
-        return answer if isinstance(answer, str) else str(answer[0])
 
+    @abstractmethod
     def last_lines(self, rank: int) -> tuple[str, ...]:
         """The last lines that a rank printed."""
-        return read_output(*self._tail())[1].get(rank, Printed()).last_lines()
 
-    def complaint(self) -> str | None:
-        """What a rank of a job that does not go on said of it: an exception, else last words on standard error where
-        they are one rank's alone."""
-        ranks = sorted(read_output(*self._tail())[1].items())
-        raised = [(rank, said) for rank, printed in ranks if (said := printed.exception())]
-        words = [(rank, said) for rank, printed in ranks if (said := printed.last_error())]
-        for rank, said in raised or (words if len(words) == 1 else []):
-            return f"rank {rank} said: {said}"
-        return None
-
+    @abstractmethod
     def rank_hosts(self) -> list[str]:
         """The host of each rank, as it calls itself where that is this one."""
-        return [self._shown(name) for name in self._rank_hosts()]
 
+    @abstractmethod
     def end(self, grace: float = 5.0) -> list[str]:
-        """Ends the job: the launcher is asked, and after at most `grace` seconds all that carries the run id is killed.
+        """Ends the job: after at most `grace` seconds nothing of it is left on any host.
 
-        Returns when nothing is left on any host, after about 10 s more at most: a line for each host where that could
-        not be brought about or seen. Safe to call on a job that is over, and worth it after any failure.
+        A line for each host where that could not be brought about or seen. Safe to call on a job that is over, and
+        worth it after any failure.
         """
-        if self._signal_group(signal.SIGTERM):
-            deadline = time.monotonic() + grace
-            while time.monotonic() < deadline and self._group_lives():
-                time.sleep(0.05)
-            self._signal_group(signal.SIGKILL)
-        left = processes.end_all(self.run_id)
-        problems = [f"{socket.gethostname()}: processes {left} outlived their kill"] if left else []
-        requests = {host: ["end", self.run_id] for host in self._others}
-        for host, answer in remote.on_each(requests, self._reach_env(), 10.0 + remote.CONNECT_SECONDS).items():
-            if isinstance(answer, str):
-                problems.append(f"{host}: could not be reached to end what is left of the job ({answer})")
-            elif answer:
-                problems.append(f"{host}: processes {answer} outlived their kill")
-        self.poll()  # reaps the launcher
-        return problems
 
-    def _launcher_lives(self) -> bool:
-        return self._saved["start_time"] is not None and processes.start_time(self.pid) == self._saved["start_time"]
+    @abstractmethod
+    def save(self) -> dict[str, Any]:
+        """What `Launcher.find` needs, as JSON holds it; `launcher` is the launcher's name."""
 
-    def _group_lives(self) -> bool:
-        if self._process is not None:
-            self._process.poll()  # a zombie leader would keep the group
-        try:
-            os.killpg(self.pid, 0)
-            return True
-        except (ProcessLookupError, PermissionError):
-            return False
-
-    def _signal_group(self, number: signal.Signals) -> bool:
-        """Signals the launcher's process group, if it is still the launcher's; whether it was."""
-        # a launcher that died may have left an mpirun in its group, and the group's id is taken while that lives
-        if not self._launcher_lives() and self.pid not in processes.groups_of(self.run_id):
-            return False
-        try:
-            os.killpg(self.pid, number)
-            return True
-        except ProcessLookupError:
-            return False
-
-    def _read_outcome(self, code: int | None) -> Outcome:
-        tail, begun_before = self._tail()
-        outcome = read_outcome(tail, code, self.rank_hosts(), begun_before)
-        if begun_before and outcome.exit_code != 0 and outcome.reason is None:
-            tail, begun_before = self._tail(LONG_TAIL_BYTES)
-            outcome = read_outcome(tail, code, self.rank_hosts(), begun_before)
-        return outcome
-
-    def _tail(self, size: int = TAIL_BYTES) -> tuple[str, bool]:
-        """The end of what this job wrote, and whether it wrote more before it; what an earlier job wrote into the same
-        file is left out."""
-        try:
-            with open(self._saved["output"], "rb") as output:
-                first = self._saved["output_start"]
-                begin = max(first, output.seek(0, os.SEEK_END) - size)
-                output.seek(begin)
-                return output.read().decode(errors="replace"), begin > first
-        except OSError:
-            return "", False
-
-    def _rank_hosts(self) -> list[str]:
-        return [host.name for host in self.hosts for _ in range(host.slots)]
-
-    def _reach_env(self) -> dict[str, str]:
-        return launch_environment(os.environ)
-
-    @staticmethod
-    def _shown(name: str) -> str:
-        return socket.gethostname() if name == "localhost" else name
+    def complaint(self) -> str | None:
+        """What a rank of a job that makes no progress printed about it, None where it printed nothing."""
+        return None
 
 
 class Launcher(ABC):
     """Starts N ranks of a command. A new one is a file with this class and a line in the registry."""
 
     name: str
+    """By which the registry finds it; of a user's own it is `module:Class`."""
+    carries_mpi: bool = False
+    """Whether its ranks can send messages by MPI."""
+    elastic: bool = False
+    """Whether a job continues with fewer ranks when it loses one."""
 
     @abstractmethod
     def check(self, hosts: Sequence[Host] = ()) -> None:
         """BadInput, with the remedy, where this launcher cannot work here, or not on `hosts`. Starts nothing."""
 
     @abstractmethod
-    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
-        """The command that starts the ranks; `env` is what it will run in."""
+    def start(self, spec: JobSpec) -> Job:
+        """Starts the ranks and returns. BadInput for more ranks than slots."""
 
-    def start(self, job: Job) -> RunningJob:
-        """Starts the ranks and returns. BadInput for more ranks than slots.
+    @abstractmethod
+    def find(self, saved: Mapping[str, Any]) -> Job:
+        """The job that `Job.save` or `before_start` described, running or over. BadInput where it cannot be seen from
+        this host."""
 
-        The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
-        """
-        hosts = take_slots(job.hosts, job.ranks, f"the hosts of {job.run_id}")
-        path = {"PATH": job.env["PATH"]} if "PATH" in job.env else os.environ
-        job = replace(job, hosts=hosts, command=with_own_path(job.command, path))
-        env = {**launch_environment(os.environ), **job.env, processes.RUN_ID: job.run_id}
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.output, "ab") as output:
-            output_start = output.tell()
-            process = subprocess.Popen(
-                self.command_line(job, env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=job.cwd,
-                env=env,
-                start_new_session=True,
-            )
-        saved = {
-            "launcher": self.name,
-            "pid": process.pid,
-            "start_time": processes.start_time(process.pid),
-            "run_id": job.run_id,
-            "host": socket.gethostname(),
-            "hosts": [asdict(host) for host in job.hosts],
-            "output": str(job.output.resolve()),
-            "output_start": output_start,
-        }
-        return RunningJob(saved, process)
+    @abstractmethod
+    def before_start(self, spec: JobSpec) -> dict[str, Any]:
+        """What to save before `start`: by it `find` gives the job of a driver that died while it called `start`."""
 
+    def capacity(self, hosts: Sequence[Host], ranks: int = 1, cores: int = 1) -> tuple[Host, ...]:
+        """The slots, by host, that all jobs of `ranks` ranks together may use: of `hosts`, and where there are none, of
+        this machine, whose slots are shares of `cores` cores."""
+        return tuple(hosts) or (Host("localhost", local_slots(cores, ranks)),)
 
-def hosts_argument(job: Job) -> str:
-    """`a:2,b:1`, as -H of mpirun and horovodrun takes it."""
-    return ",".join(f"{host.name}:{host.slots}" for host in job.hosts)
+    def refresh(self, jobs: Iterable[Job]) -> None:
+        """Called before each round of `poll` over `jobs`: a launcher that asks a cluster does so once for all."""

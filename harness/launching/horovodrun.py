@@ -6,17 +6,20 @@ import importlib.util
 import mmap
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.cluster.hosts import Host
+from harness.cluster.place import host_name
 from harness.errors import BadInput
 from harness.files import write_text
 from harness.launching import remote
-from harness.launching.base import Job, Launcher, hosts_argument
+from harness.launching.base import JobSpec
 from harness.launching.environment import launch_environment
 from harness.launching.mpirun import find_program
+from harness.launching.process_job import ProcessJob, ProcessLauncher, hosts_argument
 
 LONGEST_ENVIRONMENT = 120_000
 """Bytes, of the 128 KB that Linux takes in one word."""
@@ -43,12 +46,13 @@ def size_in_a_line(env: Mapping[str, str]) -> int:
     return sum(len(os.fsencode(f"{name}={shlex.quote(value)} ")) for name, value in env.items())
 
 
-class Horovodrun(Launcher):
+class Horovodrun(ProcessLauncher):
     """`horovodrun -np N -H host:slots … --mpi|--gloo command`. It forwards the whole environment itself."""
 
     def __init__(self, name: str, controller: bytes) -> None:
         self.name = name
         self._controller = controller
+        self.carries_mpi = controller is MPI
 
     def check(self, hosts: Sequence[Host] = ()) -> None:
         found = horovod_has(self._controller)
@@ -72,21 +76,21 @@ class Horovodrun(Launcher):
                     "choose launcher mpirun or horovodrun"
                 )
 
-    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
+    def command_line(self, spec: JobSpec, env: Mapping[str, str]) -> list[str]:
         # its cache of host checks outlives the hosts' state by up to an hour; binding to none and tags are its defaults
-        command = [*self.program(self.all_here(job, env)), "-np", str(job.ranks), "-H", hosts_argument(job)]
+        command = [*self.program(self.all_here(spec, env)), "-np", str(spec.ranks), "-H", hosts_argument(spec)]
         command.append("--disable-cache")
         if self._controller is not MPI:
-            return [*command, "--gloo", *job.command]
-        if remote.others([host.name for host in job.hosts]):
+            return [*command, "--gloo", *spec.command]
+        if remote.others([host.name for host in spec.hosts]):
             # it calls mpirun by name alone, which then takes whatever Open MPI is on the other host's PATH, if any
             prefix = Path(find_program("mpirun", self.name)).parent.parent
             command.append(f"--mpi-args=--prefix {shlex.quote(str(prefix))}")
-        return [*command, "--mpi", *job.command]
+        return [*command, "--mpi", *spec.command]
 
-    def all_here(self, job: Job, env: Mapping[str, str]) -> bool:
+    def all_here(self, spec: JobSpec, env: Mapping[str, str]) -> bool:
         """Whether all ranks are on this host, and have its environment without being handed it."""
-        return not remote.others([host.name for host in job.hosts])
+        return not remote.others([host.name for host in spec.hosts])
 
     def program(self, all_here: bool) -> list[str]:
         """horovodrun without the question that `check` has answered; as it is where it is another Python's."""
@@ -97,6 +101,17 @@ class Horovodrun(Launcher):
         return [program]
 
 
+class ElasticJob(ProcessJob):
+    """Ranks that are gone are no fault, and a rank that is stopped is killed, so that the others continue."""
+
+    def state_of(self, rank: int, host: str, pid: int) -> str:
+        state = super().state_of(rank, host, pid)
+        if state == "stopped" and host == host_name():
+            os.kill(pid, signal.SIGKILL)
+            return "running"
+        return "running" if state == "gone" else state
+
+
 class ElasticHorovodrun(Horovodrun):
     """`horovodrun --min-np … --max-np …` on Gloo: ranks that are lost are done without, and taken in when they return.
 
@@ -104,26 +119,29 @@ class ElasticHorovodrun(Horovodrun):
     them. A lost rank's host is left out for a second or two, more when that happens again.
     """
 
+    elastic = True
+    job_class = ElasticJob
+
     def __init__(self, least: int) -> None:
         super().__init__("horovodrun-elastic", GLOO)
         self.least = least
 
-    def all_here(self, job: Job, env: Mapping[str, str]) -> bool:
+    def all_here(self, spec: JobSpec, env: Mapping[str, str]) -> bool:
         """Other hosts may come, which an environment that is too large could not be handed to in any case."""
-        return super().all_here(job, env) and size_in_a_line(env) > LONGEST_ENVIRONMENT
+        return super().all_here(spec, env) and size_in_a_line(env) > LONGEST_ENVIRONMENT
 
-    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
-        hosts = job.output.parent.resolve() / "hosts.elastic"
-        write_hosts(hosts, job.hosts)
+    def command_line(self, spec: JobSpec, env: Mapping[str, str]) -> list[str]:
+        hosts = spec.output.parent.resolve() / "hosts.elastic"
+        write_hosts(hosts, spec.hosts)
         lookup = hosts.with_name("hosts.elastic.sh")
         lookup.write_text(f"#!/bin/sh\nexec cat {shlex.quote(str(hosts))}\n")
         lookup.chmod(0o755)
-        numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(job.ranks)]
-        command = [*self.program(self.all_here(job, env)), *numbers, "--disable-cache"]
+        numbers = ["-np", str(self.least), "--min-np", str(self.least), "--max-np", str(spec.ranks)]
+        command = [*self.program(self.all_here(spec, env)), *numbers, "--disable-cache"]
         command += ["--host-discovery-script", str(lookup), "--blacklist-cooldown-range", "1", "2"]
-        if not remote.others([host.name for host in job.hosts]):
+        if not remote.others([host.name for host in spec.hosts]):
             command += ["--network-interfaces", "lo"]
-        return [*command, "--gloo", *job.command]
+        return [*command, "--gloo", *spec.command]
 
 
 def write_hosts(path: Path, hosts: Sequence[Host]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from harness.cluster.hosts import Host
 from harness.errors import BadInput
 from harness.launching import remote
-from harness.launching.base import Job, Launcher, hosts_argument
+from harness.launching.base import JobSpec
 from harness.launching.environment import forwarded, launch_environment
+from harness.launching.process_job import ProcessLauncher, hosts_argument
 
 
 def find_program(name: str, launcher: str) -> str:
@@ -21,21 +22,22 @@ def find_program(name: str, launcher: str) -> str:
     return path
 
 
-class Mpirun(Launcher):
+class Mpirun(ProcessLauncher):
     """`mpirun -np N -H host:slots … command`."""
 
     name = "mpirun"
+    carries_mpi = True
 
     def check(self, hosts: Sequence[Host] = ()) -> None:
         find_program("mpirun", self.name)
 
-    def command_line(self, job: Job, env: Mapping[str, str]) -> list[str]:
+    def command_line(self, spec: JobSpec, env: Mapping[str, str]) -> list[str]:
         # two jobs at once would both bind to core 0: a rank pins itself to the cores of its slot
-        placing = ["--bind-to", "none", "--map-by", "slot", "-H", hosts_argument(job)]
+        placing = ["--bind-to", "none", "--map-by", "slot", "-H", hosts_argument(spec)]
         exported: list[str] = []
-        if remote.others([host.name for host in job.hosts]):  # ranks here have mpirun's environment as it is
-            for name in forwarded(env, job.env):
+        if remote.others([host.name for host in spec.hosts]):  # ranks here have mpirun's environment as it is
+            for name in forwarded(env, spec.env):
                 exported += ["-x", name]
         # by its whole path: Open MPI then looks for its part on other hosts in the same folder
         program = find_program("mpirun", self.name)
-        return [program, "-np", str(job.ranks), "--tag-output", *placing, *exported, *job.command]
+        return [program, "-np", str(spec.ranks), "--tag-output", *placing, *exported, *spec.command]

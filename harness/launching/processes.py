@@ -1,6 +1,6 @@
-"""The processes of a run on one host: found by the run id in their environment, told to stop, ended.
+"""The processes of a run on one host: found by the run id in their environment, asked to stop, ended.
 
-Standard library alone and no import of this package: its source is also sent to other hosts and run there (reach.py).
+Standard library alone and no import of this package: its source is also sent to other hosts and run there (remote.py).
 Launchers cannot be trusted with this: TERM to `horovodrun --mpi` kills a shell and leaves the ranks; KILL to its group
 misses ranks, which have groups of their own; and environment workers outlive a rank that was killed.
 """
@@ -72,11 +72,11 @@ def stop_listeners(processes: dict[int, Process]) -> list[int]:
     return sorted(listeners)
 
 
-def request_stop(run_id: str, told: list[int]) -> list[int]:
-    """Signals the ranks on this host that listen and are not in `told`; their process ids."""
+def request_stop(run_id: str, asked: list[int]) -> list[int]:
+    """Signals the ranks on this host that listen and are not in `asked`; their process ids."""
     reached = []
     for pid in stop_listeners(processes_of(run_id)):
-        if pid not in told:
+        if pid not in asked:
             try:
                 os.kill(pid, STOP_SIGNAL)
                 reached.append(pid)
@@ -143,7 +143,7 @@ if __name__ == "__main__":  # on another host, answered by a list in one line of
     action, the_run, *pids = sys.argv[1:]
     if action == "end":  # RUN_ID
         print(json.dumps(end_all(the_run)))
-    elif action == "stop":  # RUN_ID PID…, those that were told already
+    elif action == "stop":  # RUN_ID PID…, those that were asked already
         print(json.dumps(request_stop(the_run, [int(pid) for pid in pids])))
     else:  # state RUN_ID PID…
         print(json.dumps([state_of(the_run, int(pid)) for pid in pids]))

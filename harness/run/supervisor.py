@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import time
 import uuid
@@ -22,9 +21,9 @@ from harness.launching import (
     ElasticHorovodrun,
     Host,
     Job,
+    JobSpec,
     Launcher,
     Outcome,
-    RunningJob,
     available_hosts,
     get_launcher,
     inside_launcher,
@@ -36,14 +35,9 @@ from harness.lifecycle.heartbeat import clear_heartbeats
 from harness.lifecycle.result import Made, Result, failed_result, read_result
 from harness.lifecycle.run_directory import refuse_unwritable, saves
 from harness.lifecycle.signals import StopRequests
-from harness.lifecycle.watchdog import Hang, Watch
 from harness.reporting import Progress, Status, open_display, read_progress
-from harness.run.supervision import state_in
+from harness.run.supervision import Supervision, supervise
 from harness.schema import RunConfig
-
-POLL_SECONDS = 0.1
-REQUEST_SECONDS = 1.0
-"""Between stop requests while not all ranks listen yet; inside a Slurm allocation each of them is a job step."""
 
 
 def train_on_ranks(
@@ -69,7 +63,7 @@ def train_on_ranks(
     starter = get_launcher(launcher) if least is None else ElasticHorovodrun(least)
     hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check(hosts)
-    if config.sync.path == "mpi" and starter.name in ("horovodrun-gloo", "horovodrun-elastic"):
+    if config.sync.path == "mpi" and not starter.carries_mpi:
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
     refuse_unwritable(run_dir)
     registered = None
@@ -116,7 +110,7 @@ def start_and_watch(
             has_parent=True, seconds_spent=time.monotonic() - began if restarts else 0.0, registration=registration
         )
         command = ("train", str(settings.resolve()), "--output", str(run_dir.resolve()), "--resume", resume)
-        job = Job(
+        spec = JobSpec(
             command=(*python_module("harness"), *command),
             ranks=ranks,
             hosts=hosts,
@@ -129,9 +123,9 @@ def start_and_watch(
         (run_dir / "progress.json").unlink(missing_ok=True)
         clear_heartbeats(run_dir)
         with StopRequests() as requests:  # from before there are ranks, which would run on without this process
-            running = starter.start(job)
             least = starter.least if isinstance(starter, ElasticHorovodrun) else ranks
-            outcome, asked = watch(running, ranks, least, config, run_dir, requests)
+            outcome = watch(starter.start(spec), least, config, run_dir, requests)
+            asked = requests.received
         begun = restarts > 0 or bool(saves(run_dir) - before) or read_progress(run_dir)[0] is not None
         result = conclude(run_dir, outcome, asked, config, ranks, begun)
         if result.status != "failed" or result.divergence or asked:
@@ -144,46 +138,16 @@ def start_and_watch(
     return result
 
 
-def watch(
-    running: RunningJob, ranks: int, least: int, config: RunConfig, run_dir: Path, requests: StopRequests
-) -> tuple[Outcome, str | None]:
-    """Draws the run until it is over; returns how it ended, and the stop signal that was passed on to it, if any.
-
-    `least`: so many ranks are always there. A rank that hangs, and a second Ctrl-C, end it. Nothing that carries
-    the run's id is left afterwards, on any host.
-    """
-    grace, deadline, reached, next_request = config.run.stop_seconds, 0.0, 0, 0.0
-    vigil = Watch(run_dir, config.run.hang_seconds, state_in(running), running.rank_hosts()[:least])
-    hang: Hang | None = None
-    try:
-        with RunDisplay(config, run_dir) as display:
-            while (outcome := running.poll()) is None:
-                display.draw()
-                now = time.monotonic()
-                if hang is None and (hang := vigil.look()) is not None:
-                    display.say(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run")
-                    running.end(grace=0.0)  # mpirun would let a stopped rank continue
-                if requests.received and not deadline:
-                    deadline = now + grace
-                    display.say(f"{requests.received}: asking the ranks to stop at the next boundary")
-                if deadline:
-                    if reached < ranks and now >= next_request:  # a rank that is still importing does not listen yet
-                        reached += running.request_stop()
-                        next_request = now + REQUEST_SECONDS
-                    if now > deadline:
-                        display.say(f"the ranks did not stop within {grace:g} s (run.stop_seconds): ending them")
-                        running.end()
-                time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:  # the second one
-        running.end(grace=0.0)
-        outcome = running.poll() or Outcome(128 + signal.SIGINT)
-    finally:
-        for problem in running.end():
-            print(problem, file=sys.stderr, flush=True)
-    if hang is not None:
-        lines = running.last_lines(hang.rank)
-        outcome = replace(outcome, failed_rank=hang.rank, host=hang.host, last_lines=lines, hang=hang.cause)
-    return outcome, requests.received
+def watch(job: Job, least: int, config: RunConfig, run_dir: Path, requests: StopRequests) -> Outcome:
+    """Draws the run until it is over; returns how it ended. `least`: so many ranks are always there."""
+    hosts, settings = job.rank_hosts()[:least], config.run
+    supervision = Supervision(job, run_dir, settings.hang_seconds, hosts, settings.stop_seconds)
+    with RunDisplay(config, run_dir) as display:
+        outcome = supervise(supervision, requests, display.say, display.draw)
+    if (hang := supervision.hang) is not None:
+        lines = job.last_lines(hang.rank)
+        return replace(outcome, failed_rank=hang.rank, host=hang.host, last_lines=lines, hang=hang.cause)
+    return outcome
 
 
 class RunDisplay:

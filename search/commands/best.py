@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from harness.errors import BadInput
 from search.display import number
+from search.study.confirmed import CONFIRMATION
 from search.study.existing import find
 from search.study.study import OUTCOME, best_trial, enqueue_again
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import CONFIRMATION
 
 NOT_AGAIN = ("stopped", "invalid")
 """Outcomes of failed trials whose parameters are queued already, or can never be run."""

@@ -12,11 +12,11 @@ import optuna
 
 from harness.errors import BadInput
 from search.display import plural
-from search.run import Prepared
 from search.space.space import Stored
 from search.strategies.proposals import Drawer, NothingLeft
 from search.strategies.samplers import sampler_seed
 from search.study.storage import without_password
+from search.trials.prepared import Prepared
 
 
 def dry_run(prepared: Prepared) -> Iterator[str]:

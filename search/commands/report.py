@@ -16,10 +16,10 @@ from harness.files import write_text
 from search.commands.status import row
 from search.display import number
 from search.space.space import Space
+from search.study.confirmed import CONFIRMATION
 from search.study.existing import find
 from search.study.study import best_trial
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import CONFIRMATION
 
 PLOTS: dict[str, tuple[str, Callable[[optuna.Study], go.Figure]]] = {
     "history": ("History", visualization.plot_optimization_history),

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from search.display import Row, near, number, plural, trial_table
 from search.space.space import Space
-from search.study.budget import PLAN
+from search.study.budget import BUDGET
+from search.study.confirmed import CONFIRMATION
 from search.study.existing import find
 from search.study.study import OUTCOME, best_trial
 from search.study.study_dir import StudyDir
-from search.trials.confirmation import CONFIRMATION
 from search.trials.retention import shown_size, size_of
 
 REFRESH_SECONDS = 2.0
@@ -40,7 +40,7 @@ def status(name: str, storage: str | None, once: bool) -> None:
             contextlib.suppress(KeyboardInterrupt),
             Live(overview(study, space, directory), console=console, auto_refresh=False) as live,
         ):
-            while not study.user_attrs.get(PLAN, {"done": True})["done"]:
+            while not study.user_attrs.get(BUDGET, {"done": True})["done"]:
                 time.sleep(REFRESH_SECONDS)
                 live.update(overview(study, space, directory), refresh=True)
 

@@ -75,7 +75,7 @@ def stop(name: str, storage: str | None, trial: int | None) -> str:
         is_now = states[trial].name.lower() if trial in states else "not there"
         raise BadInput(f"--trial {trial} of study {name} is {is_now}; running: {running}")
     directory.request_stop(trial)
-    return f"trial {trial} of study {name} will stop, and is told as pruned at its last report"
+    return f"trial {trial} of study {name} will stop, and is recorded as pruned at its last report"
 
 
 def delete(name: str, storage: str | None, sure: bool) -> str:

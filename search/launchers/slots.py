@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.cluster.hosts import Host, same_host
-from harness.cluster.machine import usable_cores
-from harness.cluster.slots import visible_gpus
 from harness.errors import BadInput
 from harness.launching.remote import is_here
 
@@ -112,12 +109,3 @@ class Slots:
 
     def _size(self, name: str) -> int:
         return next(host.slots for host in self.hosts if host.name == name)
-
-
-def local_slots(cores_per_slot: int = 1, ranks: int = 1) -> int:
-    """Slots of this machine: its GPUs where a trial's ranks can have one each, else shares of the cores it may use.
-
-    Ranks do not share a GPU: a trial of more ranks than there are GPUs trains on cores.
-    """
-    gpus = len(visible_gpus(os.environ))
-    return gpus if gpus >= ranks else max(1, usable_cores() // cores_per_slot)

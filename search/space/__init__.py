@@ -1,1 +1,1 @@
-"""The parameter space: parsed, sampled, told."""
+"""The parameter space: parsed, sampled, shown."""

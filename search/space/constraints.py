@@ -55,7 +55,7 @@ class Constraint:
         except Missing:
             return True
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise BadInput(f"study.constraints {self.text!r} cannot be told: {error}") from None
+            raise BadInput(f"study.constraints {self.text!r} cannot be evaluated: {error}") from None
 
     def _tree(self) -> ast.expr:
         braced: list[str] = BRACES.findall(self.text)

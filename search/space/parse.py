@@ -14,7 +14,8 @@ from pydantic import StrictFloat, StrictInt
 
 from harness.errors import BadInput
 from harness.settings import Settings, validate
-from search.space.space import Parameter, Space, show
+from search.space.parameter import Parameter, show
+from search.space.space import Space
 from search.space.transform import Transform
 
 

@@ -22,10 +22,11 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 
-from search.space.space import Parameter, Space, show
+from search.space.parameter import Parameter, show
+from search.space.space import Space
 
 
-def taken_up(study: optuna.Study, space: Space, storage: RDBStorage) -> tuple[Space, list[str]]:
+def widened(study: optuna.Study, space: Space, storage: RDBStorage) -> tuple[Space, list[str]]:
     """The space, with its choices in the order that the study knows, and a line for each parameter that became wider.
 
     Where it is no wider form of the study's own nothing is changed: the study refuses it by itself.

@@ -15,7 +15,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from harness.errors import BadInput
-from search.space.space import Parameter, Point, Space, Stored, contains, point_of
+from search.space.parameter import Parameter, contains
+from search.space.space import Point, Space, Stored, point_of
 
 DRAWS = 200
 """How often a point is drawn before the draws are given up, or a finite space is gone through."""

@@ -1,6 +1,6 @@
-"""Pruners by name: `pruner = "median"`, or a table with its own settings, `{name = "median", startup_trials = 5}`.
+"""Pruners by name: `pruner = "median"`, or a table with Optuna's arguments, `{name = "median", n_startup_trials = 5}`.
 
-Steps are evaluations, 1 … K of each seed in turn, so `warmup_steps` and `min_resource` count evaluations.
+Steps are evaluations, 1 … K of each seed in turn, so `n_warmup_steps` and `min_resource` count evaluations.
 A new one is a class with `build` and a line in `PRUNERS`.
 """
 
@@ -22,24 +22,24 @@ class PrunerSettings(Settings):
 
     @abstractmethod
     def build(self, steps: int | None) -> BasePruner:
-        """The pruner of trials that have this number of steps at most (None: nobody knows)."""
+        """The pruner of trials that have this number of steps at most (None: not known)."""
 
 
 class Median(PrunerSettings):
     """Prunes a trial whose best value so far is worse than the median of the others at the same step."""
 
-    startup_trials: int = Field(5, ge=0)
+    n_startup_trials: int = Field(5, ge=0)
     """No pruning before so many trials have finished."""
-    warmup_steps: int = Field(0, ge=0)
+    n_warmup_steps: int = Field(0, ge=0)
     """No pruning before this step of a trial."""
     interval_steps: int = Field(1, ge=1)
     """Look at every so many steps."""
-    min_trials: int = Field(1, ge=1)
-    """Trials that must have reported at a step for it to be judged."""
+    n_min_trials: int = Field(1, ge=1)
+    """Trials that must have reported at a step before one is pruned there."""
 
     def build(self, steps: int | None) -> BasePruner:
         return optuna_pruners.MedianPruner(
-            self.startup_trials, self.warmup_steps, self.interval_steps, n_min_trials=self.min_trials
+            self.n_startup_trials, self.n_warmup_steps, self.interval_steps, n_min_trials=self.n_min_trials
         )
 
 
@@ -51,21 +51,25 @@ class Percentile(Median):
 
     def build(self, steps: int | None) -> BasePruner:
         return optuna_pruners.PercentilePruner(
-            self.percentile, self.startup_trials, self.warmup_steps, self.interval_steps, n_min_trials=self.min_trials
+            self.percentile,
+            self.n_startup_trials,
+            self.n_warmup_steps,
+            self.interval_steps,
+            n_min_trials=self.n_min_trials,
         )
 
 
 class Halving(PrunerSettings):
-    """Asynchronous successive halving (Li et al., 2018): of those that reach a rung, the best go on."""
+    """Asynchronous successive halving (Li et al., 2018): of those that reach a rung, the best continue."""
 
     min_resource: int | Literal["auto"] = "auto"
     """The step of the first rung."""
     reduction_factor: int = Field(4, ge=2)
-    """One of so many goes on at each rung."""
+    """One of so many continues at each rung."""
     min_early_stopping_rate: int = Field(0, ge=0)
     """The first rung is at `min_resource * reduction_factor ** min_early_stopping_rate`."""
     bootstrap_count: int = Field(0, ge=0)
-    """Trials that must have reached a rung before any is judged there."""
+    """Trials that must have reached a rung before one is pruned there."""
 
     def build(self, steps: int | None) -> BasePruner:
         return optuna_pruners.SuccessiveHalvingPruner(
@@ -81,7 +85,7 @@ class Hyperband(PrunerSettings):
     max_resource: int | Literal["auto"] = "auto"
     """The steps of a whole trial; `auto`: what the run's evaluations say."""
     reduction_factor: int = Field(3, ge=2)
-    """One of so many goes on at each rung."""
+    """One of so many continues at each rung."""
 
     def build(self, steps: int | None) -> BasePruner:
         most = steps if self.max_resource == "auto" and steps is not None else self.max_resource
@@ -95,7 +99,7 @@ class Threshold(PrunerSettings):
     """A value below it is pruned."""
     upper: float | None = None
     """A value above it is pruned."""
-    warmup_steps: int = Field(0, ge=0)
+    n_warmup_steps: int = Field(0, ge=0)
     """No pruning before this step."""
     interval_steps: int = Field(1, ge=1)
     """Look at every so many steps."""
@@ -107,13 +111,13 @@ class Threshold(PrunerSettings):
         return self
 
     def build(self, steps: int | None) -> BasePruner:
-        return optuna_pruners.ThresholdPruner(self.lower, self.upper, self.warmup_steps, self.interval_steps)
+        return optuna_pruners.ThresholdPruner(self.lower, self.upper, self.n_warmup_steps, self.interval_steps)
 
 
 class Patient(PrunerSettings):
-    """Prunes where `pruner` would, but only a trial that has not become better for `patience` steps."""
+    """Prunes where `wrapped_pruner` would, but only a trial that has not become better for `patience` steps."""
 
-    pruner: pydantic.SerializeAsAny[PrunerSettings] | None = None
+    wrapped_pruner: pydantic.SerializeAsAny[PrunerSettings] | None = None
     """The pruner behind it; without one, patience alone decides."""
     patience: int = Field(3, ge=0)
     """Steps without a better value that are forgiven."""
@@ -121,7 +125,7 @@ class Patient(PrunerSettings):
     """What counts as better."""
 
     def build(self, steps: int | None) -> BasePruner:
-        inner = self.pruner.build(steps) if self.pruner else None
+        inner = self.wrapped_pruner.build(steps) if self.wrapped_pruner else None
         return optuna_pruners.PatientPruner(inner, self.patience, self.min_delta)
 
 
@@ -130,11 +134,11 @@ class Wilcoxon(PrunerSettings):
 
     p_threshold: float = Field(0.1, gt=0, lt=1)
     """The p-value under which a trial is pruned."""
-    startup_steps: int = Field(2, ge=0)
+    n_startup_steps: int = Field(2, ge=0)
     """No pruning before so many steps of a trial."""
 
     def build(self, steps: int | None) -> BasePruner:
-        return optuna_pruners.WilcoxonPruner(p_threshold=self.p_threshold, n_startup_steps=self.startup_steps)
+        return optuna_pruners.WilcoxonPruner(p_threshold=self.p_threshold, n_startup_steps=self.n_startup_steps)
 
 
 class NoPruner(PrunerSettings):

@@ -1,4 +1,4 @@
-"""Samplers by name: `sampler = "tpe"`, or a table with its own settings, `{name = "tpe", startup_trials = 5}`.
+"""Samplers by name: `sampler = "tpe"`, or a table with Optuna's own arguments, `{name = "tpe", n_startup_trials = 5}`.
 
 A new one is a class with `build` and a line in `SAMPLERS`.
 """
@@ -28,7 +28,7 @@ class SamplerSettings(Settings):
 class Tpe(SamplerSettings):
     """Tree-structured Parzen estimators (Bergstra et al., 2011): a good first choice for most spaces."""
 
-    startup_trials: int = Field(10, ge=0)
+    n_startup_trials: int = Field(10, ge=0)
     """Trials drawn at random before the model is asked."""
     multivariate: bool = True
     """Model the parameters together rather than each alone."""
@@ -36,27 +36,29 @@ class Tpe(SamplerSettings):
     def build(self, space: Space, seed: int) -> BaseSampler:
         # A multivariate model takes only what all trials share; conditional spaces are modelled group by group.
         group = self.multivariate and space.conditional
-        return TPESampler(n_startup_trials=self.startup_trials, multivariate=self.multivariate, group=group, seed=seed)
+        return TPESampler(
+            n_startup_trials=self.n_startup_trials, multivariate=self.multivariate, group=group, seed=seed
+        )
 
 
 class Gp(SamplerSettings):
     """A Gaussian process: few, costly trials of few parameters."""
 
-    startup_trials: int = Field(10, ge=1)
+    n_startup_trials: int = Field(10, ge=1)
     """Trials drawn at random before the model is asked."""
 
     def build(self, space: Space, seed: int) -> BaseSampler:
-        return GPSampler(n_startup_trials=self.startup_trials, seed=seed, warn_independent_sampling=False)
+        return GPSampler(n_startup_trials=self.n_startup_trials, seed=seed, warn_independent_sampling=False)
 
 
 class CmaEs(SamplerSettings):
     """CMA-ES: many trials of numeric parameters; choices and conditional parameters are drawn at random."""
 
-    startup_trials: int = Field(1, ge=0)
+    n_startup_trials: int = Field(1, ge=0)
     """Trials drawn at random first."""
 
     def build(self, space: Space, seed: int) -> BaseSampler:
-        return CmaEsSampler(n_startup_trials=self.startup_trials, seed=seed, warn_independent_sampling=False)
+        return CmaEsSampler(n_startup_trials=self.n_startup_trials, seed=seed, warn_independent_sampling=False)
 
 
 class Random(SamplerSettings):

@@ -1,4 +1,4 @@
-"""How many trials are still to be asked for: each run adds some, and an interrupted run is gone on with first."""
+"""How many trials are still to be asked for: each run adds some, and an interrupted run is resumed first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import optuna
 
 from search.study.study import is_finished
 
-PLAN = "plan"
+BUDGET = "plan"
+"""User attribute of the study, under the name that it has always had."""
 
 
 class TrialBudget:
@@ -14,10 +15,10 @@ class TrialBudget:
 
     def __init__(self, study: optuna.Study, more: int) -> None:
         self.study = study
-        kept = study.user_attrs.get(PLAN)
+        kept = study.user_attrs.get(BUDGET)
         # asked for another number of trials, an interrupted run is not what is wanted any more
-        self.goes_on = kept is not None and not kept["done"] and kept.get("more", more) == more
-        self.trials = kept["trials"] if self.goes_on and kept else self._finished() + more
+        self.resumes = kept is not None and not kept["done"] and kept.get("more", more) == more
+        self.trials = kept["trials"] if self.resumes and kept else self._finished() + more
         self.more = more
         self._keep(done=False)
 
@@ -30,7 +31,7 @@ class TrialBudget:
         self._keep(done=True)
 
     def _keep(self, done: bool) -> None:
-        self.study.set_user_attr(PLAN, {"trials": self.trials, "more": self.more, "done": done})
+        self.study.set_user_attr(BUDGET, {"trials": self.trials, "more": self.more, "done": done})
 
     def _finished(self) -> int:
         return sum(map(is_finished, self.study.get_trials(deepcopy=False)))

@@ -55,7 +55,7 @@ def parse_url(url: str) -> sqlalchemy.engine.URL:
 
 
 def check_url(url: str) -> sqlalchemy.engine.URL:
-    """What can be told of a URL before it is opened; `BadInput` also for a database that would not stay."""
+    """Checks of a URL before it is opened; `BadInput` also for a database that would not stay."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and sqlite_file(url) is None:
         raise BadInput(

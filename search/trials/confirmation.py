@@ -15,41 +15,17 @@ from optuna.trial import FrozenTrial
 
 from harness.errors import BadInput
 from harness.files import read_json, write_json
+from harness.launching import Job
 from search.display import Row, number
 from search.launchers.slots import Lease
+from search.study.confirmed import CONFIRMATION, Confirmation
 from search.study.objective import confirm_seeds
 from search.trial_dir import TrialDir, open_trial_dir
 from search.trials.context import StudyContext
+from search.trials.event_loop import EventLoop
 from search.trials.outcome import End
 from search.trials.retention import tidy_run
 from search.trials.seed_run import SeedRun
-
-POLL_SECONDS = 0.1
-CONFIRMATION = "confirmation"
-"""User attribute of the study: the last confirmation."""
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    trial: int
-    """Number of the trial whose parameters were confirmed."""
-    seeds: list[int]
-    episodes: int
-    trained: str
-    """Stands for the ranks and all settings: a confirmation of others is another one."""
-    values: list[float]
-    """Of the seeds that ended well, in their order."""
-    mean: float | None
-    std: float | None
-    """Sample standard deviation over the seeds; 0 of a single one."""
-    failures: list[str]
-    """One line for each seed that did not end well."""
-
-    def describe(self) -> str:
-        if self.mean is None or self.std is None:
-            return "none of the seeds ended well"
-        values = ", ".join(map(number, self.values))
-        return f"{self.mean:.6g} ± {self.std:.3g} over {len(self.values)} unseen seeds ({values})"
 
 
 def confirm(context: StudyContext, best: FrozenTrial) -> Confirmation | None:
@@ -79,7 +55,7 @@ def confirm(context: StudyContext, best: FrozenTrial) -> Confirmation | None:
         return Confirmation(**before)
     shown = ", ".join(map(str, seeds))
     context.display.event(f"confirming trial {best.number} with unseen seeds: {shown}")
-    ends = SeedsAtOnce(context, own_directory(context, question), seeds, settings).run()
+    ends = ConfirmationRuns(context, own_directory(context, question), seeds, settings).run()
     if ends is None:
         return None
     values = [end.value for end in ends if end.status == "done" and end.value is not None]
@@ -96,7 +72,7 @@ def confirm(context: StudyContext, best: FrozenTrial) -> Confirmation | None:
 
 
 def own_directory(context: StudyContext, question: dict[str, Any]) -> TrialDir:
-    """`confirm/`, gone on with where the same was being confirmed; another one in it is kept under another name."""
+    """`confirm/`, resumed where it holds the same confirmation; another one in it is kept under another name."""
     path = context.directory.confirm
     asked = read_json(path / "question.json")
     if path.exists() and (asked != question or context.directory.copied):
@@ -114,86 +90,94 @@ def own_directory(context: StudyContext, question: dict[str, Any]) -> TrialDir:
     return directory
 
 
-class SeedsAtOnce:
+@dataclass(frozen=True)
+class ConfirmationRun:
+    """One seed of the confirmation."""
+
+    index: int
+    run: SeedRun
+    lease: Lease
+
+    @property
+    def job(self) -> Job:
+        return self.run.job
+
+    def ask_to_stop(self) -> None:
+        self.run.ask_to_stop("stopped")
+
+    def end_now(self) -> End:
+        return self.run.end_now("ended with the driver")
+
+
+class ConfirmationRuns(EventLoop[ConfirmationRun]):
     """One configuration with several seeds, as many at once as there are slots."""
 
     def __init__(self, context: StudyContext, directory: TrialDir, seeds: list[int], settings: dict[str, Any]) -> None:
-        self.context = context
+        super().__init__(context)
         self.directory = directory
         self.seeds = seeds
         self.settings = settings
         self.waiting = list(range(len(seeds)))
-        self.running: dict[int, tuple[SeedRun, Lease]] = {}
         self.ends: dict[int, End] = {}
         self.began = time.time()
-        self.last: dict[int, tuple[int, float | None]] = {}
 
     def run(self) -> list[End] | None:
         """How each seed ended, in their order; None where the driver was asked to stop."""
-        self.take_up_again()
-        while self.running or self.waiting and not self.context.stop.count:
-            self.obey()
-            self.fill_slots()
-            self.watch()
-            self.context.display.rows([self.row(index) for index in self.running], "confirmation")
-            time.sleep(POLL_SECONDS)
+        self.recover()
+        self.run_all()
         if self.waiting or any(end.status == "stopped" for end in self.ends.values()):
             return None
         return [self.ends[index] for index in range(len(self.seeds))]
 
-    def take_up_again(self) -> None:
-        """Runs that a driver before this one started: what is done counts, what is dead is started again."""
+    def recover(self) -> None:
+        """Runs that an earlier driver started: what is done counts, what died is started again."""
         for index, job in self.directory.jobs.items():
             run = self.context.runner.find(self.directory, index)
             end = run.poll()
             if end is None:
                 lease = Lease.from_json(job["lease"])
                 self.context.slots.claim(lease)
-                self.running[index] = (run, lease)
+                self.running.append(ConfirmationRun(index, run, lease))
             elif end.status == "done":
                 self.ends[index] = end
             else:
                 continue
             self.waiting.remove(index)
 
-    def obey(self) -> None:
-        if self.context.stop.count:
-            for index, (run, _) in list(self.running.items()):
-                run.ask_to_stop("stopped")
-                if self.context.stop.count > 1:
-                    self.finish(index, run.end_now("ended with the driver"))
+    def wants_more(self) -> bool:
+        return bool(self.waiting) and not self.ending
 
-    def fill_slots(self) -> None:
-        while self.waiting and not self.context.stop.count:
-            lease = self.context.slots.lease(self.context.config.trial.ranks)
-            if lease is None:
-                return
-            index = self.waiting.pop(0)
-            episodes = self.context.config.confirm.episodes
-            run = self.context.runner.start(self.directory, index, self.seeds[index], self.settings, lease, episodes)
-            self.running[index] = (run, lease)
+    def start_next(self) -> None:
+        lease = self.context.slots.lease(self.ranks)
+        assert lease is not None
+        index = self.waiting.pop(0)
+        episodes = self.context.config.confirm.episodes
+        run = self.context.runner.start(self.directory, index, self.seeds[index], self.settings, lease, episodes)
+        self.running.append(ConfirmationRun(index, run, lease))
 
-    def watch(self) -> None:
-        ended = {index: run.poll(self.read_reports) for index, (run, _) in self.running.items()}
-        for index, end in ended.items():
-            if end is not None:
-                self.finish(index, end)
+    def watch(self, run: ConfirmationRun) -> None:
+        end = run.run.poll(self.read_reports)
+        if end is not None:
+            self.finish(run, end)
 
     def read_reports(self) -> None:
-        for report in self.directory.new_reports():
-            self.last[report.seed] = (report.step, report.value)
-            if report.seed in self.running:
-                self.running[report.seed][0].heard()
+        reported = {report.seed for report in self.directory.new_reports()}
+        for run in self.running:
+            if run.index in reported:
+                run.run.heard()
 
-    def finish(self, index: int, end: End) -> None:
-        _, lease = self.running.pop(index)
-        self.context.slots.give_back(lease)
-        tidy_run(self.directory.seed_path(index), self.context.config.trial.keep)
-        self.ends[index] = end
-        came_to = f"gave {number(end.value)}" if end.status == "done" else f"{end.status}: {end.reason}"
-        self.context.display.event(f"seed {self.seeds[index]} {came_to}")
+    def finish(self, run: ConfirmationRun, end: End) -> None:
+        self.release(run)
+        tidy_run(self.directory.seed_path(run.index), self.context.config.trial.keep)
+        self.ends[run.index] = end
+        outcome = f"gave {number(end.value)}" if end.status == "done" else f"{end.status}: {end.reason}"
+        self.context.display.event(f"seed {self.seeds[run.index]} {outcome}")
 
-    def row(self, index: int) -> Row:
-        step, value = self.last.get(index, (None, None))
+    def row(self, run: ConfirmationRun) -> Row:
+        last = self.directory.last.get(run.index)
+        step, value = (None, None) if last is None else (last.step, last.value)
         state = "starting" if step is None else "running"
-        return Row(f"seed {self.seeds[index]}", state, "confirmation", step, value, time.time() - self.began)
+        return Row(f"seed {self.seeds[run.index]}", state, "confirmation", step, value, time.time() - self.began)
+
+    def summary(self) -> str:
+        return "confirmation"

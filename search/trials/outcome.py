@@ -51,7 +51,7 @@ class Evidence:
 
 
 def classify(evidence: Evidence) -> End:
-    """What the ranks came to counts before what the driver wanted of them, and that before what went wrong."""
+    """The ranks' own result counts before what the driver asked of them, and that before what went wrong."""
     return ranks_own_end(evidence) or wanted_end(evidence) or reported_end(evidence) or failed_end(evidence)
 
 
@@ -96,8 +96,8 @@ def failed_end(evidence: Evidence) -> End:
     if result is not None and result.status in ("pruned", "stopped"):
         return End("failed", reason=f"{result.status}, which this study did not ask for: {said}", last_lines=lines)
     if outcome is not None and outcome.exit_code != 0:
-        told = outcome.describe()
-        reason = told if said in told else f"{told}; {said}"
+        described = outcome.describe()
+        reason = described if said in described else f"{described}; {said}"
         return End("failed", reason=reason, last_lines=lines, lost_host=outcome.lost_host)
     missing = "the job ended without result.json: its script never called harness.reporting.report"
     return End("failed", reason=said or missing, last_lines=lines)

@@ -1,4 +1,4 @@
-"""What the study is told of a trial's end, and which ends are faults."""
+"""How the end of a trial is recorded in the study, and which failures in a row stop it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILURES_IN_A_ROW = 3
 
 
 def record_outcome(study: optuna.Study, run: TrialRun, end: End, on_divergence: str) -> None:
-    """Records how the trial ended. A stopped one is told as failed, and its parameters are queued again."""
+    """Records how the trial ended. A stopped one is recorded as failed, and its parameters are queued again."""
     notes = {
         OUTCOME: end.status,
         "reason": end.reason,
@@ -31,16 +31,16 @@ def record_outcome(study: optuna.Study, run: TrialRun, end: End, on_divergence: 
     value, state = value_and_state(study, end, on_divergence)
     try:
         study.tell(run.trial, value, state)
-    except ValueError:  # how `record_outcome` refuses a trial that others have told
+    except ValueError:  # how `tell` refuses a trial that others have finished
         if not frozen_trial(study, run.number).state.is_finished():
             raise
-        raise UpdateFinishedTrialError(f"trial {run.number} was told by others") from None
+        raise UpdateFinishedTrialError(f"trial {run.number} was finished by others") from None
     if end.status == "stopped":
         enqueue_again(study, frozen_trial(study, run.number))
 
 
 def value_and_state(study: optuna.Study, end: End, on_divergence: str) -> tuple[float | None, TrialState]:
-    """As Optuna is told them. Of a pruned trial Optuna takes the value of its last report itself."""
+    """The arguments of Optuna's `tell`, which gives a pruned trial the value of its last report itself."""
     if end.status == "done":
         return end.value, TrialState.COMPLETE
     if end.status == "pruned":
@@ -62,11 +62,11 @@ class FailureStreak:
         self._kind = ""
         self._count = 0
 
-    def none_here(self) -> None:
-        """A trial got as far as a report, or to an end that is no failure: the row is broken."""
+    def reset(self) -> None:
+        """A trial came to a report, or to an end that is no failure."""
         self._count = 0
 
-    def failed(self, end: End) -> None:
+    def add(self, end: End) -> None:
         kind = kind_of(end.reason)
         self._count = self._count + 1 if kind == self._kind else 1
         self._kind = kind

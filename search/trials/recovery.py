@@ -1,4 +1,4 @@
-"""What a driver that comes back finds: trials of its study that still run, are over, or never began."""
+"""After a restart of the driver: trials of its study that still run, are over, or were never launched."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from search.trials.outcome import End
 from search.trials.record import record_outcome
 from search.trials.trial_run import TrialRun
 
-FORGOTTEN = timedelta(seconds=60)
-"""A trial that nobody has made its own for so long lost its driver between two lines of code."""
+OWNERLESS = timedelta(seconds=60)
+"""A trial that no driver has claimed for so long lost its own between two lines of code."""
 
 
 def recover(context: StudyContext) -> tuple[list[TrialRun], list[optuna.Trial]]:
@@ -28,19 +28,19 @@ def recover(context: StudyContext) -> tuple[list[TrialRun], list[optuna.Trial]]:
 
     Those with a job hold their slots again. A trial of another driver on the same storage is left alone.
     """
-    started, unborn = [], []
+    started, unlaunched = [], []
     for frozen in context.study.get_trials(deepcopy=False):
         if frozen.user_attrs.get(OUTCOME) == "stopped" and frozen.state == TrialState.FAIL:
             enqueue_again(context.study, frozen)  # where the driver before this one died before it had done so
         if frozen.state.is_finished() and OUTCOME not in frozen.user_attrs:
-            end_told(context, frozen)
+            end_job_of_finished(context, frozen)
         if frozen.state != TrialState.RUNNING or not is_ours(context, frozen):
             continue
         trial = optuna.Trial(context.study, frozen._trial_id)
         trial.set_user_attr(OWNER, owner_of(context, frozen.number))
         directory = open_trial_dir(context.directory.trial(frozen.number))
         if not directory.jobs or "settings" not in frozen.user_attrs:
-            unborn.append(trial)
+            unlaunched.append(trial)
             continue
         if context.directory.copied:
             give_up(context, trial)
@@ -51,20 +51,20 @@ def recover(context: StudyContext) -> tuple[list[TrialRun], list[optuna.Trial]]:
         try:
             run.attach()
         except BadInput as error:  # its job is another host's, and cannot be seen from here
-            give_up_if_silent(context, run, error)
+            give_up_lost_host(context, run, error)
             continue
         started.append(run)
-        context.display.event(f"trial {frozen.number} was running when its driver ended: taken up again")
-    return started, unborn
+        context.display.event(f"trial {frozen.number} was running when its driver ended: its job is watched again")
+    return started, unlaunched
 
 
-def end_told(context: StudyContext, frozen: FrozenTrial) -> None:
-    """Ends what may still run of a trial that others told while it had no driver: its slots are given to others."""
+def end_job_of_finished(context: StudyContext, frozen: FrozenTrial) -> None:
+    """Ends what may still run of a trial that others finished while it had no driver: its slots are given to others."""
     directory = open_trial_dir(context.directory.trial(frozen.number))
     if not directory.jobs or context.directory.copied or not is_ours(context, frozen):
         return
     with suppress(BadInput):  # another host's
-        context.runner.find(directory, max(directory.jobs)).end_now("told from outside")
+        context.runner.find(directory, max(directory.jobs)).end_now("finished from outside")
 
 
 def give_up(context: StudyContext, trial: optuna.Trial) -> None:
@@ -78,15 +78,15 @@ def give_up(context: StudyContext, trial: optuna.Trial) -> None:
     )
 
 
-def give_up_if_silent(context: StudyContext, run: TrialRun, error: BadInput) -> None:
-    """Tells a trial whose host is gone (a requeued batch job, a new container) as failed, and queues it again.
+def give_up_lost_host(context: StudyContext, run: TrialRun, error: BadInput) -> None:
+    """Records a trial whose host is gone (a requeued batch job, a new container) as failed, and queues it again.
 
     BadInput where its files say that it may still run there.
     """
     minutes = context.config.trial.max_minutes
     written = [path.stat().st_mtime for path in run.directory.path.rglob("*") if path.is_file()]
     if time.time() - max(written, default=0.0) < 60 * minutes:
-        raise BadInput(f"{error}, or here once its files were still for {minutes:g} minutes (trial.max_minutes)")
+        raise BadInput(f"{error}, or here once its files have not changed for {minutes:g} minutes (trial.max_minutes)")
     context.slots.give_back(run.lease)
     record_outcome(context.study, run, End("failed", reason="its host is gone"), context.config.objective.on_divergence)
     enqueue_again(context.study, frozen_trial(context.study, run.number))
@@ -94,7 +94,7 @@ def give_up_if_silent(context: StudyContext, run: TrialRun, error: BadInput) -> 
 
 
 def owner_of(context: StudyContext, number: int) -> str:
-    """How the study notes in which directory a trial lies: relative to its own, wherever that is moved to."""
+    """How the study stores in which directory a trial lies: relative to its own, wherever that is moved to."""
     name = context.directory.trial(number).name
     return name if context.config.study.storage is None else f"{context.directory.identity}/{name}"
 
@@ -108,4 +108,4 @@ def is_ours(context: StudyContext, frozen: FrozenTrial) -> bool:
         return (
             path.parent == context.directory.path if path.is_absolute() else owner == owner_of(context, frozen.number)
         )
-    return datetime.now() - (frozen.datetime_start or datetime.now()) > FORGOTTEN
+    return datetime.now() - (frozen.datetime_start or datetime.now()) > OWNERLESS

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.launching import Job, Launcher, RunningJob
+from harness.launching import JobSpec, Launcher, find_job
 from harness.lifecycle.heartbeat import clear_heartbeats
 from search.config import TrialSettings
 from search.launchers.slots import Lease
@@ -37,7 +36,7 @@ class Runner:
     ) -> SeedRun:
         """Starts the run of the seed with this index on the leased slots."""
         output = directory.seed_path(index)
-        job = Job(
+        spec = JobSpec(
             command=self.task.command(settings, seed, output, episodes),
             ranks=self.limits.ranks,
             hosts=lease.hosts,
@@ -51,30 +50,16 @@ class Runner:
             output=directory.output(index),
             cwd=Path.cwd(),
         )
-        # Noted before it starts: a driver that dies in between leaves a run id by which all of the job can be ended.
-        noted = {"run_id": job.run_id, "lease": lease.to_json(), "job": unborn(job)}
-        directory.write_job(index, noted)
+        # Saved before it starts: a driver that dies in between leaves a run id by which all of the job can be ended.
+        saved = {"run_id": spec.run_id, "lease": lease.to_json(), "job": self.launcher.before_start(spec)}
+        directory.write_job(index, saved)
         clear_heartbeats(output)
-        running = self.launcher.start(job)
-        directory.write_job(index, {**noted, "job": running.save()})
-        return SeedRun(directory, index, running, self.limits, self.task.speaks_for_all)
+        job = self.launcher.start(spec)
+        directory.write_job(index, {**saved, "job": job.save()})
+        return SeedRun(directory, index, job, self.limits, self.task.speaks_for_all)
 
     def find(self, directory: TrialDir, index: int) -> SeedRun:
         """The run of the seed with this index, running or over; `BadInput` where its job belongs to another host."""
-        noted = {**directory.jobs[index]["job"], "output": str(directory.output(index))}  # the directory may have moved
-        job = RunningJob.find(noted)
-        return SeedRun(directory, index, job, self.limits, self.task.speaks_for_all)
-
-
-def unborn(job: Job) -> dict[str, Any]:
-    """A job as `RunningJob.save` would have it if its launcher had died at once."""
-    return {
-        "launcher": "",
-        "pid": -1,
-        "start_time": None,
-        "run_id": job.run_id,
-        "host": socket.gethostname(),
-        "hosts": [{"name": host.name, "slots": host.slots} for host in job.hosts],
-        "output": str(job.output),
-        "output_start": 0,
-    }
+        # its launcher may be another than this study has now, and its directory may have moved
+        saved = {**directory.jobs[index]["job"], "output": str(directory.output(index))}
+        return SeedRun(directory, index, find_job(saved), self.limits, self.task.speaks_for_all)

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from harness.launching import Job
 from search.launchers.slots import Lease
 from search.study.objective import Objective
 from search.trial_dir import Report, TrialDir
@@ -44,7 +45,7 @@ class TrialRun:
         """Why this driver ends it as pruned, where no pruner does."""
         self._noticed = False
         self.notices: list[str] = []
-        """What the user is to hear of it: each begins where `trial 3` ends."""
+        """Lines for the user: each begins where `trial 3` ends."""
         self.stopping = False
         self.params = trial.params
         """As the study stores them."""
@@ -52,7 +53,7 @@ class TrialRun:
         self.reports: dict[int, float] = dict(frozen.intermediate_values)
         """Optuna's step -> value."""
         self.began = frozen.datetime_start.timestamp() if frozen.datetime_start else time.time()
-        """Also of a trial that a driver before this one started."""
+        """Also of a trial that an earlier driver started."""
         self._run: SeedRun | None = None
 
     @property
@@ -66,6 +67,12 @@ class TrialRun:
             return "stopping"
         return "running" if self.reports else "starting"
 
+    @property
+    def job(self) -> Job:
+        """Of the seed that runs."""
+        assert self._run is not None
+        return self._run.job
+
     def start(self) -> None:
         """Starts the next seed."""
         index = len(self.values)
@@ -73,7 +80,7 @@ class TrialRun:
         self._run = self.runner.start(self.directory, index, seed, self.settings, self.lease)
 
     def attach(self) -> None:
-        """Finds the job that a driver before this one started; it may be over."""
+        """Finds the job that an earlier driver started; it may be over."""
         index = max(self.directory.jobs)
         for earlier in range(index):
             result = self.directory.result(earlier)
@@ -87,7 +94,7 @@ class TrialRun:
             self._run.ask_to_stop("stopped")
 
     def prune(self, why: str) -> None:
-        """Tells it to stop, and it is pruned at its last report."""
+        """Asks it to stop, and it is pruned at its last report."""
         if self.pruned_because is None and self._run is not None:
             self.pruned_because = why
             self._run.ask_to_stop("pruned")
@@ -99,7 +106,7 @@ class TrialRun:
         return End("stopped", reason="ended with the driver")
 
     def poll(self) -> End | None:
-        """How the trial ended; None while it goes on. Never waits, but for a job that must be ended."""
+        """How the trial ended; None while it runs. Never waits, but for a job that must be ended."""
         assert self._run is not None
         end = self._run.poll(self._read_reports)
         if end is None:
@@ -126,10 +133,10 @@ class TrialRun:
 
     def _read_reports(self) -> None:
         for report in self.directory.new_reports():
-            self._take(report)
+            self._add(report)
 
-    def _take(self, report: Report) -> None:
-        """One report: kept in the study, and shown to the pruner."""
+    def _add(self, report: Report) -> None:
+        """One report: stored in the study, and shown to the pruner."""
         assert self._run is not None
         self._run.heard()
         step = self.objective.step(report.seed, report.step)

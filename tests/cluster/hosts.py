@@ -29,10 +29,10 @@ MaxStartups 100
 START_RANKS = """
 import sys, time
 from pathlib import Path
-from harness.launching import Host, Job, get_launcher
+from harness.launching import Host, JobSpec, get_launcher
 folder = Path({folder!r})
 hosts = (Host({one!r}, 1), Host({two!r}, 1))
-job = Job((sys.executable, str(folder / "script.py")), 2, hosts, {env}, folder.name, folder / "output.log", folder)
+job = JobSpec((sys.executable, str(folder / "script.py")), 2, hosts, {env}, folder.name, folder / "output.log", folder)
 running = get_launcher({launcher!r}).start(job)
 deadline = time.monotonic() + {seconds}
 try:

@@ -32,7 +32,7 @@ def hosts(short_folder: Path) -> Iterator[TwoHosts]:
 DRIVER = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from harness.launching import Host, Job, get_launcher
+from harness.launching import Host, JobSpec, get_launcher
 from harness.launching.outcome import split_output
 
 def wait_until(condition):
@@ -47,7 +47,7 @@ def lines():
 output = Path("{run_id}.log").resolve()
 Path("{run_id}.py").write_text({script!r})
 hosts = (Host("{one}", 1), Host("{two}", 1))
-job = Job((sys.executable, "{run_id}.py"), 2, hosts, {{"ODD": "a;b 'c' $HOME"}}, "{run_id}", output, Path.cwd())
+job = JobSpec((sys.executable, "{run_id}.py"), 2, hosts, {{"ODD": "a;b 'c' $HOME"}}, "{run_id}", output, Path.cwd())
 running = get_launcher("{launcher}").start(job)
 try:
 {watch}
@@ -146,9 +146,9 @@ def test_a_host_that_cannot_be_reached_is_told(hosts: TwoHosts) -> None:
     """A job was left on a host that has gone since: its end must not be silent about it."""
     watch = """
 wait_until(lambda: running.poll() is not None)
-from harness.launching import RunningJob
+from harness.launching import find_job
 saved = running.save() | {"hosts": [{"name": "HOST", "slots": 1}]}
-print(RunningJob.find(saved).end())
+print(find_job(saved).end())
 """.replace("HOST", hosts.addresses[1][:-1] + "9")
     said = drive(hosts, "mpirun", "pass", watch)
     assert f"{hosts.addresses[1][:-1]}9: could not be reached to end what is left of the job (ssh: " in said

@@ -14,7 +14,7 @@ from tests.cluster.slurm import SlurmCluster
 DRIVER = """
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-from harness.launching import Job, available_hosts, get_launcher, inside_launcher
+from harness.launching import JobSpec, available_hosts, get_launcher, inside_launcher
 from harness.launching.outcome import split_output
 from harness.launching.remote import on_each
 
@@ -35,7 +35,7 @@ while True: time.sleep(0.1)
 '''
 assert inside_launcher(os.environ) is None  # a batch script is a place to start ranks from
 hosts = available_hosts(None, os.environ)
-job = Job((sys.executable, "-c", script), 2, tuple(hosts), {}, run_id, output, Path.cwd())
+job = JobSpec((sys.executable, "-c", script), 2, tuple(hosts), {}, run_id, output, Path.cwd())
 running = get_launcher("mpirun").start(job)
 wait_until(lambda: len(lines()) == 2)
 seen = {"hosts": [[host.name, host.slots] for host in hosts], "ready": sorted(lines())}

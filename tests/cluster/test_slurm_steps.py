@@ -12,12 +12,12 @@ from tests.cluster.slurm import SlurmCluster
 DRIVER = """
 import json, os, sys, time
 from pathlib import Path
-from harness.launching import Job, available_hosts, get_launcher
+from harness.launching import JobSpec, available_hosts, get_launcher
 hosts = available_hosts(None, os.environ)
 slots = [[host.name, host.slots] for host in hosts]
 output = Path(sys.argv[1])
 ranks = sum(host.slots for host in hosts)
-job = Job(("sh", "-c", "echo rank"), ranks, tuple(hosts), {}, f"step-{os.getpid()}", output, Path.cwd())
+job = JobSpec(("sh", "-c", "echo rank"), ranks, tuple(hosts), {}, f"step-{os.getpid()}", output, Path.cwd())
 running = get_launcher("mpirun").start(job)
 deadline = time.monotonic() + 60
 while (outcome := running.poll()) is None and time.monotonic() < deadline:

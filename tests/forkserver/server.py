@@ -33,7 +33,7 @@ torch torch._dynamo torch.optim numpy.random gymnasium optuna optuna.storages sq
 torch.utils.tensorboard tensorboard.compat.proto.event_pb2 horovod.torch horovod.runner.launch mpi4py
 harness.bench.arguments harness.api harness.run.train harness.run.supervisor harness.policy.policy
 harness.bench.commands
-search.run search.driver search.commands.report
+search.run search.driver search.trials.preset_task search.commands.report
 """.split()
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -19,7 +19,7 @@ import torch
 from harness.distributed.transports.base import Communicator
 from harness.distributed.world import World, detect_place
 from harness.errors import BadInput
-from harness.launching import Host, Job, Outcome, get_launcher
+from harness.launching import Host, JobSpec, Outcome, get_launcher
 from harness.launching.outcome import split_output
 from tests.conftest import need
 
@@ -72,7 +72,7 @@ def run_ranks(
         script = code
     search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     own = {FOLDER: str(folder), SYNC_PATH: sync_path, "PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
-    job = Job(
+    job = JobSpec(
         command=(sys.executable, str(script), *arguments),
         ranks=ranks,
         hosts=(Host("localhost", ranks),),

@@ -44,7 +44,7 @@ def test_running_a_study_again_adds_trials_and_other_parameters(workplace: Workp
 
 
 def test_a_pruned_trial_leaves_on_both_ranks_and_is_told_with_its_last_report(workplace: Workplace) -> None:
-    workplace.study_file(study={"trials": 2, "pruner": {"name": "threshold", "lower": 1000, "warmup_steps": 3}})
+    workplace.study_file(study={"trials": 2, "pruner": {"name": "threshold", "lower": 1000, "n_warmup_steps": 3}})
     workplace.plan(all={"steps": 100, "pause": 0.1})
 
     printed = workplace.run("study.trials=1", rc=1)  # nothing was completed, so there is no best
@@ -193,7 +193,7 @@ def test_a_driver_that_was_killed_and_comes_back_holds_each_trial_once(workplace
     assert [len(workplace.started(trial)) for trial in range(5)] == [2] * 5
     assert list(trials[0].intermediate_values) == list(range(1, 91))
     assert trials[1].value == trials[1].params["x"] * 10
-    assert "trial 0 was running when its driver ended: taken up again" in printed
+    assert "trial 0 was running when its driver ended: its job is watched again" in printed
     slots_of = [trial.user_attrs["slots"] for trial in trials]
     assert slots_of[0] not in slots_of[3:], "trial 0 runs on, and kept its own"
 
@@ -282,7 +282,7 @@ def test_several_seeds_are_one_value_and_prune_across(workplace: Workplace) -> N
     workplace.study_file(
         trial={"seeds": 3},
         objective={"evaluations": 4, "aggregate": "mean"},
-        study={"pruner": {"name": "threshold", "upper": 1e9, "warmup_steps": 5}},
+        study={"pruner": {"name": "threshold", "upper": 1e9, "n_warmup_steps": 5}},
     )
     workplace.run("study.trials=1")
     (trial,) = workplace.trials()
@@ -298,7 +298,7 @@ def test_a_trial_pruned_at_the_end_of_its_first_seed_does_not_begin_the_next(wor
     workplace.study_file(
         trial={"seeds": 2},
         objective={"evaluations": 4},
-        study={"pruner": {"name": "threshold", "lower": 1000, "warmup_steps": 4}},
+        study={"pruner": {"name": "threshold", "lower": 1000, "n_warmup_steps": 4}},
     )
     workplace.plan(all={"deaf": True})
 

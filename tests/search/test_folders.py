@@ -30,8 +30,8 @@ from search.study.objective import Objective
 from search.study.storage import open_storage, without_password
 from search.study.study_dir import StudyDir
 from search.trial_dir import TrialDir
+from search.trials.preset_task import PresetTask
 from search.trials.retention import shown_size, size_of, tidy
-from search.trials.task import PresetTask
 from search.trials.trial_run import TrialRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -18,8 +18,8 @@ from search.__main__ import main
 pytestmark = pytest.mark.filterwarnings("ignore")
 COMMAND: dict[str, Any] = {
     "study": {
-        "name": "s", "trials": 3, "sampler": {"name": "tpe", "startup_trials": 2}, "direction": "minimize",
-        "pruner": {"name": "median", "warmup_steps": 1}, "seed": 3, "first": [{"lr": 0.2, "layers": [64, 64]}],
+        "name": "s", "trials": 3, "sampler": {"name": "tpe", "n_startup_trials": 2}, "direction": "minimize",
+        "pruner": {"name": "median", "n_warmup_steps": 1}, "seed": 3, "first": [{"lr": 0.2, "layers": [64, 64]}],
         "constraints": ["lr * 10 >= n - 7"], "max_minutes": 5.0,
     },
     "trial": {

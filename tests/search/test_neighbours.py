@@ -90,10 +90,10 @@ def test_trials_told_or_stopped_by_others_end_their_jobs_alone(workplace: Workpl
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "PRUNED", "COMPLETE", "FAIL", "WAITING"]
     assert trials[1].value == 7.0
     assert trials[2].user_attrs["reason"] == "ended by `search stop`"
-    assert display.said("trial 0 was told from outside as fail: its job was ended")
-    assert display.said("trial 1 was told from outside as complete with value 7: its job was ended")
+    assert display.said("trial 0 was finished from outside as fail: its job was ended")
+    assert display.said("trial 1 was finished from outside as complete with value 7: its job was ended")
     assert (result.ending.status, result.ending.reason) == (
-        "stopped", "stopped by `search stop`; run it again to go on",
+        "stopped", "stopped by `search stop`; run it again to resume",
     )  # fmt: skip
     assert not any(left_of(workplace, number) for number in range(5))
 

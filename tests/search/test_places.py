@@ -118,4 +118,7 @@ def test_a_full_disk_under_a_running_study_is_one_line(
     monkeypatch.setattr(command_line, "run", full)
     assert main(["run", "ppo-cartpole"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "/data/studies/s/trial-00003/job.json cannot be written: No space left on device; trials that run go" in line
+    assert (
+        "/data/studies/s/trial-00003/job.json cannot be written: No space left on device; running trials continue"
+        in line
+    )

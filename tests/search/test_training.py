@@ -67,7 +67,7 @@ def test_a_study_of_ppo_on_two_ranks_is_confirmed_and_its_best_is_a_config(
 def test_bad_trials_are_pruned_whatever_the_length_of_their_rollouts(workplace: Workplace) -> None:
     """Reports are numbered by evaluation, so that a trial meets others at its steps; by env steps it would not."""
     space = {"algorithm.rollout_steps": {"choices": [32, 64, 128]}, "optimizer.lr": {"choices": [1e-3, 1e-9]}}
-    pruner = {"name": "percentile", "percentile": 25.0, "startup_trials": 2, "warmup_steps": 2}
+    pruner = {"name": "percentile", "percentile": 25.0, "n_startup_trials": 2, "n_warmup_steps": 2}
     ppo_study(workplace, space, sampler="grid", trials=6, pruner=pruner)
 
     # long enough after the second evaluation for the rank to hear of the verdict, which it looks for once a second

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from harness.cluster.hosts import Host, parse_hosts, read_hosts, same_host, slurm_hosts
 from harness.cluster.slurm import expand_counts, expand_nodes
 from harness.errors import BadInput
-from harness.launching.base import Job, hosts_argument
+from harness.launching.base import JobSpec
+from harness.launching.process_job import hosts_argument
 
 WANTED = [Host("node1", 4), Host("node2", 2)]
 
@@ -91,7 +92,7 @@ def test_what_is_written_in_any_dialect_is_read_as_it_was_meant(hosts, dialects,
         lines = [line.partition("#")[0] for line in lines]
     read = parse_hosts(between.join(lines), "hosts")
     assert [(host.name.lower(), host.slots) for host in read] == [(host.name, host.slots) for host in hosts]
-    again = hosts_argument(Job(("true",), 1, tuple(read), {}, "r", Path("o"), Path(".")))
+    again = hosts_argument(JobSpec(("true",), 1, tuple(read), {}, "r", Path("o"), Path(".")))
     assert parse_hosts(again, "-H") == read
 
 

@@ -13,8 +13,7 @@ import pytest
 from harness.cluster import machine
 from harness.cluster.hosts import local_hosts
 from harness.cluster.machine import cpu_quota, within_quota
-from harness.cluster.slots import visible_gpus
-from search.launchers.slots import local_slots
+from harness.cluster.slots import local_slots, visible_gpus
 from tests.conftest import need
 
 

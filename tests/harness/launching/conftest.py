@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from harness.launching import Job, Outcome, RunningJob, get_launcher, local_hosts
+from harness.launching import JobSpec, Outcome, ProcessJob, get_launcher, local_hosts
 from harness.launching.outcome import split_output
 from tests.conftest import need, slow, wait_for
 
-Start = Callable[..., RunningJob]
+Start = Callable[..., ProcessJob]
 
 # Each script begins with this: it needs no torch and no MPI to know its rank.
 PREAMBLE = """
@@ -27,19 +27,19 @@ rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("HOROVOD_RANK",
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts two ranks (or `ranks`) of a Python script's text under a launcher."""
-    started: list[RunningJob] = []
+    started: list[ProcessJob] = []
     numbers = itertools.count()
 
     def start_script(
         launcher: str, script: str, *wrapper: str, ranks: int = 2, env: dict[str, str] | None = None
-    ) -> RunningJob:
+    ) -> ProcessJob:
         run_id = f"test-{os.getpid()}-{tmp_path.name}-{next(numbers)}"
         path = tmp_path / f"{run_id}.py"
         path.write_text(PREAMBLE + script)
         command = (*wrapper, sys.executable, str(path))
         output = tmp_path / f"{run_id}.log"
         chosen = get_launcher(launcher)
-        job = Job(command, ranks, tuple(local_hosts(ranks)), env or {}, run_id, output, tmp_path)
+        job = JobSpec(command, ranks, tuple(local_hosts(ranks)), env or {}, run_id, output, tmp_path)
         started.append(chosen.start(job))
         return started[-1]
 
@@ -48,23 +48,23 @@ def start(tmp_path: Path) -> Iterator[Start]:
     assert not problems
 
 
-def ended(running: RunningJob, seconds: float = 60) -> Outcome:
+def ended(running: ProcessJob, seconds: float = 60) -> Outcome:
     wait_for(lambda: running.poll() is not None, seconds, "end of the job", explain=lambda: output_of(running))
     outcome = running.poll()
     assert outcome is not None
     return outcome
 
 
-def output_of(running: RunningJob) -> str:
+def output_of(running: ProcessJob) -> str:
     return Path(running.save()["output"]).read_text(errors="replace")
 
 
-def lines_of(running: RunningJob) -> list[str]:
+def lines_of(running: ProcessJob) -> list[str]:
     """The lines of all ranks, put together from the pieces in which mpirun shows them, without tags."""
     return [line for lines in split_output(output_of(running))[1].values() for line in lines]
 
 
-def printed(running: RunningJob, line: str, times: int = 2, seconds: float = 60) -> None:
+def printed(running: ProcessJob, line: str, times: int = 2, seconds: float = 60) -> None:
     """Waits until ranks have printed `line` `times` times."""
     wait_for(
         lambda: lines_of(running).count(line) >= times,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from harness.launching import Host, Job, RunningJob, get_launcher, launcher_names, local_hosts
+from harness.launching import Host, JobSpec, ProcessJob, find_job, get_launcher, launcher_names, local_hosts
 from harness.launching.horovodrun import GLOO, MPI, horovod_has
 from harness.launching.outcome import UNKNOWN, split_output
 from harness.launching.processes import processes_of
@@ -155,8 +155,8 @@ def test_a_launcher_works_inside_an_outer_mpirun(start: Start, launcher: str, tm
     driver = f"""
     import sys, time
     from pathlib import Path
-    from harness.launching import Job, get_launcher, local_hosts
-    job = Job(("sh", "-c", "echo inner"), 2, tuple(local_hosts(2)), {{}}, "inner-{os.getpid()}",
+    from harness.launching import JobSpec, get_launcher, local_hosts
+    job = JobSpec(("sh", "-c", "echo inner"), 2, tuple(local_hosts(2)), {{}}, "inner-{os.getpid()}",
               Path({str(tmp_path / "inner.log")!r}), Path.cwd())
     running = get_launcher({launcher!r}).start(job)
     while running.poll() is None: time.sleep(0.05)
@@ -169,23 +169,23 @@ def test_a_launcher_works_inside_an_outer_mpirun(start: Start, launcher: str, tm
     assert (tmp_path / "inner.log").read_text().count("inner") == 2
 
 
-def start_and_die(launcher: str, script: str, folder: Path) -> RunningJob:
+def start_and_die(launcher: str, script: str, folder: Path) -> ProcessJob:
     """A driver starts a job, notes it down and is killed; another process, this one, finds the job."""
     (folder / "rank.py").write_text(PREAMBLE + script)
     driver = f"""
     import os, signal, sys
     from pathlib import Path
     from harness.files import write_json
-    from harness.launching import Job, get_launcher, local_hosts
+    from harness.launching import JobSpec, get_launcher, local_hosts
     folder = Path({str(folder)!r})
-    job = Job((sys.executable, str(folder / "rank.py")), 2, tuple(local_hosts(2)), {{}}, "lost-{os.getpid()}",
+    job = JobSpec((sys.executable, str(folder / "rank.py")), 2, tuple(local_hosts(2)), {{}}, "lost-{os.getpid()}",
               folder / "output.log", folder)
     write_json(folder / "job.json", get_launcher({launcher!r}).start(job).save())
     os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(driver)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    return RunningJob.find(json.loads((folder / "job.json").read_text()))
+    return find_job(json.loads((folder / "job.json").read_text()))
 
 
 def test_a_job_is_found_again_after_its_drivers_death(launcher: str, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_another_process_with_the_launchers_old_id_is_left_alone(tmp_path: Path)
     try:
         saved = {"launcher": "mpirun", "pid": stranger.pid, "start_time": 1, "run_id": "long-gone"}
         saved |= {"host": os.uname().nodename, "hosts": [], "output": str(tmp_path / "none"), "output_start": 0}
-        running = RunningJob.find(saved)
+        running = find_job(saved)
         assert running.poll() is not None
         assert running.end() == []
         assert stranger.poll() is None
@@ -230,14 +230,14 @@ def test_another_process_with_the_launchers_old_id_is_left_alone(tmp_path: Path)
 def test_a_job_of_another_host_is_refused() -> None:
     saved = {"launcher": "mpirun", "pid": 1, "start_time": 1, "run_id": "r", "host": "elsewhere", "hosts": []}
     with pytest.raises(BadInput, match="job r was started on host elsewhere"):
-        RunningJob.find(saved)
+        find_job(saved)
 
 
 def test_an_outcome_is_read_from_this_jobs_part_of_the_output_alone(start: Start, tmp_path: Path) -> None:
     log = tmp_path / "shared.log"
     log.write_text("\n  Process name: [[1,1],0]\n  Exit code:    9\n")
     command = ("sh", "-c", "exit 4")
-    job = Job(command, 1, tuple(local_hosts(1)), {}, f"shared-{os.getpid()}", log, tmp_path)
+    job = JobSpec(command, 1, tuple(local_hosts(1)), {}, f"shared-{os.getpid()}", log, tmp_path)
     running = get_launcher("mpirun").start(job)
     assert ended(running).exit_code == 4
     assert log.read_text().startswith("\n  Process name: [[1,1],0]\n  Exit code:    9\n")
@@ -245,7 +245,7 @@ def test_an_outcome_is_read_from_this_jobs_part_of_the_output_alone(start: Start
 
 
 def test_more_ranks_than_slots_start_nothing(tmp_path: Path) -> None:
-    job = Job(("true",), 3, (Host("localhost", 2),), {}, "too-many", tmp_path / "log", tmp_path)
+    job = JobSpec(("true",), 3, (Host("localhost", 2),), {}, "too-many", tmp_path / "log", tmp_path)
     with pytest.raises(BadInput, match="3 ranks are more than the 2 slots"):
         get_launcher("mpirun").start(job)
     assert not (tmp_path / "log").exists()

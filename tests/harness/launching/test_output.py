@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.launching import RunningJob
+from harness.launching import ProcessJob
 from harness.launching.outcome import UNKNOWN, read_outcome, split_output
 from harness.launching.output import LAST_LINES, LONGEST, TAG
 from harness.text import LINES, last_that_fit, one_line, printable
@@ -180,8 +180,8 @@ def test_what_a_rank_said_of_a_job_that_does_not_go_on(tmp_path: Path) -> None:
     """Rank 1 left by sys.exit and waits at MPI's end, for rank 0, which waits for it."""
     saved = {"pid": -1, "run_id": "r", "hosts": [], "output": str(tmp_path / "log"), "output_start": 0}
     (tmp_path / "log").write_text(by_mpirun("no data") + "[1,0]<stdout>:step 1\n")
-    assert RunningJob(saved).complaint() == "rank 1 said: no data"
+    assert ProcessJob(saved).complaint() == "rank 1 said: no data"
     (tmp_path / "log").write_text(by_mpirun("a log") + by_mpirun("another").replace("[1,1]", "[1,0]"))
-    assert RunningJob(saved).complaint() is None
+    assert ProcessJob(saved).complaint() is None
     (tmp_path / "log").write_text(by_mpirun("a log") + by_mpirun(f"{FRAMES}KeyError: 1").replace("[1,1]", "[1,0]"))
-    assert RunningJob(saved).complaint() == "rank 0 said: KeyError: 1"
+    assert ProcessJob(saved).complaint() == "rank 0 said: KeyError: 1"

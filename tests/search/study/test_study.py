@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import threading
 import time
@@ -87,12 +88,12 @@ def test_a_queued_point_is_run_before_the_grid_is_over(tmp_path: Path) -> None:
     "pruner",
     [
         "median",
-        {"name": "median", "startup_trials": 1, "warmup_steps": 1},
-        {"name": "percentile", "percentile": 50.0, "startup_trials": 1},
+        {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 1},
+        {"name": "percentile", "percentile": 50.0, "n_startup_trials": 1},
         {"name": "halving", "min_resource": 1, "reduction_factor": 2},
         slow({"name": "hyperband", "reduction_factor": 2}),
         {"name": "threshold", "lower": 0.5},
-        {"name": "patient", "patience": 1, "pruner": {"name": "median", "startup_trials": 1}},
+        {"name": "patient", "patience": 1, "wrapped_pruner": {"name": "median", "n_startup_trials": 1}},
         slow({"name": "wilcoxon", "p_threshold": 0.2}),  # its statistics' library takes seconds to load
         "none",
     ],
@@ -129,8 +130,12 @@ def test_every_name_of_a_strategy_is_tested_here() -> None:
         ({"sampler": "tpee"}, "study.sampler: tpee is no sampler; did you mean tpe"),
         ({"pruner": {"name": "median", "startup": 1}}, "study.pruner.startup is no setting"),
         ({"pruner": {"name": "threshold"}}, "needs lower or upper"),
-        ({"pruner": {"name": "patient", "pruner": "x"}}, "study.pruner.pruner: x is no pruner"),
-        ({"sampler": {"name": "tpe", "startup_trials": -1}}, "study.sampler.startup_trials must be >= 0, got -1"),
+        ({"pruner": {"name": "patient", "wrapped_pruner": "x"}}, "study.pruner.wrapped_pruner: x is no pruner"),
+        ({"sampler": {"name": "tpe", "n_startup_trials": -1}}, "study.sampler.n_startup_trials must be >= 0, got -1"),
+        (
+            {"sampler": {"name": "gp", "startup_trials": 1, "n_startup_trials": 1}},
+            "startup_trials is the old name of n_",
+        ),
         ({"trials": 0}, "study.trials must be >= 1, got 0"),
         ({"name": "a/b"}, "study.name"),
         ({"direction": "up"}, "study.direction must be 'maximize' or 'minimize'"),
@@ -139,6 +144,29 @@ def test_every_name_of_a_strategy_is_tested_here() -> None:
 def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         config_of(settings)
+
+
+def test_names_of_the_release_before_are_read_and_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    patient = {"name": "patient", "pruner": {"name": "wilcoxon", "startup_steps": 4}}
+    config = config_of({"sampler": {"name": "gp", "startup_trials": 3}, "pruner": patient})
+
+    assert config.study.sampler == SAMPLERS["gp"](name="gp", n_startup_trials=3)
+    assert config.study.pruner.build(8)._wrapped_pruner._n_startup_steps == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "study.sampler.startup_trials is now n_startup_trials",
+        "study.pruner.pruner is now wrapped_pruner",
+        "study.pruner.wrapped_pruner.startup_steps is now n_startup_steps",
+    ]
+
+
+@pytest.mark.parametrize("names", [SAMPLERS, PRUNERS])
+def test_each_setting_of_a_strategy_is_an_argument_of_optunas(names: dict[str, Any]) -> None:
+    space = read_space({"x": {"choices": [1, 2]}})
+    for name, settings in names.items():
+        made = settings(name=name, **({"lower": 1.0} if name == "threshold" else {}))
+        built = made.build(space, 0) if names is SAMPLERS else made.build(4)
+        known = inspect.signature(type(built).__init__).parameters
+        assert set(settings.model_fields) - {"name"} <= set(known), name
 
 
 def test_the_shipped_study_is_read_and_written_as_it_is() -> None:
@@ -197,11 +225,11 @@ def test_an_interrupted_plan_goes_on_and_a_finished_one_grows(tmp_path: Path) ->
     assert plan.left(0) == 2  # a stopped trial is not one of those asked for
 
     again = TrialBudget(study, 3)
-    assert again.goes_on and again.left(1) == 1
+    assert again.resumes and again.left(1) == 1
     again.done()
-    assert not TrialBudget(study, 4).goes_on and TrialBudget(study, 4).left(0) == 4
+    assert not TrialBudget(study, 4).resumes and TrialBudget(study, 4).left(0) == 4
     changed = TrialBudget(study, 9)
-    assert not changed.goes_on and changed.left(0) == 9, "asked for another number, it begins anew"
+    assert not changed.resumes and changed.left(0) == 9, "asked for another number, it begins anew"
 
 
 def test_the_worst_value_is_of_all_that_was_reported_and_the_best_of_what_was_completed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ FAILURE = Failure(1, "hostb", "ValueError: no", ("Traceback",))
 
 
 @pytest.mark.parametrize(
-    ("traces", "status", "says"),
+    ("evidence", "status", "says"),
     [
         (Evidence(DONE, outcome=Outcome(0)), "done", ""),
         (Evidence(DONE, outcome=KILLED), "done", ""),  # harness train: all ranks had come to it
@@ -58,14 +58,14 @@ def test_one_cause_is_one_cause_whichever_rank_and_number_it_names() -> None:
     assert kind_of(reasons[0]) != kind_of("rank 0 on n1 ended with exit code 1: KeyError: lr")
 
 
-def test_faults_stop_a_study_only_in_a_row_and_of_one_cause() -> None:
-    faults = FailureStreak()
+def test_failures_stop_a_study_only_in_a_row_and_of_one_cause() -> None:
+    streak = FailureStreak()
     for reason in ("a 1", "a 2", "b", "a 3", "a 4"):
-        faults.failed(failed(reason))
-    assert faults.cause is None
-    faults.none_here()
+        streak.add(failed(reason))
+    assert streak.cause is None
+    streak.reset()
     for at in range(FAILURES_IN_A_ROW - 1):
-        faults.failed(failed(f"a {at}"))
-    assert faults.cause is None
-    faults.failed(failed("a 9"))
-    assert faults.cause == "a 9"
+        streak.add(failed(f"a {at}"))
+    assert streak.cause is None
+    streak.add(failed("a 9"))
+    assert streak.cause == "a 9"

@@ -10,8 +10,9 @@ import pytest
 from harness.errors import BadInput
 from search.config import resolve_study
 from search.space.parse import read_space
+from search.trials.command_task import CommandTask
 from search.trials.placeholders import filled
-from search.trials.task import CommandTask, make_task
+from search.trials.prepared import make_task
 
 VALUES = {"lr": 0.01, "layers": [32, 16], "anneal": True, "norm": False, "clip": "none", "mode": "fast"}
 
