@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -86,6 +87,15 @@ def make_code(store: CodeStore, key: str) -> bool:
                 return False
             store.put(key, CODE, compile_trace(trace, arguments.read_bytes()))
     return store.get(key, CODE) is not None
+
+
+def is_being_made(store: CodeStore, key: str, seconds: float = 0.1) -> bool:
+    """Whether another process compiles it now; waits so long where one does."""
+    with store.alone(key, CODE) as alone:
+        if alone or store.folder is None:
+            return False
+    time.sleep(seconds)
+    return True
 
 
 def start_making(store: CodeStore, keys: Sequence[str]) -> None:

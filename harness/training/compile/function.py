@@ -16,6 +16,9 @@ from torch.func import functional_call
 from harness.distributed.arena import Arena
 from harness.training.precision import Precision
 
+LARGEST_CONSTANT = 64
+"""Numbers: bounds of actions and the like. A larger tensor that a loss reads is another network, which may change."""
+
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[Batch], tuple[torch.Tensor, ...]]
 """From a batch of this rank's samples, and 0-d numbers beside them, to their mean loss and a vector of statistics; and
@@ -83,16 +86,15 @@ class GradientFunction:
         """
         from torch.fx.experimental.proxy_tensor import make_fx  # takes most of a second to import
 
+        before = {name: buffer.clone() for name, buffer in self.with_loss.module.named_buffers()}
         graph = make_fx(self)(*self.examples(size, data))
         for node in graph.graph.nodes:
-            tags = getattr(node.target, "tags", ())
-            if torch.Tag.nondeterministic_seeded in tags:
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
                 raise RuntimeError(f"the loss draws random numbers ({node.target})")
             if node.op == "get_attr" and isinstance(value := getattr(graph, node.target), torch.Tensor):
-                if value.numel() > LARGEST_CONSTANT:
-                    raise RuntimeError(f"the loss holds a tensor of {tuple(value.shape)} that is no argument")
+                if isinstance(value, nn.Parameter) or value.numel() > LARGEST_CONSTANT:
+                    raise RuntimeError(f"the loss reads a tensor of {tuple(value.shape)} that is no argument of it")
+        for name, buffer in self.with_loss.module.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise RuntimeError(f"the loss changes the buffer {name}")
         return graph
-
-
-LARGEST_CONSTANT = 4096
-"""Numbers: a larger tensor that a loss takes from elsewhere is a buffer or another network, which may change."""
