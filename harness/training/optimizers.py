@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.schema import OptimizerSettings
+from harness.training.flat_optimizers import FlatAdam, FlatOptimizer, FlatRMSprop
 
 HOW_IT_STEPS = {"lr", "fused", "foreach", "capturable"}
 """Settings of an optimizer's groups that belong to the device, and a rate that `LearningRate` keeps."""
@@ -49,7 +50,20 @@ def make_optimizer(
     )
 
 
-def load_in_place(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def make_flat_optimizer(
+    settings: OptimizerSettings, flat: torch.nn.Parameter, capturable: bool = False
+) -> torch.optim.Optimizer | FlatOptimizer:
+    """The optimizer over an arena's flat vector. On the CPU our own Adam, AdamW and RMSprop are torch's to the bit, and
+    cost no imports; on a GPU a graph can hold the step of torch's."""
+    if flat.device.type != "cpu" or settings.name not in ("adam", "adamw", "rmsprop"):
+        return make_optimizer(settings, [flat], capturable)
+    lr, decay, eps = settings.lr, settings.weight_decay, settings.eps
+    if settings.name == "rmsprop":
+        return FlatRMSprop(flat, lr, settings.alpha, eps, decay, settings.momentum)
+    return FlatAdam(flat, lr, settings.betas, eps, decay, decoupled=settings.name == "adamw")
+
+
+def load_in_place(optimizer: torch.optim.Optimizer | FlatOptimizer, state: dict[str, Any]) -> None:
     """`optimizer.load_state_dict(state)` into the tensors that it has, which graphs may hold; how it steps, and where
     its rate lies, stay its own, whatever device the state comes from."""
     ways = [{name: group[name] for name in HOW_IT_STEPS & group.keys()} for group in optimizer.param_groups]
@@ -67,12 +81,14 @@ def load_in_place(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
             loaded[name] = tensor
 
 
-def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+def bare_step(optimizer: torch.optim.Optimizer | FlatOptimizer) -> Callable[[], Any]:
     """`optimizer.step`; for Adam on one flat CPU parameter its fused kernel alone, without the 15 us of bookkeeping
     around it (hooks, profiler records, grouping by device), which a step of a small network would feel.
 
     For optimizers that `make_optimizer` has made: hooks that are registered later are not called.
     """
+    if isinstance(optimizer, FlatOptimizer):
+        return optimizer.step
     group = optimizer.param_groups[0]
     only = group["params"][0]
     kernel = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}.get(type(optimizer))

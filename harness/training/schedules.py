@@ -163,7 +163,7 @@ class LearningRate:
     `batch_size` is that of one optimizer step, counted over all ranks.
     """
 
-    def __init__(self, settings: OptimizerSettings, optimizer: torch.optim.Optimizer, batch_size: int) -> None:
+    def __init__(self, settings: OptimizerSettings, optimizer: Any, batch_size: int) -> None:
         self.optimizer = optimizer
         self.schedule = make_schedule(settings, batch_size)
         self.progress = 0.0

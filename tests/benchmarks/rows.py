@@ -173,6 +173,47 @@ def two_ranks() -> Row:
     )
 
 
+def user(key: str, title: str, preset: str, rounds: int, cold: float, warm: float, *more: str) -> Row:
+    """Whole commands, from Enter to the last line."""
+    peer, one, two = "Stable-Baselines3's script", "1 rank", "2 ranks"
+
+    def command(name: str, *words: str, options: tuple[str, ...] = ()) -> Contestant:
+        return Contestant(name, "tests.benchmarks.whole_command", (*options, "--command", shlex.join(words)))
+
+    def ours(name: str, *words: str, options: tuple[str, ...] = ()) -> Contestant:
+        train = ("python", "-m", "harness", "train", preset, "seed={seed}", *more)
+        return command(name, *train, *words, options=options)
+
+    script = command(peer, "python", "-m", "tests.benchmarks.sb3_zoo", preset, "--seed", "{seed}")
+    busy = ("--busy",)
+    return Row(
+        key,
+        title,
+        "seconds",
+        "s",
+        (
+            script,
+            ours(f"{one}, cold", options=("--cold",)),
+            ours(f"{one}, warm"),
+            ours(f"{two}, cold", "--ranks", "2", options=("--cold",)),
+            ours(f"{two}, warm", "--ranks", "2"),
+            ours(f"{one}, warm, beside a busy loop", options=busy),
+            ours(f"{two}, warm, beside a busy loop", "--ranks", "2", options=busy),
+        ),
+        (
+            Claim(peer, f"{one}, cold", at_least=cold),
+            Claim(peer, f"{one}, warm", at_least=warm),
+            Claim(f"{two}, warm", f"{one}, warm", at_most=1.0),
+            Claim(f"{two}, cold", f"{one}, cold"),
+            Claim(f"{two}, warm, beside a busy loop", f"{one}, warm, beside a busy loop", at_most=1.5),
+        ),
+        rounds,
+        rehearsal=(ours(one, "compile.mode=kept"), ours(two, "compile.mode=kept", "--ranks", "2")),
+        note="Wall clock of whole commands, the imports, evaluations and 100 final episodes in it; one thread a rank. "
+        "Cold: no code in any cache. Warm: as a second run finds it, after one with compile.mode = kept.",
+    )
+
+
 def time_to_return(key: str, title: str, preset: str, wanted: str, settings: tuple[str, ...], rounds: int) -> Row:
     one, two = "ours, 1 rank", "ours, 2 ranks"
     arguments = (preset, *settings, "evaluation.episodes=20", "--until", wanted)
@@ -285,6 +326,10 @@ def rows() -> dict[str, Row | Joined]:
         from_replay("8c", "DQN on CartPole-v1", "dqn-cartpole", *plain, *sb3_dqn, of="the defaults of its DQN"),
         from_replay("8d", "SAC on MountainCarContinuous-v0", "sac-mountaincarcontinuous"),
         pong(),
+        user("user-a", "`harness train ppo-cartpole`, 100,000 steps", "ppo-cartpole", 5, 3.0, 4.0),
+        user("user-b", "`harness train ppo-acrobot`, 1,000,000 steps", "ppo-acrobot", 1, 1.0, 1.0),
+        user("user-c", "`harness train dqn-cartpole`, 50,000 steps", "dqn-cartpole", 3, 1.0, 1.0),
+        user("user-d", "`harness train sac-pendulum`, 20,000 steps", "sac-pendulum", 1, 1.0, 1.0),
         Joined("replay", "tests.benchmarks.replay_memory"),
         Joined("saving", "tests.benchmarks.saving"),
     ]

@@ -1,0 +1,117 @@
+"""A gradient compiled ahead of time: made once per machine, loaded by every later run in milliseconds.
+
+A run that finds no code for its minibatches leaves its trace in the store and has one process of low priority
+compile it: `python -m harness.training.compile.ahead FOLDER KEY`. Runs that follow load what it made, without importing
+a compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.training.compile.store import CodeStore
+from harness.training.compile.traced import TRACE, load_script
+
+CODE, ARGUMENTS = "code", "arguments"
+"""Kinds of entries: what is loaded, and the shapes that it is compiled for, of the trace under the same key."""
+
+
+def describe(examples: Sequence[torch.Tensor]) -> bytes:
+    """Shapes and dtypes of arguments, for whoever compiles a trace."""
+    each = [[list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for tensor in examples]
+    return json.dumps({"arguments": each, "threads": torch.get_num_threads()}).encode()
+
+
+def compile_trace(path: Path, described: bytes) -> bytes:
+    """The package that AOTInductor makes of a trace; 5 to 20 s on one core."""
+    wanted = json.loads(described)
+    torch.set_num_threads(wanted["threads"])
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    import_module("torch._higher_order_ops.triton_kernel_wrap")  # make_fx names it without importing it
+    inductor = import_module("torch._inductor")  # takes a second
+    make_fx = import_module("torch.fx.experimental.proxy_tensor").make_fx
+
+    examples = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in wanted["arguments"])
+    graph = make_fx(load_script(path))(*examples)
+    samples = torch.export.Dim("samples", min=2)  # of a rollout, or of what was drawn from a replay
+    dynamic = [None, None, None, *({0: samples} for _ in examples[3:])]
+    program = torch.export.export(_Graph(graph), examples, dynamic_shapes={"arguments": tuple(dynamic)})
+    with tempfile.TemporaryDirectory() as folder:
+        package = os.path.join(folder, "code.pt2")
+        # tanh as 2 sigmoid(2x) - 1: half the time, to 1e-7
+        configs = {"cpp.use_decompose_tanh": True}
+        inductor.aoti_compile_and_package(program, package_path=package, inductor_configs=configs)
+        return Path(package).read_bytes()
+
+
+class _Graph(torch.nn.Module):
+    """Any number of arguments under one name, for `dynamic_shapes`."""
+
+    def __init__(self, graph: Any) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, *arguments: torch.Tensor) -> Any:
+        return self.graph(*arguments)
+
+
+def load_code(path: Path) -> Callable[..., Sequence[torch.Tensor]]:
+    """A function of the arguments that were traced. The public loader imports the compiler, which takes a second."""
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+
+    def run(*arguments: torch.Tensor) -> Sequence[torch.Tensor]:
+        return loader.boxed_run(list(arguments))
+
+    return run
+
+
+def make_code(store: CodeStore, key: str) -> bool:
+    """Compiles the trace of `key` into the store, unless another process does; whether the code is there now."""
+    with store.alone(key, CODE) as alone:
+        if not alone:
+            return False
+        if store.get(key, CODE) is None:
+            trace, arguments = store.get(key, TRACE), store.get(key, ARGUMENTS)
+            if trace is None or arguments is None:
+                return False
+            store.put(key, CODE, compile_trace(trace, arguments.read_bytes()))
+    return store.get(key, CODE) is not None
+
+
+def is_being_made(store: CodeStore, key: str, seconds: float = 0.1) -> bool:
+    """Whether another process compiles it now; waits so long where one does."""
+    with store.alone(key, CODE) as alone:
+        if alone or store.folder is None:
+            return False
+    time.sleep(seconds)
+    return True
+
+
+def start_making(store: CodeStore, keys: Sequence[str]) -> None:
+    """Begins that in a process of its own, which outlives this one and takes what time others leave."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("HARNESS_", "OMPI_", "PMIX_"))}
+    command = [sys.executable, "-m", "harness.training.compile.ahead", str(store.folder), *keys]
+    subprocess.Popen(
+        ["nice", "-n", "19", *command], env=own, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def main(folder: str, *keys: str) -> int:
+    store = CodeStore(Path(folder))
+    return 0 if all([make_code(store, key) for key in keys]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

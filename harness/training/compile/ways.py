@@ -1,0 +1,222 @@
+"""By which way a run has its gradient: code that is kept on disk, a trace, or eager.
+
+Traced is eager to the bit, so ranks may differ in it. Kept code differs by rounding as all compiled code does: all
+ranks take it or none, a run never changes to it in its middle, and a resumed run goes on with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.distributed.arena import Arena
+from harness.distributed.transports.base import Communicator
+from harness.training.compile import ahead, traced
+from harness.training.compile.function import Batch, GradientFunction, Loss
+from harness.training.compile.store import CodeStore
+from harness.training.precision import Precision
+
+TRACING_EARNS = 2_000
+"""Gradient steps after which a trace that is not on disk pays: it takes about a second, most of it imports."""
+SOURCES = ("algorithms", "models", "training", "distributed")
+"""The folders whose code can be in a trace."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a gradient is needed for."""
+
+    module: nn.Module
+    arena: Arena
+    loss: Loss
+    precision: Precision
+    data: Batch
+    """The tensors that minibatches are rows of, which stay where they are."""
+    names: Sequence[str]
+    """Of the numbers that are given with each minibatch."""
+    sizes: Sequence[int]
+    """How many rows this rank's minibatches have."""
+    description: dict[str, Any] | None
+    """All that the loss is made of beside our own sources, as JSON; None where that cannot be said, as of a network of
+    the user's: then its trace is its description."""
+    per_sample: str | None = None
+    """The tensor of `data` whose rows take the loss's number for each sample."""
+    steps: int = 0
+    """Gradient steps of the whole run."""
+    may_compile_beside: bool = False
+    """Whether a core is free, on which a process of low priority may compile for the runs that follow."""
+
+
+@dataclass
+class FunctionGradient:
+    """Called in place of a loss and its backward pass: fills `arena.wire`."""
+
+    wanted: Wanted
+    way: str
+    """`traced` or `kept`."""
+    functions: dict[int, Callable[..., Sequence[torch.Tensor]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arena, self.precision = self.wanted.arena, self.wanted.precision
+        self.values = tuple(self.wanted.data.values())
+
+    def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
+        """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""
+        given = torch.tensor((*numbers, weight, weight * self.precision.scale), dtype=torch.float32)
+        wire, *samples = self.functions[len(rows)](self.arena.parameters, rows, given, *self.values)
+        self.arena.wire[: len(wire)].copy_(wire)
+        if self.wanted.per_sample is not None:
+            self.wanted.data[self.wanted.per_sample][rows] = samples[0]
+
+
+@cache
+def fingerprint_of_sources() -> str:
+    """SHA-256 of the package's own code that a trace can hold."""
+    digest = hashlib.sha256()
+    root = Path(str(resources.files("harness")))
+    for folder in SOURCES:
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def processor() -> str:
+    """What compiled code depends on: the processor's instructions, as the kernel names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()
+
+
+def key_of(wanted: Wanted, size: int, script: Any = None) -> str:
+    """The name of a gradient's code in the store. `script`: its trace, where there is no description."""
+    content: Any = wanted.description
+    if content is None:
+        code = f"{script.code}\n{script.inlined_graph}"
+        constants = [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in constants_of(script)]
+        content = {"code": code, "constants": constants}
+    parts = {
+        "content": content,
+        "sources": fingerprint_of_sources(),
+        "torch": torch.__version__,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "precision": wanted.precision.kind,
+        "size": size,
+        "numbers": list(wanted.names),
+        "data": [[name, list(values.shape[1:]), str(values.dtype)] for name, values in wanted.data.items()],
+        "parameters": [list(parameter.shape) for parameter in wanted.arena.members],
+        "wire": len(wanted.arena.wire),
+        "buffers": [
+            [name, hashlib.sha256(buffer.detach().cpu().numpy().tobytes()).hexdigest()]
+            for name, buffer in wanted.module.named_buffers()
+        ],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def constants_of(script: Any) -> list[torch.Tensor]:
+    """Tensors that a trace holds, beside its arguments."""
+    return [each for each in script.state_dict().values() if isinstance(each, torch.Tensor)]
+
+
+def choose(
+    wanted: Wanted, mode: str, communicator: Communicator, store: CodeStore
+) -> tuple[FunctionGradient | None, str]:
+    """The gradient by the best way that there is, and why; None is eager. Collective.
+
+    `mode`: `auto`, `traced`, or `kept`, which waits for what has to be compiled.
+    """
+    scripts, problem = traces(wanted, mode, store)
+    there = {size: store.get(script.key, ahead.CODE) is not None for size, script in scripts.items()}
+    complete = not problem and all(there.get(size, False) for size in wanted.sizes)
+    problems = communicator.gather_objects((problem, complete))
+    if any(text for text, _ in problems):
+        return None, next(text for text, _ in problems if text)
+    if mode == "kept" and not complete:
+        missing = [script.key for size, script in scripts.items() if not there[size]]
+        wait_for_code(store, missing)
+    kept = mode == "kept" or (mode == "auto" and all(complete for _, complete in problems))
+    if kept:
+        found = {size: store.get(script.key, ahead.CODE) for size, script in scripts.items()}
+        lacking = any(path is None for path in found.values())
+        if not any(communicator.gather_objects(lacking)):
+            functions = {size: ahead.load_code(path) for size, path in found.items() if path is not None}
+            return FunctionGradient(wanted, "kept", functions), "found on disk" if complete else "compiled"
+        if mode == "kept":
+            return None, "compile.mode = kept, but the code could not be compiled or kept"
+    functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
+    if len(functions) < len(wanted.sizes):
+        return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
+    if mode == "auto" and wanted.may_compile_beside:
+        missing = [script.key for size, script in scripts.items() if not there[size]]
+        if missing:
+            ahead.start_making(store, missing)
+            return FunctionGradient(wanted, "traced", functions), "later runs: compiled beside this one"
+    return FunctionGradient(wanted, "traced", functions), "equal to eager to the bit"
+
+
+@dataclass
+class Script:
+    """A trace in the store, or just made."""
+
+    key: str
+    path: Path | None
+    made: Any = None
+    worth_it: bool = True
+
+    def load(self) -> Any:
+        return self.made if self.made is not None else traced.load_script(self.path)  # type: ignore[arg-type]
+
+
+def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, Script], str]:
+    """The trace for each size: from the store, or made where the run is long enough; and what went wrong, if so."""
+    function: GradientFunction | None = None
+    found: dict[int, Script] = {}
+    for size in wanted.sizes:
+        if wanted.description is not None:
+            key = key_of(wanted, size)
+            path = store.get(key, traced.TRACE)
+            if path is not None:
+                found[size] = Script(key, path)
+                continue
+            if mode == "auto" and wanted.steps < TRACING_EARNS:
+                found[size] = Script(key, None, worth_it=False)
+                continue
+        elif mode == "auto" and wanted.steps < TRACING_EARNS:
+            found[size] = Script("none", None, worth_it=False)
+            continue
+        if function is None:
+            function = GradientFunction(
+                wanted.module, wanted.arena, wanted.loss, wanted.precision, wanted.data, wanted.names
+            )
+        values = tuple(wanted.data.values())
+        try:
+            _, script = traced.trace(function, size, values)
+        except Exception as error:  # whatever tracing may raise: eager is always right
+            return found, f"cannot be traced: {type(error).__name__}: {error}".splitlines()[0][:200]
+        key = key_of(wanted, size, script)
+        store.put(key, traced.TRACE, traced.save_script(script))
+        store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values)))
+        found[size] = Script(key, None, made=script)
+    return found, ""
+
+
+def wait_for_code(store: CodeStore, keys: Sequence[str]) -> None:
+    """Compiles what is missing here and now, or waits for the process that does."""
+    for key in keys:
+        while not ahead.make_code(store, key) and ahead.is_being_made(store, key):
+            pass
