@@ -10,12 +10,12 @@ import math
 import torch
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.on_policy import OnPolicy
+from harness.algorithms.common.on_policy import COEFFICIENTS, OnPolicy
 from harness.algorithms.settings.on_policy import A2CSettings
 from harness.training.updates import Minibatch
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy")
-NUMBERS = ("centre", "scale")
+NUMBERS = ("centre", "scale", *COEFFICIENTS)
 """What a rollout has beside its samples: what centres and scales its advantages."""
 STEPS_OF_AN_ITERATION = 250
 """Environment steps that an iteration has at least: several rollouts, where they are short."""
@@ -37,7 +37,8 @@ class A2C(OnPolicy):
         """One step on the whole rollout."""
         (rows,), counts = self.minibatch_plan(rollout, 0)
         centres, scales = self.advantage_moments([[rows]])
-        done = self.update_on(rollout, [Minibatch(rows, (centres[0, 0], scales[0, 0]), len(rows) / counts[0])])
+        numbers = centres[0, 0], scales[0, 0], *self.coefficients
+        done = self.update_on(rollout, [Minibatch(rows, numbers, len(rows) / counts[0])])
         metrics = dict(zip(STATISTICS, done.means))
         return {**metrics, "explained_variance": self.explained_variance, "gradient_steps": done.taken}
 
@@ -51,5 +52,5 @@ class A2C(OnPolicy):
         policy_loss = -(self.head.log_prob(parameters, batch["actions"]) * advantages).mean()
         value_loss = (values - batch["returns"]).square().mean()
         entropy = self.head.entropy(parameters).mean()
-        loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
+        loss = policy_loss + batch["value_coefficient"] * value_loss - batch["entropy_coefficient"] * entropy
         return loss, torch.stack([loss, policy_loss, value_loss, entropy]).detach()

@@ -134,6 +134,11 @@ class Algorithm(ABC):
         """What computes its gradient where that is compiled; None where it is eager."""
         return self.learners[0].compiled if self.learners else None
 
+    @property
+    def compile_mode(self) -> str:
+        """What `compile.mode` came to be."""
+        return self.learners[0].mode if self.learners else "off"
+
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation of the run's schedule; a learning rate may listen to it."""
         for learner in self.learners:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 
 from harness.algorithms.base import Context
-from harness.algorithms.common.on_policy import OnPolicy
+from harness.algorithms.common.on_policy import COEFFICIENTS, OnPolicy
 from harness.algorithms.settings.on_policy import PPOSettings
 from harness.training.updates import Minibatch
 
 STATISTICS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
-NUMBERS = ("clip", "centre", "scale")
+NUMBERS = ("clip", "centre", "scale", *COEFFICIENTS)
 """What a minibatch has beside its samples: ε, and what centres and scales its advantages."""
 
 
@@ -42,7 +42,11 @@ class PPO(OnPolicy):
         plan = [self.minibatch_plan(rollout, epoch) for epoch in range(settings.epochs)]
         centres, scales = self.advantage_moments([parts for parts, _ in plan])
         minibatches = [
-            Minibatch(part, (clip, centres[epoch, number], scales[epoch, number]), len(part) / counts[number])
+            Minibatch(
+                part,
+                (clip, centres[epoch, number], scales[epoch, number], *self.coefficients),
+                len(part) / counts[number],
+            )
             for epoch, (parts, counts) in enumerate(plan)
             for number, part in enumerate(parts)
         ]
@@ -68,7 +72,7 @@ class PPO(OnPolicy):
             values = batch["values"] + (values - batch["values"]).clamp(-limit, limit)
         value_loss = (values - batch["returns"]).square().mean()
         entropy = self.head.entropy(parameters).mean()
-        loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
+        loss = policy_loss + batch["value_coefficient"] * value_loss - batch["entropy_coefficient"] * entropy
         with torch.no_grad():
             kl = (ratio - 1.0 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html, k3
             clip_fraction = ((ratio - 1.0).abs() > clip).float().mean()

@@ -32,7 +32,7 @@ def resolved(run: Run) -> RunConfig:
     compiled, products = run.algorithm.compiled, config.compile.products
     if compiled is not None and products == "auto":
         products = compiled.products
-    mode = "off" if compiled is None else "on"
+    mode = run.algorithm.compile_mode
     changes: dict[str, object] = {
         "run": config.run.model_copy(update={"threads": torch.get_num_threads()}),
         "compile": config.compile.model_copy(update={"mode": mode, "products": products}),

@@ -137,7 +137,9 @@ class DistributedTrainer:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        return self.step.optimizer
+        found = self.step.optimizer
+        assert isinstance(found, torch.optim.Optimizer)
+        return found
 
     def train_epoch(self, loader: Iterable[Any], before_step: Callable[[int], None] | None = None) -> Trained:
         """One pass over `loader`, a step for each batch (or for each `accumulate_grad_batches` of them).

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.cluster.machine import usable_cores
+from harness.cluster.place import host_name
 from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged
@@ -29,7 +31,9 @@ from harness.training.compile.gradient import (
     compile_step,
     wants_compiling,
 )
-from harness.training.optimizers import load_in_place, make_optimizer
+from harness.training.compile.store import CodeStore, default_folder
+from harness.training.compile.ways import FunctionGradient, Wanted, choose
+from harness.training.optimizers import load_in_place, make_flat_optimizer
 from harness.training.precision import Precision
 from harness.training.schedules import LearningRate
 from harness.training.step import Step
@@ -85,7 +89,7 @@ class Learner:
         self.precision = Precision(self.config.precision, self.device)
         self.step = Step(
             module,
-            lambda arena: make_optimizer(self.config.optimizer, [arena.flat], capturable),
+            lambda arena: make_flat_optimizer(self.config.optimizer, arena.flat, capturable),
             self.communicator,
             self.precision,
             statistics=len(self.statistics) + (self.communicator.size if relative_weights else 0),
@@ -95,8 +99,11 @@ class Learner:
         )
         self.learning_rate = LearningRate(self.config.optimizer, self.step.optimizer, batch_size)
         self.compiled: CompiledGradient | None = None
+        """The gradient where this run has compiled it."""
+        self.function: FunctionGradient | None = None
+        """The gradient as a trace, or as code that an earlier run has left."""
         self.compile_reason = ""
-        """Why it is compiled, or is not."""
+        """Why it is made the way it is."""
         self.history: list[list[float]] = []
         """The statistics of each `update` since `forget`."""
 
@@ -109,6 +116,8 @@ class Learner:
         per_sample: str | None = None,
         beside: Sequence[Beside] = (),
         eager: str | None = None,
+        description: dict[str, Any] | None = None,
+        pure: bool = False,
     ) -> None:
         """Says what minibatches are rows of, and compiles the gradient where rank 0 finds that it pays; collective.
 
@@ -116,6 +125,8 @@ class Learner:
         `gradient_steps`: what the run is to make, about. `numbers`: the names of what is given with each minibatch
         beside its rows. `per_sample`: the tensor of `data` whose rows take the loss's number for each sample.
         `beside`: what is compiled with the gradient. `eager`: why the gradient must not be compiled, if so.
+        `description`: what the loss is made of, as `ways.Wanted` has it. `pure`: it reads no tensors but its arguments
+        and the module's.
         """
         self.data, self.sizes, self.numbers, self.per_sample = data, list(sizes), tuple(numbers), per_sample
         self.rows = torch.arange(len(next(iter(data.values()))), device=self.device)
@@ -124,8 +135,10 @@ class Learner:
             return
         wanted = wants_compiling(self.config.compile, gradient_steps, self.step)
         wanted, reason = self.communicator.broadcast_object(wanted)
+        if pure and self._by_function(wanted, gradient_steps, description):
+            return
         if not wanted:
-            self.compile_reason = reason
+            self.compile_reason = self.compile_reason or reason
             return
         if max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
             self.compile_reason = "minibatches of too many different sizes"
@@ -133,13 +146,38 @@ class Learner:
         self.compiled, problem = compile_step(self.step, self._traced, self.config.compile.products, *beside)
         self.compile_reason = problem or reason
 
+    def _by_function(self, compiles: bool, gradient_steps: int, description: dict[str, Any] | None) -> bool:
+        """Whether the gradient is had from a trace or from code on disk; `compiles`: this run would compile it."""
+        mode = self.config.compile.mode
+        if mode in ("off", "on") or self.device.type != "cpu" or self.step.sync.overlaps:
+            return False
+        hosts = self.communicator.gather_objects(host_name())
+        free_core = usable_cores() > hosts.count(host_name())
+        parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes
+        needed = Wanted(*parts, description, self.per_sample, gradient_steps, free_core and self.config.compile.ahead)
+        found, self.compile_reason = choose(
+            needed, "find" if mode == "auto" and compiles else mode, self.communicator, CodeStore(default_folder())
+        )
+        if found is not None:
+            self.function = found
+            self.step.reduce_at_once()
+        return found is not None
+
     def _traced(self, products: str) -> CompiledGradient:
         parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes
         return CompiledGradient(*parts, self.per_sample, products)
 
     @property
     def notice(self) -> str:
-        return f"gradient {'eager' if self.compiled is None else 'compiled'} ({self.compile_reason})"
+        way = "compiled" if self.compiled is not None else "eager" if self.function is None else self.function.way
+        return f"gradient {way} ({self.compile_reason})"
+
+    @property
+    def mode(self) -> str:
+        """What `compile.mode` a repeat takes: eager and traced are one to the bit, other ways differ by rounding."""
+        if self.function is not None:
+            return self.function.way
+        return "off" if self.compiled is None else "on"
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
@@ -174,6 +212,8 @@ class Learner:
             self.step.fill(None, 0.0)
         elif self.compiled is not None:
             self.compiled(self.rows[rows] if isinstance(rows, slice) else rows, numbers, weight)
+        elif self.function is not None:
+            self.function(self.rows[rows] if isinstance(rows, slice) else rows, numbers, weight)
         else:
             self.step.fill(lambda: self._eager_loss(rows, numbers), weight)
 

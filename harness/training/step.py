@@ -15,6 +15,7 @@ from harness.distributed.sync.allreduce import AllReduce
 from harness.distributed.sync.base import ArenaSync, Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged
+from harness.training.flat_optimizers import FlatOptimizer
 from harness.training.optimizers import bare_step
 from harness.training.precision import Precision
 
@@ -32,7 +33,7 @@ class Step:
     def __init__(
         self,
         module: nn.Module,
-        make_optimizer: Callable[[Arena], torch.optim.Optimizer],
+        make_optimizer: Callable[[Arena], torch.optim.Optimizer | FlatOptimizer],
         communicator: Communicator,
         precision: Precision,
         statistics: int = 0,

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
+from harness.algorithms.common.description import describe_loss
 from harness.algorithms.settings.off_policy import OffPolicySettings
 from harness.buffers import EpisodeAccount
 from harness.buffers.minibatches import Minibatches
@@ -201,7 +202,14 @@ class OffPolicy(Algorithm):
         eager = "network.class changes its buffers whenever it is called" if self.restless else None
         for learner in self.learners:
             sizes = self.minibatches.sizes()
-            learner.learn_from(data, sizes, self.gradient_steps, per_sample=per_sample, beside=beside, eager=eager)
+            learner.learn_from(
+                *(data, sizes, self.gradient_steps),
+                per_sample=per_sample,
+                beside=beside,
+                eager=eager,
+                description=describe_loss(self, learner.loss, data, ()) if "target_values" in data else None,
+                pure="target_values" in data,
+            )
             eager = learner.compile_reason if learner.compiled is None else None
 
     def weight(self, part: slice) -> float:

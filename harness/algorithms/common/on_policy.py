@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
 from harness.algorithms.common.collector import DATA, Collector
+from harness.algorithms.common.description import describe_loss
 from harness.algorithms.settings.on_policy import OnPolicySettings
 from harness.buffers import minibatch_indices
 from harness.distributed.agreement import fault_of_ranks
@@ -33,6 +34,10 @@ from harness.training.updates import KlStop, Minibatch, UpdateSummary
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
+
+
+COEFFICIENTS = ("value_coefficient", "entropy_coefficient")
+"""What a loss weighs its parts by. They come with each minibatch: constants in compiled code would tie it to them."""
 
 
 class OnPolicy(Algorithm):
@@ -83,6 +88,7 @@ class OnPolicy(Algorithm):
         self.learners = (self.learner,)
         self.collector = Collector(context, self.module, self.learner.precision, settings)
         self.rollout = self.collector.rollout
+        self.coefficients = tuple(float(getattr(settings, name)) for name in COEFFICIENTS)
         self.data = {name: self.rollout.flat(name).to(self.device) for name in DATA}
         self.iteration = 0
         """The next one."""
@@ -92,6 +98,8 @@ class OnPolicy(Algorithm):
             gradient_steps=self.iterations * self.rollouts * epochs * minibatches,
             numbers=self.NUMBERS,
             eager="network.class changes its buffers whenever it is called" if self.restless else None,
+            description=describe_loss(self, self.loss, self.data, self.NUMBERS),
+            pure=True,
         )
         self.kl_stop = KlStop(0 if kl_limit is None else self.STATISTICS.index("kl"), kl_limit)
         self.loop = self.learner.make_loop(self.kl_stop, on_device=self.device.type != "cpu")

@@ -1,12 +1,12 @@
 """How ranks stay one policy, as an object: a synchronizer for the run, and its hooks in each update of an arena.
 
-    synchronizer = make_synchronizer(…)               one a run
-    sync = synchronizer.attach(arena, "policy")       one an arena
-    for each update, on every rank:
-        sync.begin()                                  before the backward pass, where there is one
-        sync.reduce()                                 gradient methods work here
-        sync.step(take)                               weight methods work here
-    synchronizer.settle()                             before an evaluation, a checkpoint, the end
+synchronizer = make_synchronizer(…)               one a run
+sync = synchronizer.attach(arena, "policy")       one an arena
+for each update, on every rank:
+    sync.begin()                                  before the backward pass, where there is one
+    sync.reduce()                                 gradient methods work here
+    sync.step(take)                               weight methods work here
+synchronizer.settle()                             before an evaluation, a checkpoint, the end
 """
 
 from __future__ import annotations

@@ -224,7 +224,8 @@ class DeviceUpdateLoop(UpdateLoop):
         offer it. What those have changed is put back.
         """
         arena, optimizer = self.step.arena, self.step.optimizer
-        optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are; torch would warn of it
+        if isinstance(optimizer, torch.optim.Optimizer):  # the first steps are; torch would warn of it
+            optimizer._warned_capturable_if_run_uncaptured = True
         before = arena.parameters.clone()
         arena.wire.zero_()
         optimizer.step()

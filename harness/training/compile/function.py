@@ -63,9 +63,7 @@ class GradientFunction:
     ) -> tuple[torch.Tensor, ...]:
         batch = {name: values[rows] for name, values in zip(self.keys, data)}
         batch |= {name: numbers[place] for place, name in enumerate(self.names)}
-        parts = {
-            first: flat[first:end].view(shape).detach().requires_grad_() for _, shape, first, end in self.layout
-        }
+        parts = {first: flat[first:end].view(shape).detach().requires_grad_() for _, shape, first, end in self.layout}
         parameters = {name: parts[first] for name, _, first, _ in self.layout}
         with self.precision.autocast():
             loss, statistics, *samples = functional_call(self.with_loss, parameters, (batch,))

@@ -39,8 +39,8 @@ to one number for each sample, where somebody wants it."""
 def wants_compiling(settings: CompileSettings, gradient_steps: int, step: Step) -> tuple[bool, str]:
     """Whether to compile, and why (not): for rank 0 to decide."""
     device = step.arena.wire.device
-    if settings.mode == "off":
-        return False, "compile.mode = off"
+    if settings.mode in ("off", "traced", "kept"):
+        return False, f"compile.mode = {settings.mode}"
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         return False, f"no C++ compiler: {compiler} is not on the PATH"

@@ -17,7 +17,6 @@ import torch
 
 from harness.training.compile.function import GradientFunction
 
-
 TRACE = "trace"
 """The kind of entry in a store."""
 

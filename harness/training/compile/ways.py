@@ -138,9 +138,12 @@ def choose(
 ) -> tuple[FunctionGradient | None, str]:
     """The gradient by the best way that there is, and why; None is eager. Collective.
 
-    `mode`: `auto`, `traced`, or `kept`, which waits for what has to be compiled.
+    `mode`: `auto`; `find` takes what is compiled already, or nothing; `traced`; or `kept`, which waits for what has to
+    be compiled.
     """
-    scripts, problem = traces(wanted, mode, store)
+    scripts, problem = ({}, "") if mode == "find" else traces(wanted, mode, store)
+    if mode == "find" and wanted.description is not None:
+        scripts = {size: Script(key_of(wanted, size), None, worth_it=False) for size in wanted.sizes}
     there = {size: store.get(script.key, ahead.CODE) is not None for size, script in scripts.items()}
     complete = not problem and all(there.get(size, False) for size in wanted.sizes)
     problems = communicator.gather_objects((problem, complete))
@@ -149,7 +152,7 @@ def choose(
     if mode == "kept" and not complete:
         missing = [script.key for size, script in scripts.items() if not there[size]]
         wait_for_code(store, missing)
-    kept = mode == "kept" or (mode == "auto" and all(complete for _, complete in problems))
+    kept = mode == "kept" or (mode in ("auto", "find") and all(complete for _, complete in problems))
     if kept:
         found = {size: store.get(script.key, ahead.CODE) for size, script in scripts.items()}
         lacking = any(path is None for path in found.values())
