@@ -1,12 +1,11 @@
-"""What is learned: one file each; a new one is its file and a line in `ALGORITHMS`."""
+"""What is learned: one file each; a new one is its file and a line in `ALGORITHMS`, or a user's `module:Class`."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from harness.algorithms.base import Algorithm, Context, Evaluation
-from harness.errors import BadInput
+from harness.registry import named_class
 from harness.schema import AlgorithmSettings
 
 ALGORITHMS = {
@@ -22,7 +21,5 @@ __all__ = ["ALGORITHMS", "Algorithm", "AlgorithmSettings", "Context", "Evaluatio
 
 
 def algorithm_class(name: Any) -> type[Algorithm]:
-    if name not in ALGORITHMS:
-        raise BadInput(f"algorithm.name must be one of {', '.join(ALGORITHMS)}, got {name!r}")
-    module, _, attribute = ALGORITHMS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    """One of ALGORITHMS, or a user's own, `module:Class`; BadInput for other names."""
+    return named_class(name, ALGORITHMS, "algorithm.name", Algorithm)
