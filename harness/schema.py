@@ -9,7 +9,8 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from harness.envs.settings import EnvSettings
-from harness.settings import Names, Settings, table_of
+from harness.registry import Names
+from harness.settings import Settings, table_of
 
 if TYPE_CHECKING:
     from gymnasium import spaces
@@ -149,11 +150,16 @@ class AlgorithmSettings(Settings):
         return self
 
 
+OPTIMIZER_NAMES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
+
+
 class OptimizerSettings(Settings):
     """`[optimizer]`: the method that turns gradients into steps, and its learning rate over the run."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = "adam"
-    """The method."""
+    name: Annotated[str, Names(*OPTIMIZER_NAMES)] = "adam"
+    """The method; or an optimizer of your own, `module:Class`, which derives from torch's."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments for an optimizer of your own, beside the learning rate."""
     lr: float = Field(default=3e-4, gt=0)
     """Learning rate at its full height, before the rule of `scale_lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -193,6 +199,8 @@ class OptimizerSettings(Settings):
 
     @model_validator(mode="after")
     def check_that_the_settings_fit_together(self) -> OptimizerSettings:
+        if self.kwargs and self.name in OPTIMIZER_NAMES:
+            raise ValueError(f"kwargs must be absent with {self.name}, which has settings of its own")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must each be in [0, 1), got {list(self.betas)}")
         if self.scale_lr != "none" and self.reference_batch is None:

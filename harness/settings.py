@@ -191,33 +191,3 @@ def named_object(name: str, setting: str) -> Any:
         raise BadInput(f"{setting} = {name!r}: {missing}") from None
     except AttributeError:
         raise BadInput(f"{setting} = {name!r}: module {module!r} has no {attribute!r}") from None
-
-
-def registered(registry: Mapping[str, str], name: str, setting: str) -> Any:
-    """What `name` stands for in a registry of `module:Name`, or in itself where it is one of the user's own; BadInput
-    names `setting` where it is neither."""
-    if name not in registry and ":" not in name:
-        raise BadInput(f"{setting} {must_name(registry)}, got {name!r}")
-    return named_object(registry.get(name, name), setting)
-
-
-def must_name(names: Iterable[str]) -> str:
-    """What a setting may be that names an entry of a registry, as an error says it."""
-    *first, last = (repr(name) for name in names)
-    return f"must be {', '.join(first)}{' or ' if first else ''}{last}, or module:Class of your own"
-
-
-class Names:
-    """Annotates a setting that names an entry of a registry, or the user's own as `module:Class`."""
-
-    def __init__(self, *known: str) -> None:
-        self.known = known
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
-        return pydantic_core.core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def check(self, name: str) -> str:
-        module, _, attribute = name.partition(":")
-        if name not in self.known and not (module and attribute):
-            raise ValueError(must_name(self.known))
-        return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import BadInput
+from harness.registry import named_class
 from harness.schema import AlgorithmSettings
 from harness.settings import named_object
 
@@ -42,27 +42,18 @@ SETTINGS = {
 
 
 def algorithm_class(name: Any) -> type[Algorithm]:
-    """Of one that is shipped, or of a user's `module:Class`."""
-    if is_users(name):
-        return named_object(name, "algorithm.name")
-    return _shipped(ALGORITHMS, name)
+    """Of one that is shipped, or of a user's `module:Class`; BadInput for other names."""
+    return named_class(name, ALGORITHMS, "algorithm.name", import_module("harness.algorithms.base").Algorithm)
 
 
 def settings_class(name: Any) -> type[AlgorithmSettings]:
     """`algorithm_class(name).Settings`; the algorithm itself, and torch with it, is imported for a user's own alone."""
-    return algorithm_class(name).Settings if is_users(name) else _shipped(SETTINGS, name)
+    return algorithm_class(name).Settings if name not in SETTINGS else named_object(SETTINGS[name], "algorithm.name")
 
 
 def is_users(name: Any) -> bool:
     """Whether it names a class of the user's own."""
     return isinstance(name, str) and ":" in name
-
-
-def _shipped(table: dict[str, str], name: Any) -> Any:
-    if name not in table:
-        raise BadInput(f"algorithm.name must be one of {', '.join(table)}, or module:Class, got {name!r}")
-    module, _, attribute = table[name].partition(":")
-    return getattr(import_module(module), attribute)
 
 
 def __getattr__(name: str) -> Any:

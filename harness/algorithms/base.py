@@ -93,7 +93,8 @@ class Algorithm(ABC):
     Every method is collective: all ranks call it at the same place.
     """
 
-    Settings: ClassVar[type[AlgorithmSettings]]
+    Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
+    """Of the section `algorithm`."""
     iterations: int
     env_steps_per_iteration: int
     module: nn.Module

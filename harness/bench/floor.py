@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
@@ -17,9 +16,7 @@ from torch import nn
 from harness.algorithms.common.on_policy import OnPolicy
 from harness.envs import make_environments
 from harness.envs.backends.base import Vector
-from harness.envs.backends.envpool import game_arguments, name_of
-from harness.envs.factory import make_environment
-from harness.envs.settings import EnvSettings
+from harness.envs.backends.selection import backend_of
 from harness.run.loop import Run
 from harness.training.precision import Precision
 
@@ -62,7 +59,7 @@ class Floor:
         if run.environments is not None:
             settings, count = run.environments.settings, run.environments.count
             own = make_environments(settings.model_copy(update={"count": count}), 0, 1, cores=run.world.cores).vector
-            library = library_vector(settings, count, run.world.cores)
+            library = backend_of(settings.backend).library_vector(settings, count, run.world.cores)
             space = run.environments.action_space
             space.seed(0)
             actions = [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]
@@ -134,21 +131,6 @@ def step_all(vector: Vector, actions: np.ndarray) -> None:
         vector.send(actions[rows], group)
     for group in range(len(vector.groups)):
         vector.receive(group)
-
-
-def library_vector(settings: EnvSettings, count: int, cores: int) -> Any:
-    """`count` environments as anyone would make them who wants what the backend stands for: gymnasium's or the user's
-    own vector class, EnvPool, or gymnasium's vector of single environments, in processes or not."""
-    if settings.backend == "native":
-        return gym.make_vec(settings.id, count, vectorization_mode="vector_entry_point", **settings.kwargs)
-    if settings.backend == "envpool":
-        import envpool
-
-        threads = min(settings.workers or cores, count)
-        arguments = {**game_arguments(settings), **settings.kwargs}
-        return envpool.make(name_of(settings), "gymnasium", num_envs=count, num_threads=threads, seed=0, **arguments)
-    makers = [lambda: make_environment(settings)] * count
-    return gym.vector.AsyncVectorEnv(makers) if settings.backend == "workers" else gym.vector.SyncVectorEnv(makers)
 
 
 def seconds_of_steps(step: Callable[[np.ndarray], object], actions: Sequence[np.ndarray], seconds: float) -> float:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from harness.envs.backends import BACKENDS
+from harness.registry import check_name
 from harness.settings import Settings
 
 
@@ -86,9 +88,10 @@ class EnvSettings(Settings):
     """Keyword arguments for the environment."""
     count: int = Field(8, ge=1)
     """Environments over all ranks together; each rank steps its share."""
-    backend: Literal["auto", "native", "envpool", "sync", "workers"] = "auto"
+    backend: Literal["auto", "native", "envpool", "sync", "workers"] | str = "auto"
     """How a rank steps its share: `native`, the environment's own vector class; `envpool`, EnvPool's of that name;
-    `sync`, one after the other; `workers`, in processes of several environments each. `auto` takes `native` where its
+    `sync`, one after the other; `workers`, in processes of several environments each; or a `Backend` of your own,
+    `module:Class`. `auto` takes `native` where its
     episodes are the same on any number of ranks, and otherwise `envpool` where its extra is installed and it has the
     environment (but for some that gymnasium steps faster), `workers` where a measurement at the start says that they
     clearly shorten a step, else `sync`."""
@@ -113,6 +116,12 @@ class EnvSettings(Settings):
     ones."""
     atari: AtariSettings | None = None
     """Preprocessing of Atari games, `ALE/…-v5` and `…NoFrameskip-v4`; absent: the standard one."""
+
+    @field_validator("backend")
+    @classmethod
+    def backend_is_named(cls, backend: str) -> str:
+        check_name(backend, BACKENDS, "auto")
+        return backend
 
     @field_validator("wrappers", mode="before")
     @classmethod

@@ -7,16 +7,77 @@ metric takes a value that the ranks have agreed on already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
+from harness.errors import BadInput
+from harness.registry import named_class
 from harness.schema import OptimizerSettings
 from harness.training.flat_optimizers import FlatAdam, FlatOptimizer, FlatRMSprop
 
 HOW_IT_STEPS = {"lr", "fused", "foreach", "capturable"}
 """Settings of an optimizer's groups that belong to the device, and a rate that `LearningRate` keeps."""
+
+
+Params = list[torch.Tensor]
+
+
+def adagrad(settings: OptimizerSettings, params: Params, capturable: bool) -> torch.optim.Optimizer:
+    given: dict[str, Any] = {"lr": settings.lr, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    return torch.optim.Adagrad(params, **given, fused=lie_on(params, "cpu"))  # a graph cannot hold its step
+
+
+def sgd(settings: OptimizerSettings, params: Params, capturable: bool) -> torch.optim.Optimizer:
+    given: dict[str, Any] = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    return torch.optim.SGD(params, lr=rate(settings, params, capturable), **given, fused=lie_on(params, "cpu", "cuda"))
+
+
+def adam(
+    settings: OptimizerSettings, params: Params, capturable: bool, kind: type = torch.optim.Adam
+) -> torch.optim.Optimizer:
+    return kind(
+        params,
+        lr=rate(settings, params, capturable),
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=lie_on(params, "cpu", "cuda"),
+        capturable=capturable and lie_on(params, "cuda"),
+    )
+
+
+def rmsprop(settings: OptimizerSettings, params: Params, capturable: bool) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(
+        params,
+        lr=rate(settings, params, capturable),
+        alpha=settings.alpha,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        capturable=capturable and lie_on(params, "cuda"),
+    )
+
+
+def rate(settings: OptimizerSettings, params: Params, capturable: bool) -> Any:
+    """In a tensor on the device, where a graph is to hold it."""
+    return torch.tensor(settings.lr, dtype=torch.float32, device=params[0].device) if capturable else settings.lr
+
+
+def lie_on(params: Params, *devices: str) -> bool:
+    return {param.device.type for param in params} <= set(devices)
+
+
+OPTIMIZERS: Mapping[str, Callable[[OptimizerSettings, Params, bool], torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": partial(adam, kind=torch.optim.AdamW),
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+}
+"""By the names of `optimizer.name`."""
 
 
 def make_optimizer(
@@ -26,28 +87,17 @@ def make_optimizer(
 
     The fused kernels are taken where torch has them: on one flat vector a step is then one pass over memory.
     `capturable`: a CUDA graph can hold its step, with the rate in a tensor on the device (adagrad has no such step).
+    One of a user's own, `module:Class`, is called as torch's are, with the rate and `optimizer.kwargs`; BadInput where
+    it refuses them.
     """
-    params = list(params)
-    devices = {param.device.type for param in params}
-    lr, decay, eps = settings.lr, settings.weight_decay, settings.eps
-    fused = devices <= {"cpu", "cuda"}
-    if settings.name == "adagrad":
-        return torch.optim.Adagrad(params, lr=lr, eps=eps, weight_decay=decay, fused=devices <= {"cpu"})
-    rate: Any = torch.tensor(lr, dtype=torch.float32, device=params[0].device) if capturable else lr
-    if settings.name == "sgd":
-        return torch.optim.SGD(params, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
-    graph = {"capturable": capturable and devices == {"cuda"}}
-    if settings.name == "adam":
-        return torch.optim.Adam(
-            params, lr=rate, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused, **graph
-        )
-    if settings.name == "adamw":
-        return torch.optim.AdamW(
-            params, lr=rate, betas=settings.betas, eps=eps, weight_decay=decay, fused=fused, **graph
-        )
-    return torch.optim.RMSprop(
-        params, lr=rate, alpha=settings.alpha, eps=eps, weight_decay=decay, momentum=settings.momentum, **graph
-    )
+    if settings.name in OPTIMIZERS:
+        return OPTIMIZERS[settings.name](settings, list(params), capturable)
+    kind = named_class(settings.name, {}, "optimizer.name", torch.optim.Optimizer)
+    try:
+        return kind(params, lr=settings.lr, **settings.kwargs)
+    except (TypeError, ValueError) as error:
+        given = f"with lr = {settings.lr} and optimizer.kwargs = {settings.kwargs}"
+        raise BadInput(f"optimizer.name = {settings.name!r} cannot be made {given}: {error}") from None
 
 
 def make_flat_optimizer(

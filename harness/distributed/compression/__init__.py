@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from harness.distributed.compression.base import Compressor
+from harness.registry import named_class
 from harness.schema import CompressionSettings
-from harness.settings import registered
 
-COMPRESSORS = {"none": "types:NoneType"}
-"""By the name that `compression.kind` gives them; `none` makes None, in place of a compressor."""
+COMPRESSORS: dict[str, str] = {}
+"""By the name that `compression.kind` gives them, beside `none`."""
+
+
+def compressor_class(settings: CompressionSettings) -> type[Compressor] | None:
+    """That of a kind, or of the user's own by `module:Class`; None for `none`; BadInput for another."""
+    if settings.kind == "none":
+        return None
+    return named_class(settings.kind, COMPRESSORS, "compression.kind", Compressor)
 
 
 def make_compressor(settings: CompressionSettings) -> Compressor | None:
-    """A new compressor of a kind, or of the user's own by `module:Class`; BadInput for another."""
-    return registered(COMPRESSORS, settings.kind, "compression.kind")(**settings.kwargs)
+    """A new one, or None where nothing compresses."""
+    kind = compressor_class(settings)
+    return None if kind is None else kind(**settings.kwargs)

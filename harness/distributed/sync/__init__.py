@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from harness.distributed.compression import COMPRESSORS, make_compressor
+from harness.distributed.compression import compressor_class, make_compressor
 from harness.distributed.mesh import Mesh
 from harness.distributed.sync.base import Synchronizer
 from harness.errors import BadInput
+from harness.registry import named_class
 from harness.schema import CompressionSettings, SyncSettings
-from harness.settings import registered
 
 SYNCHRONIZERS = {"allreduce": "harness.distributed.sync.allreduce:AllReduce"}
 """By the name that `sync.kind` gives them."""
@@ -18,8 +18,8 @@ SYNCHRONIZERS = {"allreduce": "harness.distributed.sync.allreduce:AllReduce"}
 def synchronizer_class(sync: SyncSettings, compression: CompressionSettings) -> type[Synchronizer]:
     """That of a kind, or the user's own by `module:Class`; BadInput where there is none, or the two do not go
     together."""
-    kind: type[Synchronizer] = registered(SYNCHRONIZERS, sync.kind, "sync.kind")
-    registered(COMPRESSORS, compression.kind, "compression.kind")
+    kind: type[Synchronizer] = named_class(sync.kind, SYNCHRONIZERS, "sync.kind", Synchronizer)
+    compressor_class(compression)
     if compression.kind != "none" and not kind.acts_on_gradients:
         raise BadInput(f"compression.kind must be 'none' with sync.kind = {sync.kind!r}, which sums no gradients")
     return kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.distributed.transports.base import Transport
-from harness.settings import registered
+from harness.registry import named_class
 
 TRANSPORTS = {
     "horovod": "harness.distributed.transports.horovod:HorovodTransport",
@@ -14,4 +14,4 @@ TRANSPORTS = {
 
 def get_transport(name: str) -> Transport:
     """The transport of a name, or the user's own by `module:Class`; BadInput for another."""
-    return registered(TRANSPORTS, name, "sync.path")()
+    return named_class(name, TRANSPORTS, "sync.path", Transport)()

@@ -1,13 +1,17 @@
-"""What every backend offers: a rank's environments, stepped together or in groups."""
+"""What every backend offers: a rank's environments, stepped together or in groups; and what it says of itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from harness.envs.factory import make_environment
+from harness.envs.settings import EnvSettings
 
 
 @dataclass(slots=True)  # not frozen: that would take 1 us of a step that takes 8
@@ -95,3 +99,35 @@ class InTurn(Vector):
 
     def receive(self, group: int = 0) -> StepResult:
         return self.step(self.actions)
+
+
+class Backend(ABC):
+    """A way to step environments, which `env.backend` names: whether it can step these, whether `auto` takes it, and
+    its vector of them."""
+
+    takes_spare: ClassVar[bool] = False
+    """Whether `make` takes the environment that was looked at before the run (`inspection.take_spare`); for others it
+    is closed first."""
+
+    @abstractmethod
+    def refuses(self, settings: EnvSettings) -> str | None:
+        """Why it cannot step these environments on this machine, in one line that names the setting and what it may
+        be; None where it can."""
+
+    def preferred(self, settings: EnvSettings, count: int, cores: int) -> bool:
+        """Whether `auto` takes it for a rank of `count` environments and so many cores. Where its episodes are not
+        those of `sync`, that depends on neither a measurement nor the number of ranks."""
+        return False
+
+    def double_buffered(self, settings: EnvSettings, count: int, cores: int, device: str) -> bool:
+        """What `env.double_buffer = "auto"` comes to be, where the policy acts on `device`."""
+        return False
+
+    @abstractmethod
+    def make(self, settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
+        """A vector of `count` environments, whose first is the global environment `first`."""
+
+    def library_vector(self, settings: EnvSettings, count: int, cores: int) -> Any:
+        """What anyone would make who wants what this backend stands for, with gymnasium's `step` and `reset`: `bench`
+        compares with it. By default gymnasium's vector of single environments."""
+        return gym.vector.SyncVectorEnv([lambda: make_environment(settings)] * count)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.backends.base import Backend, InTurn, StepResult, Vector
 from harness.envs.factory import exists, one_line
+from harness.envs.inspection import check_environment
 from harness.envs.settings import EnvSettings, stickiness
 from harness.errors import BadInput
 
@@ -30,41 +31,29 @@ SLOWER = {"CartPole-v1", "MountainCarContinuous-v0"}
 """Where gymnasium's are quicker, at least for few environments (tests/benchmarks/environments.py)."""
 
 
-def check_envpool(settings: EnvSettings) -> None:
-    """BadInput where EnvPool cannot take gymnasium's place for these settings."""
+def refusal(settings: EnvSettings) -> str | None:
+    """Why EnvPool cannot take gymnasium's place for these settings; None where it can."""
     asked = "env.backend = 'envpool'"
     if settings.wrappers:
-        raise BadInput(
-            f"{asked} steps environments in C++, which env.wrappers cannot wrap; it may be 'sync' or 'workers'"
-        )
+        return f"{asked} steps environments in C++, which env.wrappers cannot wrap; it may be 'sync' or 'workers'"
     if settings.info_metrics:
-        raise BadInput(f"{asked} gives no infos, which env.info_metrics needs; it may be 'sync' or 'workers'")
+        return f"{asked} gives no infos, which env.info_metrics needs; it may be 'sync' or 'workers'"
     if settings.reset_options:
-        raise BadInput(f"{asked} resets environments without options: env.reset_options must be absent")
+        return f"{asked} resets environments without options: env.reset_options must be absent"
     game = settings.game
     if game is not None and (not game.max_pool or game.frame_skip < 2 or game.noop_max < 1):
-        raise BadInput(
-            f"{asked} preprocesses games with env.atari.max_pool, a frame_skip >= 2 and a noop_max >= 1 alone"
-        )
+        return f"{asked} preprocesses games with env.atari.max_pool, a frame_skip >= 2 and a noop_max >= 1 alone"
     if settings.id not in SAME and game is None:
-        raise BadInput(
+        return (
             f"{asked}: EnvPool has no {settings.id} with gymnasium's observations, rewards and time limits; it has "
             f"{', '.join(sorted(SAME))} and Atari games; env.backend may be 'auto', 'sync' or 'workers'"
         )
     takes = {"max_episode_steps"} if game is None else {"max_episode_steps", "mode", "difficulty"}
     if set(settings.kwargs) - takes:
-        raise BadInput(f"{asked} takes {', '.join(sorted(takes))} alone of env.kwargs, got {settings.kwargs}")
+        return f"{asked} takes {', '.join(sorted(takes))} alone of env.kwargs, got {settings.kwargs}"
     if not exists("envpool"):
-        raise BadInput(f"{asked} needs the extra 'envpool', which is not installed: pip install -e '.[envpool]'")
-
-
-def prefers_envpool(settings: EnvSettings) -> bool:
-    """Whether `auto` takes it."""
-    try:
-        check_envpool(settings)
-    except BadInput:
-        return False
-    return settings.id not in SLOWER and settings.game is None  # a game's time is the emulator's, everywhere the same
+        return f"{asked} needs the extra 'envpool', which is not installed: pip install -e '.[envpool]'"
+    return None
 
 
 def name_of(settings: EnvSettings) -> str:
@@ -101,7 +90,6 @@ class EnvPool(InTurn):
         self, settings: EnvSettings, count: int, observation_space: spaces.Box, action_space: spaces.Space, threads: int
     ) -> None:
         """The spaces are gymnasium's. `threads`: how many at most, unless `env.workers` says how many."""
-        check_envpool(settings)
         super().__init__("envpool", count, observation_space, action_space)
         # a thread that is woken for less than some environments is not worth it
         self.settings, self.threads = settings, settings.workers or min(threads, max(1, count // 4))
@@ -164,3 +152,23 @@ class EnvPool(InTurn):
 
     def close(self) -> None:
         self.pool = None
+
+
+class EnvPoolBackend(Backend):
+    def refuses(self, settings: EnvSettings) -> str | None:
+        return refusal(settings)
+
+    def preferred(self, settings: EnvSettings, count: int, cores: int) -> bool:
+        if settings.id in SLOWER or settings.game is not None:  # a game's time is the emulator's, everywhere the same
+            return False
+        return refusal(settings) is None
+
+    def make(self, settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
+        return EnvPool(settings, count, *check_environment(settings), settings.workers or cores)
+
+    def library_vector(self, settings: EnvSettings, count: int, cores: int) -> Any:
+        import envpool
+
+        threads = min(settings.workers or cores, count)
+        arguments = {**game_arguments(settings), **settings.kwargs}
+        return envpool.make(name_of(settings), "gymnasium", num_envs=count, num_threads=threads, seed=0, **arguments)

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from harness.envs.backends.base import InTurn, StepResult
+from harness.envs.backends.base import Backend, InTurn, StepResult, Vector
 from harness.envs.factory import make_environment, number_of
 from harness.envs.info import metrics_of
 from harness.envs.inspection import take_spare
@@ -122,3 +122,16 @@ class Sync(InTurn):
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+
+class SyncBackend(Backend):
+    takes_spare = True
+
+    def refuses(self, settings: EnvSettings) -> str | None:
+        return None
+
+    def preferred(self, settings: EnvSettings, count: int, cores: int) -> bool:
+        return True
+
+    def make(self, settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
+        return Sync(settings, count, first)

@@ -5,6 +5,7 @@ Each worker has a part of every group, so that all of them step the group that w
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from harness.envs.backends.base import StepResult, Vector
+from harness.envs.backends.base import Backend, StepResult, Vector
 from harness.envs.backends.shared import SharedArrays
 from harness.envs.backends.worker import (
     CLOSE,
@@ -33,6 +34,8 @@ from harness.envs.backends.worker import (
     receive_object,
     send_object,
 )
+from harness.envs.factory import make_environment
+from harness.envs.inspection import borrowed, check_environment
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput, EnvironmentFailed
 
@@ -40,6 +43,15 @@ DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 """What asks a job to stop, and may be sent to all of its processes: the rank hears it, and ends its workers."""
 PATIENCE = 5.0
 """Seconds that a worker has to close its environments."""
+WORKER_SECONDS = 50e-6
+"""What a step of workers costs beside the environments' own time, one core each (tests/benchmarks/environments.py)."""
+CLEARLY = 0.75
+"""How much shorter the estimate of another backend's step must be than that of the simpler one."""
+MANY_WORKERS = 4
+"""While the policy acts on one core, all workers wait for it; with two halves it acts twice. From so many on that is
+shorter than what they wait. A policy on another device takes nothing from them."""
+MEASURE_SECONDS = 0.02
+BLOCKS = 8
 
 
 def parts_of(rows: slice, parts: int) -> list[slice]:
@@ -217,3 +229,56 @@ class Workers(Vector):
         if self.arrays.fd >= 0:
             os.close(self.arrays.fd)
             self.arrays.fd = -1
+
+
+class WorkersBackend(Backend):
+    def refuses(self, settings: EnvSettings) -> str | None:
+        return None
+
+    def preferred(self, settings: EnvSettings, count: int, cores: int) -> bool:
+        return seems_slow(settings, count, cores)
+
+    def double_buffered(self, settings: EnvSettings, count: int, cores: int, device: str) -> bool:
+        workers = settings.workers or cores
+        idle = device != "cpu" or workers >= MANY_WORKERS
+        return idle and count >= 2 * workers
+
+    def make(self, settings: EnvSettings, count: int, first: int, cores: int) -> Vector:
+        groups = 2 if settings.double_buffer == "on" else 1
+        return Workers(settings, count, *check_environment(settings), settings.workers or cores, groups, first)
+
+    def library_vector(self, settings: EnvSettings, count: int, cores: int) -> Any:
+        return gym.vector.AsyncVectorEnv([lambda: make_environment(settings)] * count)
+
+
+def seems_slow(settings: EnvSettings, count: int, cores: int) -> bool:
+    """Whether workers clearly shorten a step of so many environments, by a measurement of some milliseconds."""
+    workers = min(settings.workers or cores, count)
+    if workers == 1:
+        return False
+    try:
+        one = seconds_of_one(settings)
+    except BadInput:
+        raise
+    except Exception:  # the run meets what is wrong with it again, where it is told with its environment and rank
+        return False
+    return -(-count // workers) * one + WORKER_SECONDS < CLEARLY * count * one
+
+
+def seconds_of_one(settings: EnvSettings) -> float:
+    """Of one environment's step with random actions, resets among them: the least of BLOCKS means, so that what else
+    runs on the machine decides nothing."""
+    with borrowed(settings) as env:
+        env.reset(seed=0)
+        actions = copy.deepcopy(env.action_space)
+        actions.seed(0)
+        env.step(actions.sample())  # the first may be slower
+        seconds: list[float] = []
+        until = time.perf_counter() + MEASURE_SECONDS
+        while len(seconds) < BLOCKS or time.perf_counter() < until and len(seconds) < 1000:
+            began = time.perf_counter()
+            _, _, terminated, truncated, _ = env.step(actions.sample())
+            if terminated or truncated:
+                env.reset()
+            seconds.append(time.perf_counter() - began)
+        return float(min(block.mean() for block in np.array_split(seconds, BLOCKS)))

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.bench.floor import Product, library_vector, median_of_blocks, products_of, seconds_of_products, step_all
+from harness.bench.floor import Product, median_of_blocks, products_of, seconds_of_products, step_all
 from harness.envs import make_environments
+from harness.envs.backends.selection import backend_of
 from harness.envs.settings import EnvSettings
 
 NETWORKS = {
@@ -62,7 +63,7 @@ def test_a_loop_is_timed_by_call():
 )
 def test_a_bare_vector_steps_as_many_environments_as_a_rank_does(env_id, backend):
     settings = EnvSettings(id=env_id, backend=backend, count=3)
-    library = library_vector(settings, 3, cores=1)
+    library = backend_of(settings.backend).library_vector(settings, 3, cores=1)
     own = make_environments(settings, 0, 1).vector
     try:
         library.reset()
