@@ -36,7 +36,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """What a rank that could not go on left behind."""
+    """What a rank that failed left behind."""
 
     rank: int
     host: str

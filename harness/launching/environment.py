@@ -17,7 +17,7 @@ OUTER_MPI = re.compile(r"(OMPI|PMIX|PMI|PMI2|PRTE|ORTE|HYDI)_|MPI_LOCALN?RANK")
 SETTINGS_OF_MPI = re.compile(r"(OMPI|PMIX|PRTE)_MCA_|OMPI_ALLOW_RUN_AS_ROOT")
 # …except those that mpirun itself gives its ranks in the form of settings
 SET_BY_MPIRUN = re.compile(r"OMPI_MCA_(ess|orte|pmix|plm$|initial_wdir|mpi_oversubscribe|shmem_RUNTIME_QUERY_hint)")
-# What horovodrun tells its ranks; other HOROVOD_ variables are the users' settings.
+# What horovodrun sets for its ranks; other HOROVOD_ variables are the users' settings.
 OUTER_HOROVOD = re.compile(
     r"HOROVOD_((LOCAL_|CROSS_)?(RANK|SIZE)|HOSTNAME|GLOO_(RENDEZVOUS_\w+|IFACE)|CONTROLLER|CPU_OPERATIONS|ELASTIC)$"
 )
@@ -31,7 +31,7 @@ OF_THIS_HOST = re.compile(
 
 
 def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` without what an outer mpirun or horovodrun told its ranks; what users set is kept."""
+    """`env` without what an outer mpirun or horovodrun set for its ranks; what users set is kept."""
     inside = "OMPI_COMM_WORLD_SIZE" in env
     kept = {}
     for name, value in env.items():

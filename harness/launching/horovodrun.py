@@ -113,7 +113,7 @@ class ElasticJob(ProcessJob):
 
 
 class ElasticHorovodrun(Horovodrun):
-    """`horovodrun --min-np … --max-np …` on Gloo: ranks that are lost are done without, and taken in when they return.
+    """`horovodrun --min-np … --max-np …` on Gloo: the job continues without ranks that it lost, until they return.
 
     The hosts are looked up once a second in `hosts.elastic` beside the job's output; whoever writes it anew changes
     them. A lost rank's host is left out for a second or two, more when that happens again.

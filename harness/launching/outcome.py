@@ -36,8 +36,8 @@ class Outcome:
     failed_rank: None where no rank is to blame, or none could be named. host: of that rank, or one that was lost.
     signal: "SIGKILL" and the like; of a rank elsewhere under Gloo it is not known (ssh ends with 255 for any).
     last_lines: the last that the failed rank printed, else the launcher; without tags. reason: the exception with its
-    message, where there is none the rank's last line, or the launcher's own words, in one line. hang: why a watcher
-    gave that rank up, in words that follow "rank 1 on host".
+    message, where there is none the rank's last line, or the launcher's own words, in one line. hang: why that rank
+    was given up, in words that follow "rank 1 on host".
     """
 
     exit_code: int
@@ -82,7 +82,7 @@ class Death:
 
 
 def read_outcome(output: str, exit_code: int | None, rank_hosts: Sequence[str], begun_before: bool = False) -> Outcome:
-    """The outcome of a job that ended with `exit_code` (None: nobody saw it) and whose ranks ran on `rank_hosts`.
+    """The outcome of a job that ended with `exit_code` (None: unknown) and whose ranks ran on `rank_hosts`.
 
     `begun_before`: `output` is the end of what was printed, and its first line may be half a line.
     """
@@ -155,13 +155,13 @@ def _raised(ranks: dict[int, Printed]) -> Death | None:
 
 
 def _left(ranks: dict[int, Printed]) -> Death | None:
-    """The one rank that said something on standard error and did not follow another: how it ended nobody noticed."""
+    """The one rank that wrote to standard error and did not follow another: no launcher noticed how it ended."""
     said = [rank for rank, printed in ranks.items() if not _follows(printed) and printed.last_error()]
     return Death(said[0], UNKNOWN) if len(said) == 1 else None
 
 
 def _refused(ranks: dict[int, Printed]) -> Death | None:
-    """The first rank that told in a line what it was given and cannot run."""
+    """The first rank that refused its input in a line."""
     for rank, printed in sorted(ranks.items()):
         if any(line.startswith("harness: ") for line in printed.texts):
             return Death(rank, 2)
@@ -169,7 +169,7 @@ def _refused(ranks: dict[int, Printed]) -> Death | None:
 
 
 def _not_started(ranks: dict[int, Printed], exit_code: int) -> Death | None:
-    """The first rank whose command could not be started, as `env` tells, which starts it."""
+    """The first rank whose command could not be started: `env`, which starts it, says so."""
     for rank, printed in sorted(ranks.items()):
         if any(line.startswith("env: ") for line in printed.texts):
             return Death(rank, exit_code)

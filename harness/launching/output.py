@@ -60,31 +60,31 @@ class Printed:
         return None
 
     def last_words(self) -> str | None:
-        """The last line that tells something: why it left, of a rank that left without a traceback."""
+        """The last informative line: why a rank ended that printed no traceback."""
         fatal = [text for text in self.texts if FATAL.match(text)]
         if fatal:
             return one_line(fatal[-1])
-        telling = self._telling()
-        late_errors = [index for index in telling[-NEAR:] if self.streams[index] == "stderr"]
+        informative = self._informative()
+        late_errors = [index for index in informative[-NEAR:] if self.streams[index] == "stderr"]
         not_blank = [index for index, text in enumerate(self.texts) if text.strip()]
-        chosen = late_errors[-1:] or telling[-1:] or not_blank[-1:]
+        chosen = late_errors[-1:] or informative[-1:] or not_blank[-1:]
         return one_line(self.texts[chosen[0]]) if chosen else None
 
     def last_error(self) -> str | None:
-        """The last line on standard error that tells something."""
-        said = [index for index in self._telling() if self.streams[index] == "stderr"]
+        """The last informative line on standard error."""
+        said = [index for index in self._informative() if self.streams[index] == "stderr"]
         return one_line(self.texts[said[-1]]) if said else None
 
-    def _telling(self) -> list[int]:
-        """Which lines are neither blank, nor drawn over, nor a warning of Python's, nor Open MPI's word of a signal."""
-        telling: list[int] = []
+    def _informative(self) -> list[int]:
+        """Which lines are neither blank, nor drawn over, nor a warning of Python's, nor Open MPI's line on a signal."""
+        informative: list[int] = []
         below_warning = {stream: False for stream in self.streams}
         for index, (text, stream, drawn) in enumerate(zip(self.texts, self.streams, self.drawn)):
             warned, below_warning[stream] = below_warning[stream], bool(WARNING.match(text))
             source_of_warning = warned and text.startswith("  ")
             if text.strip() and not (drawn or WARNING.match(text) or source_of_warning or OF_OPEN_MPI.match(text)):
-                telling.append(index)
-        return telling
+                informative.append(index)
+        return informative
 
 
 def last_exception(lines: list[str]) -> str | None:

@@ -24,7 +24,7 @@ from harness.launching.outcome import Outcome, read_outcome
 from harness.launching.output import Printed, read_output
 
 TAIL_BYTES = 1 << 20  # how much of the output is read for the outcome
-LONG_TAIL_BYTES = 1 << 25  # …where that much does not tell it: other ranks may have printed on
+LONG_TAIL_BYTES = 1 << 25  # …where that much does not show it: other ranks may have printed more
 STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
 
 

@@ -63,7 +63,7 @@ class Supervision:
         return self._stop_at is not None
 
     def heard(self) -> None:
-        """The job has reported: its silence begins anew."""
+        """The job has reported: the limit on its silence restarts."""
         self._heard_at = time.monotonic()
 
     def request_stop(self, by_signal: bool = True) -> None:

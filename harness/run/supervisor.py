@@ -217,7 +217,7 @@ def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConf
     result = failed_result(reason, rank, host, lines, ranks=ranks, seed=config.seed, made=made)
     try:
         result.write(run_dir)
-    except OSError as error:  # a full disk, say: whoever started this is told all the same
+    except OSError as error:  # a full disk, say: the caller gets the result all the same
         print(f"result.json could not be written: {error}", file=sys.stderr, flush=True)
     return result
 

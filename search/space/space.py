@@ -117,7 +117,7 @@ class Space:
         return stored
 
     def check_stored(self, stored: Mapping[str, Any]) -> None:
-        """`BadInput` where something queued these values that the study cannot take as they are."""
+        """`BadInput` for queued values that the study cannot store."""
         by_name = {parameter.name: parameter for parameter in self.parameters}
         for name, value in stored.items():
             if name not in by_name:

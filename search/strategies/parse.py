@@ -19,7 +19,7 @@ RENAMED = {
     "startup_steps": "n_startup_steps",
     "pruner": "wrapped_pruner",
 }
-"""Settings that had names of ours before they had Optuna's; both are read for a release."""
+"""Old names of settings, and Optuna's names, which they have now; both are read for a release."""
 
 
 def read_strategy(kind: str, table: Any, source: str = "", where: str = "") -> Any:
@@ -39,7 +39,7 @@ def read_strategy(kind: str, table: Any, source: str = "", where: str = "") -> A
 
 
 def with_new_names(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table with Optuna's names for old ones of ours: a line on standard error names both."""
+    """The table with Optuna's names in place of the old ones: a line on standard error names both."""
     renamed = {old: RENAMED[old] for old in table if old not in known and RENAMED.get(old) in known}
     for old, new in renamed.items():
         if new in table:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEED_LIMIT = 2**31  # what every library takes as a seed
+SEED_LIMIT = 2**31  # what every library accepts as a seed
 SEARCH, CONFIRM = 0, 1
 
 
@@ -17,7 +17,7 @@ class Objective:
     seeds: tuple[int, ...]
     """Of the search: the same in every trial, so that trials differ by their parameters alone."""
     evaluations: int | None
-    """K, the most reports of one seed; None where nobody knows (one seed of a command)."""
+    """K, the most reports of one seed; None where it is not known (one seed of a command)."""
     aggregate: str
     """`median` or `mean`."""
 
@@ -51,12 +51,12 @@ def confirm_seeds(study_seed: int, count: int, used: Iterable[int]) -> tuple[int
 
 def draw_seeds(study_seed: int, purpose: int, count: int, used: Iterable[int]) -> tuple[int, ...]:
     """The first `count` different seeds of an endless series, so that more seeds keep the earlier ones."""
-    taken = set(used)
+    known = set(used)
     rng = np.random.default_rng([study_seed, purpose])
     seeds: list[int] = []
     while len(seeds) < count:
         seed = int(rng.integers(SEED_LIMIT))
-        if seed not in taken:
-            taken.add(seed)
+        if seed not in known:
+            known.add(seed)
             seeds.append(seed)
     return tuple(seeds)

@@ -122,7 +122,7 @@ def prepare_sqlite(path: Path, create: bool) -> None:
 
 
 def reach(shown: str, host: str, port: int) -> None:
-    """Finds out within seconds that nobody answers; database clients may take minutes."""
+    """Finds out within seconds that no server answers; database clients may take minutes."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except (OSError, UnicodeError) as error:

@@ -93,7 +93,7 @@ class StudyDir:
 
     @property
     def locked(self) -> bool:
-        """Whether a process has it now, as far as its file system tells."""
+        """Whether a process holds it now, as far as its file system knows."""
         try:
             descriptor = os.open(self.path / ".lock", os.O_RDWR)
         except OSError:

@@ -1,4 +1,4 @@
-"""How a run ended, from all that it left behind: its result, its ranks' last words, and how its job ended."""
+"""How a run ended, from all that it left behind: its result, what its ranks recorded, and how its job ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Evidence:
     failure: Failure | None = None
     """What a rank recorded before it ended the others."""
     outcome: Outcome | None = None
-    """How its job ended, as the launcher tells; None where this driver ended it."""
+    """How its job ended, as the launcher reports; None where this driver ended it."""
     asked: str | None = None
     """`pruned` or `stopped`, where the driver had asked for that."""
     cut: str | None = None

@@ -100,7 +100,7 @@ def prepare(
 
 
 def check_pruner(config: StudyConfig, objective: Objective) -> None:
-    """`BadInput` for settings of a pruner that do not go together, in a line of ours."""
+    """`BadInput`, in one line, for settings of a pruner that exclude each other."""
     try:
         config.study.pruner.build(objective.steps)
     except (ValueError, TypeError) as error:
@@ -108,7 +108,7 @@ def check_pruner(config: StudyConfig, objective: Objective) -> None:
 
 
 def check_together(task: Task, constraints: Iterable[Constraint], settings: Mapping[str, Any], ranks: int) -> None:
-    """`BadInput` for settings that a run would not take, or that do not fulfil a constraint of the study."""
+    """`BadInput` for settings that a run would refuse, or that do not fulfil a constraint of the study."""
     values = task.values(settings) if constraints else {}
     for constraint in constraints:
         if not constraint.holds(values):
@@ -127,7 +127,7 @@ def check_constraints(task: Task, constraints: list[Constraint], space: Space) -
         settings = space.settings(space.suggest(study.ask()))
         try:
             values = task.values(settings)
-        except BadInput:  # settings that a run would not take
+        except BadInput:  # settings that a run would refuse
             continue
         known |= set(values)
         check_names(constraints, known)

@@ -34,7 +34,7 @@ class SeedRun:
             self._supervision.request_stop(by_signal=self.asked == "stopped")
 
     def heard(self) -> None:
-        """It has reported: the time in which it must do so again begins anew."""
+        """It has reported: the time until it must report again restarts."""
         self._supervision.heard()
 
     def ask_to_stop(self, why: str) -> None:
@@ -48,10 +48,10 @@ class SeedRun:
             self._supervision.request_stop(by_signal=why == "stopped")
 
     def poll(self, read_reports: Callable[[], None] = lambda: None) -> End | None:
-        """How the run ended; None while it runs. Ends one that does not stop when asked, or is silent for too long.
+        """How the run ended; None while it runs. Ends one that does not stop when asked, hangs, or timed out.
 
         `read_reports` is called between the two: when the job is over all that it reported is there, and only reports
-        that were read tell whether it is silent (this driver may have been away).
+        that were read say whether it timed out (this driver may have been away).
         """
         outcome = self.job.poll()
         read_reports()

@@ -21,7 +21,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, space: Space, ranks: int) -> None:
-        """Refuses, before anything starts, a space whose settings a run would not take."""
+        """Refuses, before anything starts, a space whose settings a run would refuse."""
 
     @abstractmethod
     def check_settings(self, settings: Mapping[str, Any], ranks: int) -> None:
