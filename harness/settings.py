@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import pydantic_core
 
 from harness.errors import BadInput
 
