@@ -5,11 +5,25 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from harness import load_policy, train
+from harness.algorithms import ALGORITHMS, algorithm_class, settings_class
+from harness.algorithms.ppo import PPO
+from harness.algorithms.settings.on_policy import PPOSettings
 from harness.config import load_run_config, preset_names, preset_path, resolve
 from harness.errors import BadInput
 from harness.settings import apply_overrides
+
+
+class PatientSettings(PPOSettings):
+    name: str  # type: ignore[assignment]
+    patience: int = 3
+
+
+class Patient(PPO):
+    Settings = PatientSettings
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -24,6 +38,23 @@ def test_presets_are_valid_and_say_in_their_first_line_what_they_are(name: str) 
 def test_the_defaults_of_an_algorithm_fit_together(name: str) -> None:
     config = resolve({"algorithm": {"name": name}, "env": {"id": "CartPole-v1"}, "run": {"steps": 50_000}})
     assert resolve(config.to_table()) == config, "and repeat the run"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_settings_that_are_had_without_an_algorithm_are_its_own(name: str) -> None:
+    assert settings_class(name) is algorithm_class(name).Settings
+
+
+def test_an_algorithm_may_be_a_class_of_the_users_own(tmp_path: Path) -> None:
+    own = [f"algorithm.name={__name__}:Patient", "run.steps=512", "evaluation.count=1", "evaluation.final_episodes=2"]
+    config = load_run_config("ppo-cartpole", own)
+    assert isinstance(config.algorithm, PatientSettings) and config.algorithm.patience == 3
+    assert resolve(tomllib.loads(config.to_toml())) == config
+    result = train(config, output=tmp_path)
+    assert result.status == "done" and result.env_steps == 512
+    assert load_policy(tmp_path)(np.zeros((3, 4), np.float32)).shape == (3,)
+    with pytest.raises(BadInput, match="algorithm.name = 'tests.harness.test_config:None_': module"):
+        load_run_config("ppo-cartpole", ["algorithm.name=tests.harness.test_config:None_"])
 
 
 def test_overrides_are_toml_values_or_else_words() -> None:

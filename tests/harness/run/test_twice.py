@@ -17,9 +17,9 @@ from tests.conftest import slow
 
 FIRST, MORE = 8, 20
 AT_MOST = 64 * 2**20
-"""Bytes that MORE runs may add. One of them has parameters, gradients and moments of 5 MB (DQN) or 8 MB: were each kept,
-they would add 130 MB. What they do add, up to 35 MB and nothing after some 25 runs, comes of how the C library cuts the
-memory that it keeps."""
+"""Bytes that MORE runs may add. One of them has parameters, gradients and moments of 5 MB (DQN) or 8 MB: if all stayed,
+that would be 130 MB. What they do add, up to 35 MB and nothing after some 25 runs, comes of how the C library cuts
+the memory that it keeps."""
 
 
 def train_in_one_process(folder: Path, *words: str) -> None:
