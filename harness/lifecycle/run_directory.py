@@ -25,7 +25,7 @@ DECIDED = ("run.threads", *KEPT_DECISIONS)
 BUDGET = ("run.steps", "evaluation.")
 """How far a run goes, and how it is looked at: a finished run may be given more."""
 OF_ATTEMPTS = ("run.name", "run.max_minutes", "run.stop_seconds", "run.max_restarts", "run.hang_seconds")
-MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", *BUDGET)
+MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", "compile.ahead", *BUDGET)
 """Settings, or sections of them, that change nothing in what a run learns from the same steps."""
 ADDED = {"compression.kind": "none"}
 """Settings that runs of the release before do not have, and what theirs came to."""

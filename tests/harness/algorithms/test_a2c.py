@@ -51,7 +51,7 @@ def test_the_gradient_is_the_policy_gradient(normalize: bool, tmp_path: Path) ->
     rollout, network = a2c.rollout, a2c.module.network
     rows, counts = a2c.minibatch_plan(0, 0)
     centres, scales = a2c.advantage_moments([rows])
-    a2c.learner.gradient(torch.from_numpy(rows[0]), 1.0, (centres[0, 0], scales[0, 0]))
+    a2c.learner.gradient(torch.from_numpy(rows[0]), 1.0, (centres[0, 0], scales[0, 0], *a2c.coefficients))
     assert len(rows[0]) == counts[0] == 16
 
     states, advantages = rollout.observations.reshape(-1, 4), rollout.advantages.reshape(-1)
@@ -77,7 +77,7 @@ def test_the_gradient_of_numbers_is_that_of_a_normal(tmp_path: Path) -> None:
     a2c.collector.collect(0)
     rollout, network, head = a2c.rollout, a2c.module.network, a2c.head
     (rows,), _ = a2c.minibatch_plan(0, 0)
-    a2c.learner.gradient(torch.from_numpy(rows), 1.0, (0.0, 1.0))
+    a2c.learner.gradient(torch.from_numpy(rows), 1.0, (0.0, 1.0, *a2c.coefficients))
     states, advantages = rollout.observations.reshape(-1, 3), rollout.advantages.reshape(-1)
     with torch.no_grad():
         means = network(torch.from_numpy(states))[0].numpy()

@@ -51,7 +51,7 @@ def test_the_loss_is_equation_9(tmp_path: Path) -> None:
         "advantages": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
         "returns": torch.from_numpy(draw.normal(size=n).astype(np.float32)),
     }
-    numbers = {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, centre, scale))}
+    numbers = {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, centre, scale, *ppo.coefficients))}
     loss, statistics = ppo.loss(batch | numbers)
 
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_the_gradient_is_that_of_equation_9(tmp_path: Path) -> None:
     given = {"log_probs": np.log(old), "advantages": advantages, "values": before, "returns": returns}
     batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
     batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
-    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
+    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0, *ppo.coefficients))}
     ppo.learner.step.gradient(lambda: ppo.loss(batch), 1.0)
 
     ratio = chosen / old
@@ -224,7 +224,7 @@ def test_the_gradient_of_numbers_is_that_of_a_normal(tmp_path: Path) -> None:
     given = {"log_probs": np.log(density[:, 0] / ratio), "advantages": advantages, "values": values, "returns": values}
     batch = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
     batch |= {"observations": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
-    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0))}
+    batch |= {name: torch.tensor(number) for name, number in zip(NUMBERS, (clip, 0.0, 1.0, *ppo.coefficients))}
     ppo.learner.step.gradient(lambda: ppo.loss(batch), 1.0)
 
     follows = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)

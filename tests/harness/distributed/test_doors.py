@@ -49,7 +49,7 @@ def noting(name, before, after):
         return result
     return mock.patch.object(Run, name, noted)
 
-with noting("_evaluate_where_due", iterated, None), noting("_settle_policy", None, settled):
+with noting("_evaluate_where_due", iterated, None), noting("settle_policy", None, settled):
     result = train(load_run_config("ppo-cartpole", sys.argv[2:]), Path(sys.argv[1]))
 give((result.status, result.reason, iterated, settled))
 """
