@@ -25,7 +25,7 @@ CASES = {
     "an unknown algorithm": (["ppo-cartpole", "algorithm.name=pppo"], ["algorithm.name", "ppo, sac, super", "'pppo'"]),
     "a value out of range": (["ppo-cartpole", "optimizer.lr=-1"], ["optimizer.lr must be > 0", "got -1"]),
     "a value of another type": (["ppo-cartpole", "env.count=many"], ["env.count", "integer", "'many'"]),
-    "a choice that is none": (["ppo-cartpole", "sync.path=fast"], ["sync.path", "'horovod' or 'mpi'", "'fast'"]),
+    "a choice that is none": (["ppo-cartpole", "sync.path=fast"], ["sync.path", "auto, horovod, mpi, or", "'fast'"]),
     "an override without =": (["ppo-cartpole", "optimizer.lr"], ["'optimizer.lr'", "section.key=value"]),
     "an environment that does not exist": (["ppo-cartpole", "env.id=CartPoll-v1"], ["CartPoll-v1", "CartPole-v1"]),
     "a module that does not exist": (["ppo-cartpole", "env.id=no_such:Env-v0"], ["there is no module 'no_such'"]),

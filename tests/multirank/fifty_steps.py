@@ -26,7 +26,7 @@ ppo.collector.collect(0)
 start = ppo.learner.step.arena.parameters.clone()
 plans = [ppo.minibatch_plan(0, epoch) for epoch in range(13)]
 for part, count in [each for parts, counts in plans for each in zip(parts, counts)][:50]:
-    ppo.learner.gradient(torch.from_numpy(part), len(part) / count, (0.2, 0.0, 1.0))
+    ppo.learner.gradient(torch.from_numpy(part), len(part) / count, (0.2, 0.0, 1.0, *ppo.coefficients))
     ppo.learner.step.reduce()
     ppo.learner.step.apply()
 given = {

@@ -43,7 +43,8 @@ def minibatches(ppo: PPO, stored: PPO, count: int = 50) -> list[Minibatch]:
     found = []
     for part in [part for parts in plan for part in parts][:count]:
         advantages = stored.data["advantages"].numpy()[part]
-        found.append(Minibatch(part, (0.2, float(advantages.mean()), float(advantages.std())), 1.0))
+        moments = float(advantages.mean()), float(advantages.std())
+        found.append(Minibatch(part, (0.2, *moments, *ppo.coefficients), 1.0))
     return found
 
 

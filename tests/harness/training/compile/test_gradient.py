@@ -52,7 +52,8 @@ def fifty_steps(ppo: PPO, stored: PPO) -> tuple[torch.Tensor, torch.Tensor]:
     plan = [ppo.minibatch_plan(0, epoch)[0] for epoch in range(13)]
     for part in [part for parts in plan for part in parts][:50]:
         advantages = stored.data["advantages"].numpy()[part]
-        ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, float(advantages.mean()), float(advantages.std())))
+        numbers = 0.2, float(advantages.mean()), float(advantages.std()), *ppo.coefficients
+        ppo.learner.gradient(torch.from_numpy(part), 1.0, numbers)
         ppo.learner.step.reduce()
         ppo.learner.step.apply()
     assert ppo.learner.step.gradient_steps == 50
@@ -88,10 +89,10 @@ def test_two_compiled_losses_of_different_sizes_do_not_disturb_each_other(tmp_pa
         assert ppo.compiled is not None and len(ppo.compiled.functions) > 1
         ppo.collector.collect(0)
         for part in ppo.minibatch_plan(0, 0)[0]:
-            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0))
+            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0, *ppo.coefficients))
             compiled = ppo.learner.step.arena.wire.clone()
             ppo.learner.compiled, kept = None, ppo.learner.compiled
-            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0))
+            ppo.learner.gradient(torch.from_numpy(part), 1.0, (0.2, 0.0, 1.0, *ppo.coefficients))
             ppo.learner.compiled = kept
             torch.testing.assert_close(compiled, ppo.learner.step.arena.wire, rtol=1e-3, atol=1e-5)
 
