@@ -31,7 +31,7 @@ def make(folder: Path, *overrides: str, env: str = "Pendulum-v1", steps: int = 2
     config = load_run_config(str(folder / "run.toml"), overrides)
     assert config.env is not None
     envs = make_environments(config.env, 0, 1)
-    TD3.check(config, envs.observation_space, envs.action_space)
+    config.algorithm.check_spaces(config, envs.observation_space, envs.action_space)
     play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
     return TD3(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, play))
 
