@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.handshake import Handshake
 from harness.errors import BadInput
 from harness.files import plain, read_json, write_json
 from harness.launching import Host, JobSpec, available_hosts, get_launcher, inside_launcher, take_slots
@@ -73,7 +74,7 @@ def run_on_ranks(
             command=(*python_module("harness.bench.rank"), packed([task, arguments, str(answer)])),
             ranks=ranks,
             hosts=places.hosts,
-            env={"HARNESS_HAS_PARENT": "1", "PYTHONUNBUFFERED": "1", **env},
+            env={**Handshake(has_parent=True).variables(), "PYTHONUNBUFFERED": "1", **env},
             run_id=f"bench-{uuid.uuid4().hex[:12]}",
             output=Path(folder) / "output.log",
             cwd=Path.cwd(),

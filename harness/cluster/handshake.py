@@ -53,9 +53,9 @@ class Handshake:
 
     def variables(self) -> dict[str, str]:
         """What `read` reads, but for the launcher's own."""
-        found = {SECONDS_SPENT: str(self.seconds_spent)}
+        found: dict[str, str] = {}
         if self.has_parent:
-            found[HAS_PARENT] = "1"
+            found |= {HAS_PARENT: "1", SECONDS_SPENT: str(self.seconds_spent)}
         if self.registration is not None:
             found[REGISTERED] = str(self.registration)
         if self.trial_dir is not None:

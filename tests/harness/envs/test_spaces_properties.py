@@ -238,7 +238,7 @@ def test_no_algorithm_leaves_the_space(name: str, space: str, tmp_path: Path) ->
     config = resolve(table)
     assert config.env is not None
     found = inspect_environment(config.env)
-    algorithm_class(name).check(config, found.observation_space, found.action_space)
+    config.algorithm.check_spaces(config, found.observation_space, found.action_space)
     envs = make_environments(config.env, 0, 1)
     play = lambda act, episodes, final: np.zeros(episodes)  # noqa: E731
     algorithm = algorithm_class(name)(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, play))
