@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,11 +14,12 @@ from torch import nn
 
 from harness.buffers.ring import Ring
 from harness.distributed.transports.base import Communicator
+from harness.envs.evaluation import Noise
+from harness.envs.returns import Evaluation
 from harness.schema import AlgorithmSettings
 
 if TYPE_CHECKING:
     from harness.envs import Environments
-    from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
     from harness.schema import RunConfig
 
@@ -45,26 +45,6 @@ class Context:
     listen: Callable[[float], float] = lambda most: most
     """Collective, in the middle of what can last: raises StopHere, on all ranks, where they agree to stop. Returns the
     largest of what the ranks give."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Whole episodes of the policy, over all ranks; equal on all ranks."""
-
-    returns: np.ndarray
-    """Float64 (episodes,): undiscounted returns in the order of the episodes, whatever rank ran them."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of `env.info_metrics` the means over the episodes, by their names; filled where a policy is evaluated."""
-    cut: int = 0
-    """Episodes that were cut by `evaluation.max_steps`; as above."""
-
-    @property
-    def mean(self) -> float:
-        return float(self.returns.mean()) if len(self.returns) else math.nan
-
-    @property
-    def std(self) -> float:
-        return float(self.returns.std()) if len(self.returns) else math.nan
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from harness.distributed.transports.base import Alone, Communicator
 from harness.envs.backends.base import Vector
 from harness.envs.factory import make_environment, number_of
 from harness.envs.faults import is_finite
@@ -28,6 +27,9 @@ from harness.envs.settings import LIFE_LOST, EnvSettings
 from harness.envs.snapshots.snapshot import found, layers, put_back, state_of
 from harness.envs.vectors import joined
 from harness.errors import EnvironmentFailed
+
+if TYPE_CHECKING:
+    from harness.distributed.transports.base import Communicator
 
 AT_ONCE = 16
 """Episodes that a rank plays side by side, so that the policy acts for several in one call."""
@@ -110,8 +112,8 @@ class Players(ABC):
     at_once: int
     """Episodes that are played side by side."""
 
-    def __init__(self, settings: EnvSettings, communicator: Communicator, max_steps: int | None) -> None:
-        """`max_steps`: after which an episode is cut; None for never."""
+    def __init__(self, settings: EnvSettings, communicator: Communicator | None, max_steps: int | None) -> None:
+        """`communicator`: None for one process alone. `max_steps`: after which an episode is cut; None for never."""
         self.settings, self.communicator, self.max_steps = settings, communicator, max_steps
         self.finished: dict[int, Outcome] = {}
         """This rank's, by the number of the episode: also where the others were broken off."""
@@ -120,7 +122,8 @@ class Players(ABC):
         """An episode for each seed. `noise`: what actions are drawn from; None where they are not."""
         listen = listen or self._listen
         self.finished = {}
-        mine = range(self.communicator.rank, len(seeds), self.communicator.size)
+        rank, size = (0, 1) if self.communicator is None else (self.communicator.rank, self.communicator.size)
+        mine = range(rank, len(seeds), size)
         steps, busy = self.steps(act, list(mine), seeds, noise), True
         while True:
             until = time.perf_counter() + LISTEN_SECONDS
@@ -129,7 +132,7 @@ class Players(ABC):
             if not listen(busy):
                 break
         merged: dict[int, Outcome] = {}
-        for part in self.communicator.gather_objects(self.finished):
+        for part in [self.finished] if self.communicator is None else self.communicator.gather_objects(self.finished):
             merged.update(part)
         return self.summed_up([merged[episode] for episode in sorted(merged)])  # all, unless `listen` ended it early
 
@@ -143,7 +146,7 @@ class Players(ABC):
         return Played(returns, metrics, sum(outcome.cut for outcome in outcomes))
 
     def _listen(self, busy: bool) -> bool:
-        return bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
+        return busy if self.communicator is None else bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
 
     @abstractmethod
     def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:
@@ -229,7 +232,11 @@ class SeparateEnvironments(Players):
     """Each place has an environment, which is made when it is first needed and kept."""
 
     def __init__(
-        self, settings: EnvSettings, communicator: Communicator, at_once: int = AT_ONCE, max_steps: int | None = None
+        self,
+        settings: EnvSettings,
+        communicator: Communicator | None,
+        at_once: int = AT_ONCE,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(settings, communicator, max_steps)
         self.at_once = at_once
@@ -338,7 +345,7 @@ def play_episodes(
     `act` takes observations (n, *obs_shape) and gives actions for them, n from 1 to `at_once`. Episodes are cut after
     `max_steps`, where that is given.
     """
-    players = SeparateEnvironments(settings, communicator or Alone(), at_once, max_steps)
+    players = SeparateEnvironments(settings, communicator, at_once, max_steps)
     try:
         return players.play(lambda observations, _: act(observations), seeds).returns
     finally:
