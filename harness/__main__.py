@@ -119,7 +119,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
     from harness.policy.evaluate import evaluate as evaluate_policy
     from harness.policy.evaluate import remark
-    from harness.reporting.summary import listed
+    from harness.text import listed
 
     for name, least in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)

@@ -146,7 +146,9 @@ class Players(ABC):
         return Played(returns, metrics, sum(outcome.cut for outcome in outcomes))
 
     def _listen(self, busy: bool) -> bool:
-        return busy if self.communicator is None else bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
+        return (
+            busy if self.communicator is None else bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
+        )
 
     @abstractmethod
     def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:

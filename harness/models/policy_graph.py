@@ -112,7 +112,7 @@ class Bounded(nn.Module):
 class Decision(nn.Module):
     """From observations as a network takes them to actions as the environment takes them."""
 
-    actions: nn.Module
+    actions: Numbered | Bounded
     """From what was decided to actions."""
 
     @abstractmethod
@@ -159,7 +159,7 @@ class ByHead(Decision):
         return True
 
 
-def actions_of(head: ActionHead) -> nn.Module:
+def actions_of(head: ActionHead) -> Numbered | Bounded:
     if isinstance(head, CategoricalHead):
         return Numbered(head.start, head.dtype)
     if isinstance(head, GaussianHead):

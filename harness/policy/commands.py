@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from harness.errors import BadInput
 
@@ -12,7 +13,7 @@ def export(arguments: argparse.Namespace) -> int:
 
     if arguments.states < 1:
         raise BadInput(f"--states must be >= 1, got {arguments.states}")
-    which = "best" if arguments.best else "latest"
+    which: Literal["latest", "best"] = "best" if arguments.best else "latest"
     made = export_policy(
         arguments.run_dirs, which, arguments.format, arguments.output, arguments.ensemble, arguments.states
     )

@@ -19,6 +19,8 @@ class Ensemble(nn.Module):
     """`mean`: of choices the one that the members' probabilities (of `dqn`: values) favour on the whole, of numbers
     their mean. `vote`: the choice that most members take; of equals the one that `mean` prefers. It draws nothing."""
 
+    actions: Bounded | Numbered
+
     def __init__(self, members: Sequence[PolicyGraph], how: How) -> None:
         super().__init__()
         self.members, self.how = nn.ModuleList(members), how
@@ -29,8 +31,8 @@ class Ensemble(nn.Module):
         if isinstance(self.actions, Bounded):
             mean = torch.stack([member(observations).to(self.actions.kind) for member in self.members]).mean(0)
             return (torch.round(mean) if self.actions.whole else mean).to(self.actions.dtype)
-        choices = [scores.argmax(-1) for scores in self.scores(observations)]
-        return self.actions(torch.stack(choices, dim=-1))
+        choices = torch.stack([scores.argmax(-1) for scores in self.scores(observations)], dim=-1)
+        return self.actions(choices)
 
     def scores(self, observations: torch.Tensor) -> list[torch.Tensor]:
         each = [member.scores(observations) for member in self.members]

@@ -1,5 +1,5 @@
-"""`evaluate(RUN_DIR)`, `evaluate("policy.onnx", env="CartPole-v1")`: a trained policy's returns over episodes with seeds
-of their own. Of a file without torch in the process."""
+"""`evaluate(RUN_DIR)`, `evaluate("policy.onnx", env="CartPole-v1")`: a trained policy's returns over episodes with
+seeds of their own. Of a file without torch in the process."""
 
 from __future__ import annotations
 

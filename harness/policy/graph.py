@@ -6,11 +6,11 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from harness.algorithms.common.off_policy_actor_critic import Continuous
 from harness.algorithms.dqn import DQN
 from harness.algorithms.sac import LOG_STD_BOUNDS, MEAN_BOUND, SAC
 from harness.errors import BadInput
 from harness.models.actor_critic import ActorCritic
-from harness.models.actor_critics import ActorCritics
 from harness.models.policy_graph import (
     AsNetworksTakeThem,
     ByHead,
@@ -46,10 +46,10 @@ def decision_of(policy: Policy) -> Decision:
         assert isinstance(space, spaces.Discrete) and space.dtype is not None
         epsilon = float(algorithm.epsilon(algorithm.iteration * algorithm.env_steps_per_iteration))
         return ByValue(module, int(space.n), int(space.start), space.dtype, epsilon)
-    if isinstance(module, ActorCritics):
+    if isinstance(algorithm, Continuous):
         log_std = getattr(module, "log_std", None)
         spread = isinstance(algorithm, SAC) and log_std is None
         return BySquashedActor(
-            module.actor, algorithm.bounds, algorithm.actions, log_std, spread, MEAN_BOUND, LOG_STD_BOUNDS
+            algorithm.module.actor, algorithm.bounds, algorithm.actions, log_std, spread, MEAN_BOUND, LOG_STD_BOUNDS
         )
     raise BadInput(f"a policy of {policy.config.algorithm.name} has no graph: its network is none of those known")

@@ -116,7 +116,10 @@ def is_tie(graph: nn.Module, observation: np.ndarray, drawn: np.ndarray | None, 
     if drawn is not None:
         near = [np.clip(drawn + shift, 1e-7, 1.0) for shift in (-TOLERANCE, TOLERANCE)]
         noises = [torch.from_numpy(each[None].astype(np.float32)) for each in near]
-        return any((graph(seen, noise).numpy()[0] == action).all() for noise in noises)
+        if any((graph(seen, noise).numpy()[0] == action).all() for noise in noises):
+            return True
+        if graph.decision.probable():  # type: ignore[operator, union-attr]
+            return False
     number = graph.number(torch.from_numpy(np.array(action))[None])  # type: ignore[operator]
     for choice, scores in enumerate(graph.scores(seen)):  # type: ignore[operator]
         gap = scores.max() - scores[0, number[0, choice]]
