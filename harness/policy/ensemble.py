@@ -35,7 +35,7 @@ class Ensemble(nn.Module):
         return self.actions(choices)
 
     def scores(self, observations: torch.Tensor) -> list[torch.Tensor]:
-        each = [member.scores(observations) for member in self.members]
+        each = [member.scores(observations) for member in self.members]  # type: ignore[operator]
         return [self.merged(torch.stack(scores)) for scores in zip(*each)]
 
     def merged(self, scores: torch.Tensor) -> torch.Tensor:
