@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from harness.policy.serving.processes import Process, give, start, tell
 LARGEST = 2**22
 """Bytes of observations of a request, where they are not of a single one."""
 MOST_CONNECTIONS = 512
+FULL_SECONDS = 0.1
+"""That a connection waits for another one to end."""
 STARTING_SECONDS = 60.0
 SOON_SECONDS, SOON_MOST = 5.0, 5
 """A worker that ends within so many seconds of its start, so often in a row, is not started again."""
@@ -97,9 +100,9 @@ class Server:
             self.start(place)
         health = await serve_health(self.health, self.state, self.metrics)
         until = time.monotonic() + STARTING_SECONDS
-        while not self.ready() and not self.failed and not self.draining:
+        while len(self.ready()) < self.options.workers and not self.failed and not self.draining:
             if time.monotonic() > until:
-                self.say(f"no worker has loaded the policy within {STARTING_SECONDS:.0f} s")
+                self.say(f"not all workers have loaded the policy within {STARTING_SECONDS:.0f} s")
                 self.failed = True
             await asyncio.sleep(0.01)
         accepting = None
@@ -130,26 +133,30 @@ class Server:
             except OSError:  # of files that are all open, say: those that wait, wait
                 await asyncio.sleep(0.1)
                 continue
-            self.hand_over(accepted)
+            await self.hand_over(accepted)
 
-    def hand_over(self, accepted: socket.socket) -> None:
-        """To the worker with the fewest connections; refused where there are too many."""
-        workers = sorted(self.ready(), key=lambda each: each.open)
+    async def hand_over(self, accepted: socket.socket) -> None:
+        """To the worker with the fewest connections; refused where there are too many. While no worker can take it,
+        this one and those behind it wait."""
+        begun = time.monotonic()
         with accepted:
-            if sum(each.open for each in workers) < self.options.connections:
-                for worker in workers:
+            while True:
+                workers = sorted(self.ready(), key=lambda each: each.open)
+                full = sum(each.open for each in workers) >= self.options.connections
+                for worker in [] if full else workers:
                     try:
                         socket.send_fds(worker.socket, [b'{"connection": true}'], [accepted.fileno()])
-                    except OSError:  # it is about to be replaced
+                    except OSError:  # it has many to take already, or is about to be replaced
                         continue
                     worker.given += 1
                     return
+                if time.monotonic() > (begun + FULL_SECONDS if full else begun + self.limits.patience):
+                    break
+                await asyncio.sleep(0.005)
             self.refused += 1
-            try:
+            with suppress(OSError):
                 accepted.setblocking(False)
-                accepted.send(refusal(BUSY, 0, "too many connections" if workers else "no worker is ready"))
-            except OSError:
-                pass
+                accepted.send(refusal(BUSY, 0, "too many connections" if full else "no worker is ready"))
 
     def drain(self) -> None:
         self.draining = True

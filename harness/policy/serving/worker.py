@@ -30,6 +30,8 @@ from harness.policy.serving.counts import Counts
 
 REPORT_SECONDS = 0.25
 """Between two messages to the parent, and two looks for connections that are stuck."""
+SOON_SECONDS = 0.02
+"""Until the parent is told that connections have closed, in whose place it may hand over others."""
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -68,16 +70,18 @@ class Worker:
         self.poll.register(parent.fileno(), IN)
 
     def run(self) -> None:
-        report = time.monotonic()
+        report = told = time.monotonic()
+        closed = 0
         while not self.draining:
-            events = self.poll.poll(0.0 if self.ready else REPORT_SECONDS)
+            soon = closed != self.counts.closed
+            events = self.poll.poll(0.0 if self.ready else SOON_SECONDS if soon else REPORT_SECONDS)
             now = time.monotonic()
             requests = self.read(events, now)
             if requests:
                 self.answer(requests, now)
-            if now >= report or self.loaded:
+            if now >= report or self.loaded or soon and now >= told + SOON_SECONDS:
+                closed, told, report = self.counts.closed, now, now + REPORT_SECONDS
                 self.look_after(now)
-                report = now + REPORT_SECONDS
         self.drain()
 
     # -- a turn --------------------------------------------------------------------------------------------------------
@@ -185,7 +189,8 @@ class Worker:
     def settle(self, connection: Connection) -> None:
         """What the loop waits for at a connection; closes one that is over."""
         if connection.over:
-            if self.connections.pop(connection.fd, None) is not None:
+            if self.connections.get(connection.fd) is connection:  # its number may be another one's by now
+                del self.connections[connection.fd]
                 self.ready.discard(connection)
                 self.poll.unregister(connection.fd)
                 connection.socket.close()
