@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.api import train
     from harness.policy.evaluate import evaluate
-    from harness.policy.policy import load_policy
+    from harness.policy.export import export
+    from harness.policy.load import load_policy
     from harness.training.distributed_trainer import DistributedTrainer
     from harness.training.losses import LossSum
 
-__all__ = ["DistributedTrainer", "LossSum", "evaluate", "load_policy", "train"]
+__all__ = ["DistributedTrainer", "LossSum", "evaluate", "export", "load_policy", "train"]
 
 HOMES = {
     "DistributedTrainer": "harness.training.distributed_trainer",
     "LossSum": "harness.training.losses",
     "evaluate": "harness.policy.evaluate",
-    "load_policy": "harness.policy.policy",
+    "export": "harness.policy.export",
+    "load_policy": "harness.policy.load",
     "train": "harness.api",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m harness train|evaluate|bench|presets|doctor`."""
+"""The command line: `python -m harness train|evaluate|export|serve|bench|presets|doctor`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 from harness.bench.arguments import add_arguments as add_bench
 from harness.errors import BadInput
 from harness.launching.own_module import add_present_folder
+from harness.policy.arguments import add_arguments as add_policy
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "Data-parallel training over Horovod and MPI."
     parser = Parser(prog="python -m harness", description=about)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|bench|presets|doctor")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
 
     train = commands.add_parser("train", help="train a preset, or the run that a TOML file describes")
     train.add_argument("config", metavar="PRESET|FILE.toml")
@@ -44,7 +45,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="whether to go on from a checkpoint")
 
     evaluate = commands.add_parser("evaluate", help="whole episodes of a trained policy")
-    evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR|FILE.onnx")
+    evaluate.add_argument("--env", metavar="ID|RUN_DIR|FILE.toml", help="where the policy of a file is to act")
     evaluate.add_argument("--episodes", type=int, default=100, metavar="N")
     evaluate.add_argument("--seed", type=int, default=None, metavar="S", help="of the episodes")
     evaluate.add_argument("--best", action="store_true", help="the best policy instead of the last")
@@ -53,6 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument("--stochastic", action="store_false", dest="deterministic", help="actions drawn as in training")
     evaluate.add_argument("--video", action="store_true", help="also write RUN_DIR/video.mp4")
 
+    add_policy(commands)
     add_bench(commands)
 
     presets = commands.add_parser("presets", help="the tuned configs, or one of them")
@@ -115,7 +118,8 @@ def is_other_rank() -> bool:
 def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
     from harness.policy.evaluate import evaluate as evaluate_policy
-    from harness.reporting.summary import listed
+    from harness.policy.evaluate import remark
+    from harness.text import listed
 
     for name, least in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -131,12 +135,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
             arguments.video,
             arguments.deterministic,
             stop=lambda: requests.received is not None,
+            env=arguments.env,
         )
+    if (line := remark(arguments.run_dir, arguments.env)) is not None:
+        print(line)
+    policy = f"the {which} policy" if arguments.run_dir.is_dir() else arguments.run_dir
     early = len(found.returns) < arguments.episodes
     if early:
         print(f"stopped ({requests.received}) after {len(found.returns)} of {arguments.episodes} episodes")
     if len(found.returns):
-        print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of the {which} policy", end=" ")
+        print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of {policy}", end=" ")
         print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){listed(found.metrics)}")
     if found.cut:
         print(f"{found.cut} of them were cut by evaluation.max_steps")
@@ -159,6 +167,18 @@ def bench(arguments: argparse.Namespace) -> int:
     return measure(arguments)
 
 
+def export(arguments: argparse.Namespace) -> int:
+    from harness.policy.commands import export as export_policy
+
+    return export_policy(arguments)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    from harness.policy.commands import serve as serve_policy
+
+    return serve_policy(arguments)
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     from harness.doctor import main as examine
 
@@ -167,7 +187,15 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full, or has become read-only, is told in a line."""
-COMMANDS = {"train": train, "evaluate": evaluate, "bench": bench, "presets": presets, "doctor": doctor}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "serve": serve,
+    "bench": bench,
+    "presets": presets,
+    "doctor": doctor,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 REASON = 1000
 """Characters of a reason."""
@@ -45,3 +45,8 @@ def last_that_fit(lines: Iterable[str], size: int = LINES) -> tuple[str, ...]:
             break
         kept.insert(0, line)
     return tuple(kept)
+
+
+def listed(metrics: Mapping[str, float]) -> str:
+    """`, is_success 0.93`; nothing of none."""
+    return "".join(f", {name} {value:.4g}" for name, value in metrics.items())

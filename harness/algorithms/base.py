@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,11 +16,12 @@ from harness.buffers.ring import Ring
 from harness.distributed.mesh import Mesh
 from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
+from harness.envs.evaluation import Noise
+from harness.envs.returns import Evaluation
 from harness.schema import AlgorithmSettings
 
 if TYPE_CHECKING:
     from harness.envs import Environments
-    from harness.envs.evaluation import Noise
     from harness.reporting.phases import PhaseTimer
     from harness.run.stopping import StopReason
     from harness.schema import RunConfig
@@ -53,26 +53,6 @@ class Context:
     """The groups of ranks by what they share; None: `communicator` is all there is."""
     synchronizer: Synchronizer | None = None
     """How the ranks stay one policy; None: they sum gradients over `communicator`."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Whole episodes of the policy, over all ranks; equal on all ranks."""
-
-    returns: np.ndarray
-    """Float64 (episodes,): undiscounted returns in the order of the episodes, whatever rank ran them."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of `env.info_metrics` the means over the episodes, by their names; filled where a policy is evaluated."""
-    cut: int = 0
-    """Episodes that were cut by `evaluation.max_steps`; as above."""
-
-    @property
-    def mean(self) -> float:
-        return float(self.returns.mean()) if len(self.returns) else math.nan
-
-    @property
-    def std(self) -> float:
-        return float(self.returns.std()) if len(self.returns) else math.nan
 
 
 @dataclass(frozen=True)

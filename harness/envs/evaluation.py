@@ -12,13 +12,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.distributed.transports.base import Communicator
 from harness.envs.faults import is_finite
 from harness.envs.settings import EnvSettings
 from harness.errors import EnvironmentFailed
+
+if TYPE_CHECKING:
+    from harness.distributed.transports.base import Communicator
 
 LISTEN_SECONDS = 0.2
 """Between two times that the ranks agree whether to play on."""
@@ -94,8 +97,8 @@ class Players(ABC):
     at_once: int
     """Episodes that are played side by side."""
 
-    def __init__(self, settings: EnvSettings, communicator: Communicator, max_steps: int | None) -> None:
-        """`max_steps`: after which an episode is cut; None for never."""
+    def __init__(self, settings: EnvSettings, communicator: Communicator | None, max_steps: int | None) -> None:
+        """`communicator`: None for one process alone. `max_steps`: after which an episode is cut; None for never."""
         self.settings, self.communicator, self.max_steps = settings, communicator, max_steps
         self.finished: dict[int, Outcome] = {}
         """This rank's, by the number of the episode: also where the others were broken off."""
@@ -104,7 +107,8 @@ class Players(ABC):
         """An episode for each seed. `noise`: what actions are drawn from; None where they are not."""
         listen = listen or self._listen
         self.finished = {}
-        mine = range(self.communicator.rank, len(seeds), self.communicator.size)
+        rank, size = (0, 1) if self.communicator is None else (self.communicator.rank, self.communicator.size)
+        mine = range(rank, len(seeds), size)
         steps, busy = self.steps(act, list(mine), seeds, noise), True
         while True:
             until = time.perf_counter() + LISTEN_SECONDS
@@ -113,7 +117,7 @@ class Players(ABC):
             if not listen(busy):
                 break
         merged: dict[int, Outcome] = {}
-        for part in self.communicator.gather_objects(self.finished):
+        for part in [self.finished] if self.communicator is None else self.communicator.gather_objects(self.finished):
             merged.update(part)
         return self.summed_up([merged[episode] for episode in sorted(merged)])  # all, unless `listen` ended it early
 
@@ -127,6 +131,8 @@ class Players(ABC):
         return Played(returns, metrics, sum(outcome.cut for outcome in outcomes))
 
     def _listen(self, busy: bool) -> bool:
+        if self.communicator is None:
+            return busy
         return bool(self.communicator.agree({"busy": float(busy)}, "max")["busy"])
 
     @abstractmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from harness.distributed.transports.base import Communicator
+if TYPE_CHECKING:
+    from harness.distributed.transports.base import Communicator
 
 
 class RunningMoments:
@@ -56,12 +56,16 @@ class RunningMoments:
 
     def _sums(self, deviations: np.ndarray, communicator: Communicator) -> tuple[float, np.ndarray, np.ndarray]:
         """How many there are, their sum and the sum of their squares, over all ranks."""
+        import torch  # here: who plays a policy's file needs none
+
         sums = np.concatenate([[len(deviations)], deviations.sum(0).ravel(), np.square(deviations).sum(0).ravel()])
         agreed = communicator.all_reduce_(torch.from_numpy(sums), name="moments").numpy()
         size = int(np.prod(self.shape))
         return float(agreed[0]), agreed[1 : 1 + size].reshape(self.shape), agreed[1 + size :].reshape(self.shape)
 
     def state(self) -> dict[str, Any]:
+        import torch
+
         # np.array: moments of single numbers are numpy scalars, which torch does not take
         as_tensors = {name: torch.from_numpy(np.array(getattr(self, name))) for name in ("mean", "squares")}
         return {"count": self.count, **as_tensors}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from harness.distributed.transports.base import Alone, Communicator
 from harness.envs.backends.base import Vector
 from harness.envs.evaluation import Act, Episode, Noise, Players, noise_of, refuse_broken
 from harness.envs.factory import make_environment, number_of
@@ -17,6 +16,9 @@ from harness.envs.info import metrics_of
 from harness.envs.settings import LIFE_LOST, EnvSettings
 from harness.envs.snapshots.snapshot import found, put_back, state_of
 from harness.envs.vectors import joined
+
+if TYPE_CHECKING:
+    from harness.distributed.transports.base import Communicator
 
 AT_ONCE = 16
 """Episodes that a rank plays side by side, so that the policy acts for several in one call."""
@@ -69,7 +71,11 @@ class SeparateEnvironments(Players):
     """Each place has an environment, which is made when it is first needed and kept."""
 
     def __init__(
-        self, settings: EnvSettings, communicator: Communicator, at_once: int = AT_ONCE, max_steps: int | None = None
+        self,
+        settings: EnvSettings,
+        communicator: Communicator | None,
+        at_once: int = AT_ONCE,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(settings, communicator, max_steps)
         self.at_once = at_once
@@ -178,7 +184,7 @@ def play_episodes(
     `act` takes observations (n, *obs_shape) and gives actions for them, n from 1 to `at_once`. Episodes are cut after
     `max_steps`, where that is given.
     """
-    players = SeparateEnvironments(settings, communicator or Alone(), at_once, max_steps)
+    players = SeparateEnvironments(settings, communicator, at_once, max_steps)
     try:
         return players.play(lambda observations, _: act(observations), seeds).returns
     finally:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
-from harness.distributed.transports.base import Communicator
 from harness.envs.backends.base import StepResult, Vector
 from harness.envs.backends.selection import choose_backend, make_vector
 from harness.envs.normalization import ReturnScaler, RunningMoments
 from harness.envs.settings import EnvSettings
 from harness.envs.share import Share, share_of
+
+if TYPE_CHECKING:
+    from harness.distributed.transports.base import Communicator
 
 
 def observation_dtype(space: spaces.Box, normalized: bool = False) -> np.dtype:

@@ -54,14 +54,19 @@ class QNetwork(nn.Module):
         if dueling:
             self.value = nn.Sequential(*layers(width, own, activation), nn.Linear(last, quantiles))
 
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+    def features(self, observations: torch.Tensor) -> torch.Tensor:
         if self.images is not None:
-            flat = self.images(observations)
-        else:
-            flat = observations.flatten(1)
-            flat = flat.float() / 255.0 if flat.dtype == torch.uint8 else flat
-        features = self.trunk(flat)
-        advantages = self.advantage(features).view(-1, self.actions, self.quantiles)
+            return self.trunk(self.images(observations))
+        flat = observations.flatten(1)
+        return self.trunk(flat.float() / 255.0 if flat.dtype == torch.uint8 else flat)
+
+    def advantages(self, features: torch.Tensor) -> torch.Tensor:
+        """As good as the values for the best action, without a state's value, beside which they may be lost."""
+        return self.advantage(features).view(-1, self.actions, self.quantiles)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        features = self.features(observations)
+        advantages = self.advantages(features)
         if not self.dueling:
             return advantages
         return self.value(features)[:, None] + advantages - advantages.mean(1, keepdim=True)

@@ -24,8 +24,10 @@ class Policy:
     """`policy(observations)`: observations (n, *obs_shape), or a single one (*obs_shape), to the deterministic actions
     (n, …), or the single one, as the environment takes them."""
 
-    def __init__(self, config: RunConfig, state: dict) -> None:
+    def __init__(self, config: RunConfig, state: dict, env_steps: int = 0) -> None:
+        """`env_steps`: that it was trained for."""
         assert config.env is not None
+        self.env_steps = env_steps
         eager = CompileSettings(mode="off")
         self.config = config.model_copy(update={"algorithm": config.algorithm.for_acting(), "compile": eager})
         one = config.env.model_copy(update={"count": 1, "backend": "sync"})
@@ -42,6 +44,7 @@ class Policy:
         self.algorithm.load_state(state)
         self.algorithm.close()
         self.generator = np.random.default_rng(config.seed)
+        self.drawn_from = self.algorithm.drawn_from
 
     def __call__(self, observations: np.ndarray, deterministic: bool = True) -> np.ndarray:
         """`deterministic`: the likeliest actions; off: drawn as in training, where the policy draws any."""
@@ -53,10 +56,10 @@ class Policy:
                 f"observations must be of shape (n, {', '.join(map(str, space.shape))}), or a single one of shape "
                 f"{space.shape}, got {seen.shape}"
             )
-        drawn_from, batch = self.algorithm.drawn_from, seen[None] if single else seen
+        batch = seen[None] if single else seen
         drawn = None
-        if not deterministic and drawn_from is not None:
-            drawn = np.stack([drawn_from.draw(self.generator) for _ in batch])
+        if not deterministic and self.drawn_from is not None:
+            drawn = np.stack([self.drawn_from.draw(self.generator) for _ in batch])
         actions = self.act(batch.astype(space.dtype, copy=False), drawn)
         return actions[0] if single else actions
 
@@ -66,7 +69,7 @@ class Policy:
         return self.algorithm.act_deterministic(seen) if drawn is None else self.algorithm.act_sampled(seen, drawn)
 
 
-def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
+def load_run(run_dir: Path | str, which: Which = "latest") -> Policy:
     """The last or the best policy of a run; BadInput where the directory holds none."""
     run_dir = Path(run_dir)
     if not (run_dir / "config.toml").is_file():
@@ -77,4 +80,4 @@ def load_policy(run_dir: Path | str, which: Which = "latest") -> Policy:
     found = checkpoint.load(run_dir / "checkpoints" / which, state_alone=True)
     if found is None:
         raise BadInput(f"{run_dir}/checkpoints/{which}: no whole checkpoint there")
-    return Policy(config, found.state)
+    return Policy(config, found.state, int(found.progress.get("env_steps", 0)))

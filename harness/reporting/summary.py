@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.text import listed
 
 if TYPE_CHECKING:
     from harness.lifecycle.result import Result
@@ -25,8 +26,3 @@ def summary(result: Result, run_dir: Path) -> str:
         lines += [f"  | {line}" for line in result.last_lines]
     lines.append(f"files: {run_dir}")
     return "\n".join(lines)
-
-
-def listed(metrics: Mapping[str, float]) -> str:
-    """`, is_success 0.93`; nothing of none."""
-    return "".join(f", {name} {value:.4g}" for name, value in metrics.items())

@@ -15,7 +15,7 @@ from harness.algorithms.common.off_policy import OffPolicy
 from harness.algorithms.common.off_policy_actor_critic import Continuous
 from harness.algorithms.common.on_policy import OnPolicy
 from harness.config import resolve
-from harness.policy.policy import Policy, load_policy
+from harness.policy.policy import Policy, load_run
 from harness.run.train import train
 from harness.schema import RunConfig
 
@@ -120,7 +120,7 @@ def learn(config: RunConfig, folder: Path) -> tuple[float, Policy]:
     result = train(config, folder)
     assert result.status == "done", result.reason
     assert result.eval_return_mean is not None
-    return result.eval_return_mean, load_policy(folder)
+    return result.eval_return_mean, load_run(folder)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.files import read_json, read_json_lines
-from harness.policy.policy import load_policy
+from harness.policy.policy import load_run
 from tests.conftest import slow
 from tests.learning.learners import DISCRETE, KINDS, ON_POLICY, config
 from tests.learning.probes import Uneven
@@ -49,6 +49,6 @@ def test_unequal_episodes_over_two_ranks(learner: str, tmp_path: Path) -> None:
     total = sum(line["episodes"] * line["length_mean"] for line in lines)
     assert total == pytest.approx(steps, abs=2 * long), "and each of them whole"
     if normalized:
-        moments = load_policy(run).environments.moments
+        moments = load_run(run).environments.moments
         assert moments is not None and moments.count == steps + ENVS
         assert moments.mean[1] == pytest.approx(1 / 3, abs=1e-6), "the rank, over all environments"

@@ -1,0 +1,1 @@
+"""`harness serve`: one process that accepts, and workers that answer."""
