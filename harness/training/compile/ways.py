@@ -164,7 +164,7 @@ def choose(
     functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
     if len(functions) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
-    if mode == "auto" and wanted.may_compile_beside:
+    if mode == "auto" and wanted.may_compile_beside and store.folder is not None:
         missing = [script.key for size, script in scripts.items() if not there[size]]
         if missing:
             ahead.start_making(store, missing)
