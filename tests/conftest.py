@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.training.compile.store import FOLDER
 from tests.forkserver import ADDRESS, ForkServer
 
 FRESH = "HARNESS_TESTS_FRESH"
@@ -18,7 +19,9 @@ servers: list[ForkServer] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One fork server for all of a session's processes, which share it."""
+    """One fork server for all of a session's processes, which share it. No run of a test keeps compiled code, or has any
+    compiled beside it, unless the test says where."""
+    os.environ[FOLDER] = ""
     if not hasattr(config, "workerinput") and not os.environ.get(FRESH) and not config.option.collectonly:
         servers.append(ForkServer())
 
