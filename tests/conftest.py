@@ -19,8 +19,8 @@ servers: list[ForkServer] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One fork server for all of a session's processes, which share it. No run of a test keeps compiled code, or has any
-    compiled beside it, unless the test says where."""
+    """One fork server for all of a session's processes, which share it. No run keeps compiled code, or has any compiled
+    beside it, unless its test says where."""
     os.environ[FOLDER] = ""
     if not hasattr(config, "workerinput") and not os.environ.get(FRESH) and not config.option.collectonly:
         servers.append(ForkServer())

@@ -1,1 +1,1 @@
-"""How ranks agree: their places, collectives, and the flat arena."""
+"""The ranks: their groups, what carries their calls, the flat arena, and how replicas stay one policy."""

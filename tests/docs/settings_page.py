@@ -18,8 +18,9 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from harness.algorithms import ALGORITHMS, AlgorithmSettings, algorithm_class
+from harness.registry import Names
 from harness.schema import RunConfig
-from harness.settings import Names, Settings
+from harness.settings import Settings
 from search.config import StudyConfig
 from search.space.parse import ParameterSettings
 from search.strategies.pruners import PRUNERS, PrunerSettings

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.distributed.transports.base import Communicator, Operation
+from harness.distributed.transports.base import Communicator, Operation, blocking
 
 
 class TorchDistributedCommunicator(Communicator):
@@ -19,6 +19,7 @@ class TorchDistributedCommunicator(Communicator):
 
         self.dist = torch.distributed
         self.rank, self.size = self.dist.get_rank(), self.dist.get_world_size()
+        self.members = tuple(range(self.size))
         self.device = "cuda" if self.dist.get_backend() == "nccl" else "cpu"
         self.operations = {
             "sum": self.dist.ReduceOp.SUM,
@@ -26,21 +27,25 @@ class TorchDistributedCommunicator(Communicator):
             "max": self.dist.ReduceOp.MAX,
         }
 
+    @blocking
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         there = tensor.to(self.device)
         self.dist.all_reduce(there, self.operations[op])
         return tensor if there is tensor else tensor.copy_(there)
 
+    @blocking
     def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
         there = tensor.to(self.device)
         self.dist.broadcast(there, root)
         return tensor if there is tensor else tensor.copy_(there)
 
+    @blocking
     def gather_objects(self, value: Any) -> list[Any]:
         gathered: list[Any] = [None] * self.size
         self.dist.all_gather_object(gathered, value)
         return gathered
 
+    @blocking
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         held = [value]
         self.dist.broadcast_object_list(held, root)
