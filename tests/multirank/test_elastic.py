@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.cluster.handshake import Handshake
 from harness.config import load_run_config
 from harness.distributed.transports.base import Alone
 from harness.files import read_json
@@ -20,6 +21,7 @@ from harness.lifecycle.elastic import RanksChange
 from harness.lifecycle.heartbeat import read_beats
 from harness.lifecycle.result import Result
 from harness.run import train as of_runs
+from harness.run.attempt import Attempt
 from harness.schema import RunConfig
 from tests import checkpoints
 from tests.command import harness
@@ -73,7 +75,8 @@ def test_what_the_first_ranks_decided_is_kept_by_others(tmp_path: Path, monkeypa
     world: Any = SimpleNamespace(place=place, communicator=Alone(), device=SimpleNamespace(type="cpu"))
     found: list[RunConfig] = []
 
-    def attempt(config: RunConfig, run_dir: Path, *_: Any) -> Result:
+    def go(attempt: Attempt) -> Result:
+        config, run_dir = attempt.config, attempt.run_dir
         found.append(config)
         if len(found) > 1:
             return Result("done")
@@ -89,11 +92,15 @@ def test_what_the_first_ranks_decided_is_kept_by_others(tmp_path: Path, monkeypa
             try_on(world, None)
         return try_on(world, None)
 
-    monkeypatch.setattr(of_runs, "attempt", attempt)
+    monkeypatch.setattr(of_runs, "go", go)
     monkeypatch.setattr(of_runs, "keep_going", keep_going)
-    of_runs.train_elastic(load_run_config("sac-pendulum", []), tmp_path, "never")
-    decided = [[each.env.backend, each.env.double_buffer, *vars(each.compile).values()] for each in found if each.env]
-    assert decided == [["auto", "auto", "auto", "auto", True], ["workers", "on", "on", "onednn", True]]
+    of_runs.train_elastic(load_run_config("sac-pendulum", []), tmp_path, "never", Handshake())
+    decided = [
+        (each.env.backend, each.env.double_buffer, each.compile.mode, each.compile.products)
+        for each in found
+        if each.env
+    ]
+    assert decided == [("auto", "auto", "auto", "auto"), ("workers", "on", "on", "onednn")]
 
 
 def test_rank_0_too_is_done_without_and_its_place_is_filled_again(tmp_path: Path) -> None:

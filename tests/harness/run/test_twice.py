@@ -72,6 +72,7 @@ def test_runs_in_one_process_are_those_of_a_process_each(tmp_path: Path, names: 
         assert_equal(learned(together / name), learned(alone / name), name)
 
 
+@pytest.mark.slow
 def test_twenty_runs_leave_nothing_in_their_process(tmp_path: Path) -> None:
     train_in_one_process(tmp_path, "--often", str(FIRST), str(MORE))
     left = json.loads((tmp_path / "left.json").read_text())
