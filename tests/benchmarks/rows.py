@@ -287,5 +287,6 @@ def rows() -> dict[str, Row | Joined]:
         pong(),
         Joined("replay", "tests.benchmarks.replay_memory"),
         Joined("saving", "tests.benchmarks.saving"),
+        Joined("serve", "tests.benchmarks.serving"),
     ]
     return {row.key: row for row in every}
