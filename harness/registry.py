@@ -19,14 +19,20 @@ def check_name(name: Any, known: Mapping[str, Any] | tuple[str, ...], *others: s
         raise ValueError(f"must be one of {', '.join((*others, *known))}, or module:Class of your own")
 
 
-def named_class(name: Any, registry: Mapping[str, str], setting: str, base: type) -> Any:
-    """The class that `name` means. `registry`: `module:Class` by our names. BadInput names `setting` where it means
-    nothing, or no class derived from `base`."""
+def shipped(name: Any, registry: Mapping[str, str], setting: str) -> str:
+    """The registry's entry of that name, or the user's own `module:Class` as it is; BadInput names `setting` where it
+    is neither."""
     try:
         check_name(name, registry)
     except ValueError as error:
         raise BadInput(f"{setting} {error}, got {name!r}") from None
-    found = named_object(registry.get(name, name), setting)
+    return registry.get(name, name)
+
+
+def named_class(name: Any, registry: Mapping[str, str], setting: str, base: type) -> Any:
+    """The class that `name` means. `registry`: `module:Class` by our names. BadInput names `setting` where it means
+    nothing, or no class derived from `base`."""
+    found = named_object(shipped(name, registry, setting), setting)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise BadInput(f"{setting} = {name!r} must be a class that derives from {base.__module__}:{base.__name__}")
     return found

@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from optuna.exceptions import StorageInternalError
@@ -65,6 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--once", action="store_true", help="draw it once")
         if name == "best":
             command.add_argument("--toml", action="store_true", help="as a config that `harness train` takes")
+            command.add_argument(
+                "--export", type=Path, metavar="FILE.onnx", help="its policy, or that of all its seeds"
+            )
         if name == "stop":
             command.add_argument("--trial", type=int, metavar="N", help="end this trial alone")
         if name == "export":
@@ -159,7 +163,7 @@ def look(options: argparse.Namespace) -> int:
     elif options.command == "best":
         from search.commands.best import best
 
-        best(name, storage, options.toml)
+        best(name, storage, options.toml, options.export)
     elif options.command == "retry":
         from search.commands.best import retry
 

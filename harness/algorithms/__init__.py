@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from harness.registry import named_class
+from harness.registry import named_class, shipped
 from harness.schema import AlgorithmSettings
 from harness.settings import named_object
 
@@ -48,7 +48,9 @@ def algorithm_class(name: Any) -> type[Algorithm]:
 
 def settings_class(name: Any) -> type[AlgorithmSettings]:
     """`algorithm_class(name).Settings`; the algorithm itself, and torch with it, is imported for a user's own alone."""
-    return algorithm_class(name).Settings if name not in SETTINGS else named_object(SETTINGS[name], "algorithm.name")
+    if is_users(name):
+        return algorithm_class(name).Settings
+    return named_object(shipped(name, SETTINGS, "algorithm.name"), "algorithm.name")
 
 
 def is_users(name: Any) -> bool:

@@ -332,5 +332,6 @@ def rows() -> dict[str, Row | Joined]:
         user("user-d", "`harness train sac-pendulum`, 20,000 steps", "sac-pendulum", 1, 1.0, 1.0),
         Joined("replay", "tests.benchmarks.replay_memory"),
         Joined("saving", "tests.benchmarks.saving"),
+        Joined("serve", "tests.benchmarks.serving"),
     ]
     return {row.key: row for row in every}

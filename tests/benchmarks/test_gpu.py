@@ -21,10 +21,10 @@ SIZES = {"envs": 2, "steps": 4, "minibatch": 4}
 def test_a_contestant_takes_every_step_and_counts_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minibatches, four epochs; a clock that finds 10 of everything a second."""
     contestant = Contestant(way, "fp32", CPU, SIZES)
-    assert contestant.ppo.step.gradient_steps == 3 * 8, "three iterations to warm up"
+    assert contestant.ppo.learner.step.gradient_steps == 3 * 8, "three iterations to warm up"
     monkeypatch.setattr(gpu, "per_second", lambda work, device, seconds: 10.0 if work() else 0.0)
     contestant.measure(0.0)
-    assert contestant.ppo.step.gradient_steps == 5 * 8
+    assert contestant.ppo.learner.step.gradient_steps == 5 * 8
     row = contestant.row()
     assert (row.gradient_steps_per_second, row.env_steps_per_second, row.spread) == (10 * 8, 10 * 8, 0.0)
     assert (row.card, row.precision, row.way) == ("none: CPU", "fp32", way)

@@ -19,7 +19,7 @@ CODE = """
 import sys
 from pathlib import Path
 from harness.config import load_run_config
-from harness.run import train
+from harness.run.train import train
 train(load_run_config(sys.argv[1]), Path(sys.argv[2]))
 """
 ENVS = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ import torch
 from harness.cluster.place import Place
 from harness.distributed.transports.base import Capability, Communicator, Operation, Transport, Work, blocking
 from harness.errors import BadInput
+
+
+SERVED: list[Any] = []
+"""The rendezvous that this process serves, for as long as it lives."""
 
 
 class HorovodCommunicator(Communicator):
@@ -28,7 +33,10 @@ class HorovodCommunicator(Communicator):
         self.operations = {"sum": hvd.Sum, "min": hvd.Min, "max": hvd.Max}
 
     def close(self) -> None:
-        self.hvd.shutdown()
+        """Over MPI Horovod ends here, and can begin again. Elsewhere it goes on until the process ends, and serves
+        later runs: begun again, a rank could take an address for another's that it had before."""
+        if self.hvd.mpi_enabled():
+            self.hvd.shutdown()
 
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         self.waiting = True
@@ -80,6 +88,8 @@ class HorovodTransport(Transport):
 
     def start(self, place: Place, device: torch.device) -> Communicator:
         rendezvous: Any = None
+        if running():
+            return HorovodCommunicator()
         if place.launcher == "mpi":
             # imported first, mpi4py owns MPI's end: Horovod can then be shut down without finalising it
             from mpi4py import MPI  # noqa: F401
@@ -93,6 +103,12 @@ class HorovodTransport(Transport):
             ranks = f"{place.size} ranks"
             raise BadInput(f"{ranks} need Horovod, which cannot be imported ({error}): make install") from None
         hvd.init()
-        communicator = HorovodCommunicator()
-        communicator.rendezvous = rendezvous  # type: ignore[attr-defined]  # served for as long as the ranks live
-        return communicator
+        if rendezvous is not None:
+            SERVED.append(rendezvous)
+        return HorovodCommunicator()
+
+
+def running() -> bool:
+    """Whether an earlier run of this process has left Horovod to this one."""
+    loaded = sys.modules.get("horovod.torch")
+    return loaded is not None and loaded.is_initialized()

@@ -1,5 +1,6 @@
-"""A server of its own for a test: `with Serving(file) as server`. `python -m tests.harness.policy.server OPTIONS` is
-one whose patience is a test's."""
+"""A server of its own for a test: `with Serving(file) as server`.
+
+`python -m tests.harness.policy.server OPTIONS` is one whose patience is a test's."""
 
 from __future__ import annotations
 

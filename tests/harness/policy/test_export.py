@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from harness.policy.exporters import WAYS
 from harness.policy.onnx_policy import OnnxPolicy
 from harness.policy.parity import visit
 from harness.policy.policy import load_run
-from tests.command import harness
+from tests.command import ROOT, harness
 from tests.conftest import slow
 from tests.harness.policy.runs import short_run
 
@@ -128,6 +130,20 @@ def test_the_file_is_evaluated_as_the_run_is_without_torch(cartpole: Path, tmp_p
     assert ran.out.startswith(f"{expected.mean:.4g} ± {expected.std:.3g} over 5 episodes of {path}")
 
 
+def test_the_page_runs_it_without_this_project(cartpole: Path, tmp_path: Path) -> None:
+    export(cartpole, output=tmp_path / "policy.onnx", states=100)
+    script = (ROOT / "docs" / "exporting.md").read_text().split("```python\n")[1].split("```")[0]
+    for module in ("torch", "harness"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError('it is not here')")
+    (tmp_path / "script.py").write_text(script)
+
+    ran = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+
+    mean = float(ran.stdout.split(" ± ")[0])
+    expected = evaluate(cartpole, episodes=100)
+    assert abs(mean - expected.mean) <= 4 * expected.std * (1 / 20 + 1 / 100) ** 0.5 + 1e-9
+
+
 def test_a_file_and_what_lies_beside_it_say_where_it_comes_from(cartpole: Path) -> None:
     exported = export(cartpole, states=100)
 
@@ -152,7 +168,8 @@ def test_a_file_that_acts_differently_gets_no_name(
     cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(WAYS, "onnx", WAYS["onnx"][:1])
-    monkeypatch.setattr(OnnxPolicy, "act", lambda self, observations, drawn=None: np.ones(len(observations), np.int64))
+    wrong = lambda self, observations, drawn=None: np.ones(len(observations), np.int64)  # noqa: E731
+    monkeypatch.setattr(OnnxPolicy, "act", wrong)
     output = tmp_path / "policy.onnx"
 
     with pytest.raises(BadInput, match="acts differently from the policy"):
@@ -176,7 +193,8 @@ def test_a_network_that_no_exporter_reads_is_refused_in_a_line(tmp_path: Path) -
 def test_an_ensemble_decides_by_all_members(how: str, tmp_path: Path) -> None:
     runs = [short_run(tmp_path / f"run-{seed}", "ppo-cartpole", f"seed={seed}") for seed in range(3)]
 
-    file = OnnxPolicy(export(runs, ensemble=how, output=tmp_path / "all.onnx", states=300).path)
+    output = tmp_path / "all.onnx"
+    file = OnnxPolicy(export(runs, ensemble=how, output=output, states=300).path)  # type: ignore[arg-type]
 
     members = [load_run(run) for run in runs]
     seen = visit(members[0], 200).observations

@@ -51,7 +51,8 @@ class Regular(threading.Thread):
     def __init__(self, server: Serving, expected: OnnxPolicy) -> None:
         super().__init__(daemon=True)
         self.server, self.right = server, expected.act(STATES)
-        self.over, self.problems, self.slowest, self.answers = threading.Event(), [], 0.0, 0
+        self.over, self.slowest, self.answers = threading.Event(), 0.0, 0
+        self.problems: list[str] = []
         self.versions: set[int] = set()
 
     def run(self) -> None:
