@@ -12,7 +12,6 @@ from harness.cluster.place import Place
 from harness.distributed.transports.base import Capability, Communicator, Operation, Transport, Work, blocking
 from harness.errors import BadInput
 
-
 SERVED: list[Any] = []
 """The rendezvous that this process serves, for as long as it lives."""
 
