@@ -141,13 +141,6 @@ KNOWN: dict[str, set[str]] = {
         "harness.bench.torch_distributed",
         "harness.lifecycle.elastic",
     },
-    f"no file over {LONGEST} lines": {
-        "harness.algorithms.common.off_policy",
-        "harness.algorithms.common.on_policy",
-        "harness.algorithms.dqn",
-        "harness.envs.snapshots.snapshot",
-        "harness.training.distributed_trainer",
-    },
 }
 """What is yet to be mended."""
 
