@@ -151,6 +151,9 @@ class Learner:
         mode = self.config.compile.mode
         if mode in ("off", "on") or self.device.type != "cpu" or self.step.sync.overlaps:
             return False
+        if max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
+            self.compile_reason = "minibatches of too many different sizes"
+            return False
         hosts = self.communicator.gather_objects(host_name())
         free_core = usable_cores() > hosts.count(host_name())
         parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes

@@ -27,8 +27,9 @@ def describe_loss(
     data: dict[str, torch.Tensor],
     numbers: Sequence[str],
 ) -> dict[str, Any] | None:
-    """The method, the network's structure and every setting that the loss reads while it is made for one row of `data`:
-    what is read is a constant in its code. None for a network or a method of the user's, whose code is not ours."""
+    """The method, its spaces, the network, every switch, and every setting that the loss reads while it is made for one
+    row of `data`: what is read is a constant in its code. None for a network or a method of the user's, whose code is
+    not ours."""
     if algorithm.config.network.class_ is not None or not type(algorithm).__module__.startswith("harness."):
         return None
     batch = {name: values[:1] for name, values in data.items()}
@@ -40,4 +41,12 @@ def describe_loss(
     finally:
         algorithm.settings = kept
     method = f"{type(algorithm).__qualname__}.{loss.__name__}"
-    return {"loss": method, "module": str(algorithm.module), "settings": recorded._read}
+    envs = algorithm.envs
+    return {
+        "loss": method,
+        "module": str(algorithm.module),
+        "network": algorithm.config.network.model_dump(),
+        "spaces": [repr(envs.observation_space), repr(envs.action_space)],
+        "switches": {name: value for name, value in kept.model_dump().items() if isinstance(value, (bool, str))},
+        "settings": recorded._read,
+    }

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from harness.launching.own_module import python_module
 from harness.training.compile.store import CodeStore
 from harness.training.compile.traced import TRACE, load_script
 
@@ -101,7 +102,10 @@ def is_being_made(store: CodeStore, key: str, seconds: float = 0.1) -> bool:
 def start_making(store: CodeStore, keys: Sequence[str]) -> None:
     """Begins that in a process of its own, which outlives this one and takes what time others leave."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HARNESS_", "OMPI_", "PMIX_"))}
-    command = [sys.executable, "-m", "harness.training.compile.ahead", str(store.folder), *keys]
+    keys = [key for key in keys if not is_being_made(store, key, 0.0)]
+    if not keys:
+        return
+    command = [*python_module("harness.training.compile.ahead"), str(store.folder), *keys]
     subprocess.Popen(
         ["nice", "-n", "19", *command], env=own, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -149,9 +149,10 @@ def choose(
     problems = communicator.gather_objects((problem, complete))
     if any(text for text, _ in problems):
         return None, next(text for text, _ in problems if text)
+    failed = ""
     if mode == "kept" and not complete:
         missing = [script.key for size, script in scripts.items() if not there[size]]
-        wait_for_code(store, missing)
+        failed = wait_for_code(store, missing)
     kept = mode == "kept" or (mode in ("auto", "find") and all(complete for _, complete in problems))
     if kept:
         found = {size: store.get(script.key, ahead.CODE) for size, script in scripts.items()}
@@ -160,7 +161,10 @@ def choose(
             functions = {size: ahead.load_code(path) for size, path in found.items() if path is not None}
             return FunctionGradient(wanted, "kept", functions), "found on disk" if complete else "compiled"
         if mode == "kept":
-            return None, "compile.mode = kept, but the code could not be compiled or kept"
+            return (
+                None,
+                f"compile.mode = kept, but there is no code: {failed or store.refused or 'another rank has none'}",
+            )
     functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
     if len(functions) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
@@ -218,8 +222,12 @@ def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, Scrip
     return found, ""
 
 
-def wait_for_code(store: CodeStore, keys: Sequence[str]) -> None:
-    """Compiles what is missing here and now, or waits for the process that does."""
-    for key in keys:
-        while not ahead.make_code(store, key) and ahead.is_being_made(store, key):
-            pass
+def wait_for_code(store: CodeStore, keys: Sequence[str]) -> str:
+    """Compiles what is missing here and now, or waits for the process that does; what went wrong, if so."""
+    try:
+        for key in keys:
+            while not ahead.make_code(store, key) and ahead.is_being_made(store, key):
+                pass
+    except Exception as error:  # whatever a compiler may raise
+        return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+    return ""

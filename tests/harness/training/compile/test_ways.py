@@ -3,18 +3,28 @@ damaged, foreign or half written is never loaded."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
+from harness.algorithms.base import Context
+from harness.algorithms.common.description import describe_loss
+from harness.algorithms.ppo import PPO
+from harness.config import load_run_config
 from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Alone
+from harness.envs import make_environments
+from harness.reporting.phases import PhaseTimer
 from harness.schema import PrecisionSettings
 from harness.training.compile import ahead, traced
 from harness.training.compile.store import CodeStore
@@ -143,9 +153,46 @@ def test_the_key_holds_what_the_code_depends_on_and_nothing_else() -> None:
     assert len({one, *others}) == 5
 
 
-@pytest.mark.parametrize(
-    "harm", ["truncated", "tampered", "its record is another's", "others can write to the folder"]
-)
+def test_the_description_holds_what_a_networks_shapes_do_not_tell(tmp_path: Path) -> None:
+    """Spaces with as many numbers, switches. A coefficient, which is given with each minibatch, is no part of it."""
+
+    def described(action_space: gym.Space, *settings: str) -> str:
+        gym.register("Described-v0", lambda: Described(action_space))
+        try:
+            config = load_run_config(str(toml), settings)
+            assert config.env is not None
+            envs = make_environments(config.env, 0, 1)
+            ppo = PPO(Context(config, Alone(), torch.device("cpu"), PhaseTimer(), envs, lambda *_: np.zeros(1)))
+            return json.dumps(describe_loss(ppo, ppo.loss, ppo.data, ppo.NUMBERS), sort_keys=True)
+        finally:
+            del gym.registry["Described-v0"]
+
+    toml = tmp_path / "described.toml"
+    toml.write_text(
+        'run = {steps = 64}\nenv = {id = "Described-v0", count = 2, backend = "sync"}\n'
+        'algorithm = {name = "ppo", rollout_steps = 16, minibatch_size = 32}\ncompile = {mode = "off"}\n'
+    )
+    one = described(spaces.MultiDiscrete([2, 3]))
+    assert one != described(spaces.MultiDiscrete([3, 2]))
+    assert one != described(spaces.MultiDiscrete([2, 3]), "algorithm.normalize_advantages=false")
+    assert one != described(spaces.MultiDiscrete([2, 3]), "algorithm.clip_range_value=0.2")
+    assert one == described(spaces.MultiDiscrete([2, 3]), "algorithm.entropy_coefficient=0.1", "optimizer.lr=0.5")
+
+
+class Described(gym.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+
+    def __init__(self, action_space: gym.Space) -> None:
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(3, np.float32), 1.0, True, False, {}
+
+
+@pytest.mark.parametrize("harm", ["truncated", "tampered", "its record is another's", "others can write to the folder"])
 def test_what_is_damaged_or_foreign_is_never_loaded(harm: str, store: CodeStore, tmp_path: Path) -> None:
     problem = Problem()
     assert choose(problem.wanted(32), "traced", Alone(), store)[0] is not None
