@@ -72,7 +72,7 @@ def test_all_contestants_do_the_same_work_in_an_iteration(tmp_path: Path, monkey
     peer.run(1)
 
     assert ours_took == peer_took == [TINY.steps * TINY.envs]
-    assert updates(algorithm.step.optimizer) == updates(peer.optimizer) == 16  # 4 epochs x 64 samples / 16
+    assert updates(algorithm.learner.step.optimizer) == updates(peer.optimizer) == 16  # 4 epochs x 64 samples / 16
     assert size(algorithm.module) == size(peer.agent)
 
 
