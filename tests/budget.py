@@ -2,12 +2,14 @@
 
 A group is a folder of tests. Budgets stand in `budgets.toml` and are scaled by a short calibration, since machines
 differ by 2.5. It names what exceeds its budget; no test fails by the clock. Files that take minutes are run first:
-begun last, one of them would leave the other processes idle.
+begun last, one of them would leave the other processes idle. Where TESTS_DEADLINE is set, a time in seconds since 1970,
+they are run last, and what has not begun by then is skipped with that reason: a slow machine runs what it can.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import tomllib
 from collections import defaultdict
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 BUDGETS = Path(__file__).with_name("budgets.toml")
+DEADLINE = "TESTS_DEADLINE"
 SLACK = 1.25
 """Of a budget, before it counts as exceeded: what two sessions on one machine differ by."""
 
@@ -79,8 +82,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)  # after the drawing of a random order
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    long = {name: place for place, name in enumerate(tomllib.loads(BUDGETS.read_text())["long_files"])}
-    items.sort(key=lambda item: long.get(item.nodeid.partition("::")[0], len(long)))
+    files = tomllib.loads(BUDGETS.read_text())["long_files"]
+    if DEADLINE in os.environ:
+        places = {name: place for place, name in enumerate(reversed(files), 1)}
+    else:
+        places = {name: place - len(files) for place, name in enumerate(files)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], 0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.time() > float(os.environ.get(DEADLINE, "inf")):
+        pytest.skip("no time is left")
 
 
 def pytest_configure(config: pytest.Config) -> None:
