@@ -169,7 +169,7 @@ def test_compiled_is_eager(tmp_path: Path) -> None:
         vectors = td3.critics.step.arena.parameters, td3.actor.step.arena.parameters, td3.target_parameters
         parameters.append(torch.cat(vectors))
     start = make(tmp_path)
-    vectors = start.critic_step.arena.parameters, start.actor_step.arena.parameters, start.target_parameters
+    vectors = start.critics.step.arena.parameters, start.actor.step.arena.parameters, start.target_parameters
     assert (parameters[0] - parameters[1]).norm() < 1e-3 * (parameters[0] - torch.cat(vectors)).norm()
 
 
