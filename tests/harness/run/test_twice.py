@@ -61,9 +61,7 @@ def assert_equal(one: Any, other: Any, where: str) -> None:
         assert repr(one) == repr(other), where
 
 
-@pytest.mark.parametrize(
-    "names", [("ppo", "dqn"), ("dqn", "again"), slow(("sac", "supervised", "ppo")), slow(("compiled", "again"))]
-)
+@pytest.mark.parametrize("names", [("ppo", "dqn"), slow(("dqn", "again")), slow(("supervised", "ppo"))])
 def test_runs_in_one_process_are_those_of_a_process_each(tmp_path: Path, names: tuple[str, ...]) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     train_in_one_process(together, *names)
