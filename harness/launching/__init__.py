@@ -51,7 +51,7 @@ def get_launcher(name: str) -> Launcher:
     if name in LAUNCHERS:
         return LAUNCHERS[name]()
     if ":" not in name:
-        raise BadInput(f"launcher must be one of {', '.join(LAUNCHERS)}, got {name!r}")
+        raise BadInput(f"launcher must be one of {', '.join(LAUNCHERS)}, or module:Class of your own, got {name!r}")
     made = named_object(name, "launcher")
     if not (isinstance(made, type) and issubclass(made, Launcher)):
         raise BadInput(f"launcher {name}: it is no class that derives from harness.launching.Launcher")

@@ -104,7 +104,7 @@ def supervise(
 
     A job that is overdue and a second Ctrl-C end it. Nothing of it is left afterwards, on any host.
     """
-    job = supervision.job
+    job, announced = supervision.job, False
     try:
         while (outcome := job.poll()) is None:
             each_time()
@@ -113,7 +113,9 @@ def supervise(
                 supervision.request_stop()
             match supervision.overdue():
                 case Overdue.HANG if (hang := supervision.hang) is not None:
-                    say(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run")
+                    if not announced:
+                        say(f"rank {hang.rank} on {hang.host} {hang.cause}: ending the run")
+                    announced = True
                     job.end(grace=0.0)  # mpirun would let a stopped rank continue
                 case Overdue.STOP:
                     grace = supervision.grace_seconds

@@ -70,9 +70,17 @@ def train_on_ranks(
     if config.env is not None:
         wrappers = [each if isinstance(each, str) else each.class_ for each in config.env.wrappers]
         refuse_names_of_the_script("env.wrappers", *wrappers)
-        refuse_names_of_the_script("network.class", config.network.class_)
-        refuse_names_of_the_script("algorithm.name", config.algorithm.name)
+        refuse_names_of_the_script("env.backend", config.env.backend)
         registered = registration(config.env)
+    for setting, name in (
+        ("network.class", config.network.class_),
+        ("algorithm.name", config.algorithm.name),
+        ("optimizer.name", config.optimizer.name),
+        ("sync.kind", config.sync.kind),
+        ("sync.path", config.sync.path),
+        ("compression.kind", config.compression.kind),
+    ):
+        refuse_names_of_the_script(setting, name)
     fresh = not run_dir.exists()
     tell_end(run_dir)
     settings, handed = run_dir / "requested.toml", run_dir / "registration.pkl"

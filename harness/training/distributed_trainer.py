@@ -95,7 +95,11 @@ class DistributedTrainer:
         accumulate_grad_batches: int = 1,
         count_samples: Callable[[Any], int] | None = None,
         synchronizer: Synchronizer | None = None,
+        collectives: Communicator | None = None,
     ) -> None:
+        if collectives is not None:
+            warnings.warn("DistributedTrainer(collectives=…) is communicator=… now", FutureWarning, stacklevel=2)
+            communicator = collectives
         if batch_norm not in ("global", "local"):
             raise CannotTrain(f"batch_norm must be 'global' or 'local', got {batch_norm!r}")
         if not isinstance(accumulate_grad_batches, int) or accumulate_grad_batches < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.distributed.compression.base import Compressor
+from harness.errors import BadInput
 from harness.registry import named_class
 from harness.schema import CompressionSettings
 
@@ -20,4 +21,8 @@ def compressor_class(settings: CompressionSettings) -> type[Compressor] | None:
 def make_compressor(settings: CompressionSettings) -> Compressor | None:
     """A new one, or None where nothing compresses."""
     kind = compressor_class(settings)
-    return None if kind is None else kind(**settings.kwargs)
+    try:
+        return None if kind is None else kind(**settings.kwargs)
+    except (TypeError, ValueError) as error:
+        where = f"compression.kwargs = {settings.kwargs} with compression.kind = {settings.kind!r}"
+        raise BadInput(f"{where}: {error}") from None

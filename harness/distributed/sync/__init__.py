@@ -32,4 +32,7 @@ def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh
     if missing and mesh.world.size > 1:
         lacking = " and ".join(sorted(each.value for each in missing))
         raise BadInput(f"sync.kind = {sync.kind!r} needs a transport with {lacking}; {mesh.world.transport} has none")
-    return kind(mesh, partial(make_compressor, compression), **sync.kwargs)
+    try:
+        return kind(mesh, partial(make_compressor, compression), **sync.kwargs)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"sync.kwargs = {sync.kwargs} with sync.kind = {sync.kind!r}: {error}") from None

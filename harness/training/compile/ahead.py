@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,11 @@ def start_making(store: CodeStore, keys: Sequence[str]) -> None:
     if not keys:
         return
     command = [*python_module("harness.training.compile.ahead"), str(store.folder), *keys]
-    subprocess.Popen(
-        ["nice", "-n", "19", *command], env=own, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with suppress(OSError):  # it is for later runs: this one goes on without
+        subprocess.Popen(
+            ["nice", "-n", "19", *command], env=own, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def main(folder: str, *keys: str) -> int:

@@ -165,6 +165,8 @@ def choose(
                 None,
                 f"compile.mode = kept, but there is no code: {failed or store.refused or 'another rank has none'}",
             )
+    if mode == "find":
+        return None, "no kept code"
     functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
     if len(functions) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"

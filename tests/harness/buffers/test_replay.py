@@ -187,7 +187,7 @@ def test_its_state_is_all_of_it() -> None:
     assert replay.ends.max() > GOES_ON
 
 
-@pytest.mark.parametrize("env_id", ["harness.envs.games.catch:Catch-v0", "PongNoFrameskip-v4"])
+@pytest.mark.parametrize("env_id", ["harness.envs.catch:Catch-v0", "PongNoFrameskip-v4"])
 def test_a_game_that_says_how_many_frames_it_stacks_is_kept_frame_by_frame(env_id: str) -> None:
     need("Pong" not in env_id or find_spec("ale_py"), "the extra 'atari'")
     settings = EnvSettings(id=env_id, count=2, backend="sync")

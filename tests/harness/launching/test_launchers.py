@@ -257,7 +257,8 @@ def test_every_launcher_can_work_here() -> None:
 
 
 def test_an_unknown_launcher_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadInput, match="launcher must be one of horovodrun, horovodrun-gloo, mpirun, got 'mpiexec'"):
+    names = "horovodrun, horovodrun-gloo, mpirun, or module:Class of your own"
+    with pytest.raises(BadInput, match=f"launcher must be one of {names}, got 'mpiexec'"):
         get_launcher("mpiexec")
 
 

@@ -64,7 +64,7 @@ def assert_goes_on(one: gym.Env, other: gym.Env, before: int, after: int) -> Non
 
 
 CLASSIC = [
-    "harness.envs.games.catch:Catch-v0",
+    "harness.envs.catch:Catch-v0",
     "CartPole-v1",
     "Pendulum-v1",
     "Acrobot-v1",
