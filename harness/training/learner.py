@@ -137,6 +137,8 @@ class Learner:
         wanted, reason = self.communicator.broadcast_object(wanted)
         if pure and self._by_function(wanted, gradient_steps, description):
             return
+        if not pure and self.config.compile.mode in ("traced", "kept"):
+            self.compile_reason = f"compile.mode = {self.config.compile.mode} serves no loss that reads other networks"
         if not wanted:
             self.compile_reason = self.compile_reason or reason
             return
@@ -149,6 +151,8 @@ class Learner:
     def _by_function(self, compiles: bool, gradient_steps: int, description: dict[str, Any] | None) -> bool:
         """Whether the gradient is had from a trace or from code on disk; `compiles`: this run would compile it."""
         mode = self.config.compile.mode
+        if mode == "auto" and description is None:
+            return False  # a method or network of the user's may read what changes: only where that was asked for
         if mode in ("off", "on") or self.device.type != "cpu" or self.step.sync.overlaps:
             return False
         if max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
@@ -178,6 +182,8 @@ class Learner:
     @property
     def mode(self) -> str:
         """What `compile.mode` a repeat takes: eager and traced are one to the bit, other ways differ by rounding."""
+        if self.config.compile.mode in ("traced", "kept"):
+            return self.config.compile.mode
         if self.function is not None:
             return self.function.way
         return "off" if self.compiled is None else "on"

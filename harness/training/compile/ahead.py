@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,10 +73,22 @@ def load_code(path: Path) -> Callable[..., Sequence[torch.Tensor]]:
     """A function of the arguments that were traced. The public loader imports the compiler, which takes a second."""
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
+    remove_unpacked()
+
     def run(*arguments: torch.Tensor) -> Sequence[torch.Tensor]:
         return loader.boxed_run(list(arguments))
 
     return run
+
+
+def remove_unpacked() -> None:
+    """Takes away the folders into which torch has unpacked what this process has mapped: it would leave them there."""
+    with suppress(OSError):
+        mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+        for folder in {Path(name.strip()).parents for name in mapped if "/aotinductor_" in name}:
+            for each in folder:
+                if each.name.startswith("aotinductor_"):
+                    shutil.rmtree(each, ignore_errors=True)
 
 
 def make_code(store: CodeStore, key: str) -> bool:
@@ -94,29 +107,36 @@ def make_code(store: CodeStore, key: str) -> bool:
 def is_being_made(store: CodeStore, key: str, seconds: float = 0.1) -> bool:
     """Whether another process compiles it now; waits so long where one does."""
     with store.alone(key, CODE) as alone:
-        if alone or store.folder is None:
+        if alone or store.folder is None or store.refused:
             return False
     time.sleep(seconds)
     return True
 
 
-def start_making(store: CodeStore, keys: Sequence[str]) -> None:
-    """Begins that in a process of its own, which outlives this one and takes what time others leave."""
+def start_making(store: CodeStore, keys: Sequence[str]) -> bool:
+    """Begins that in a process of its own, which outlives this one and takes what time others leave; False where there
+    is no compiler, or no folder for it."""
+    if store.refused or shutil.which(os.environ.get("CXX", "g++")) is None:
+        return False
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HARNESS_", "OMPI_", "PMIX_"))}
     keys = [key for key in keys if not is_being_made(store, key, 0.0)]
     if not keys:
-        return
+        return True
     command = [*python_module("harness.training.compile.ahead"), str(store.folder), *keys]
     with suppress(OSError):  # it is for later runs: this one goes on without
         subprocess.Popen(
             ["nice", "-n", "19", *command], env=own, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        return True
+    return False
 
 
 def main(folder: str, *keys: str) -> int:
+    """One such process at a time in a folder: the others' runs find nothing this time, and a later one asks again."""
     store = CodeStore(Path(folder))
-    return 0 if all([make_code(store, key) for key in keys]) else 1
+    with store.alone("any", CODE) as alone:
+        return 0 if alone and all([make_code(store, key) for key in keys]) else 1
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ def default_folder() -> Path | None:
     chosen = os.environ.get(FOLDER)
     if chosen is not None:
         return Path(chosen) if chosen else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl-harness" / "code"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl-harness" / "code"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 class CodeStore:
@@ -82,20 +85,26 @@ class CodeStore:
 
     @contextmanager
     def alone(self, key: str, kind: str) -> Iterator[bool]:
-        """Whether this process is the only one that makes an entry now; the lock goes with the process."""
+        """Whether this process is the only one that makes an entry now; the lock goes with the process. Where the
+        folder takes no locks nobody makes any, and `refused` says why."""
         if self.folder is None:
             yield False
             return
         try:
             lock = os.open(self.folder / f"{key}.{kind}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError:
+        except OSError as error:
+            self.refused = f"{self.folder}: {error.strerror}"
             yield False
             return
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
+            alone = True
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            except OSError as error:
+                alone, self.refused = False, f"{self.folder}: {error.strerror}"
+            yield alone
         finally:
             os.close(lock)
 

@@ -156,9 +156,13 @@ def choose(
     kept = mode == "kept" or (mode in ("auto", "find") and all(complete for _, complete in problems))
     if kept:
         found = {size: store.get(script.key, ahead.CODE) for size, script in scripts.items()}
-        lacking = any(path is None for path in found.values())
-        if not any(communicator.gather_objects(lacking)):
+        functions = {}
+        try:
             functions = {size: ahead.load_code(path) for size, path in found.items() if path is not None}
+        except Exception as error:  # a folder for temporary files that is full, or takes no programs
+            failed = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+        lacking = bool(failed) or len(functions) < len(found)
+        if not any(communicator.gather_objects(lacking)):
             return FunctionGradient(wanted, "kept", functions), "found on disk" if complete else "compiled"
         if mode == "kept":
             return (
@@ -167,13 +171,15 @@ def choose(
             )
     if mode == "find":
         return None, "no kept code"
-    functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
+    try:
+        functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
+    except Exception as error:  # of this rank alone: eager is the same to the bit
+        return None, f"its trace cannot be loaded: {type(error).__name__}"
     if len(functions) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
     if mode == "auto" and wanted.may_compile_beside and store.folder is not None:
         missing = [script.key for size, script in scripts.items() if not there[size]]
-        if missing:
-            ahead.start_making(store, missing)
+        if missing and ahead.start_making(store, missing):
             return FunctionGradient(wanted, "traced", functions), "later runs: compiled beside this one"
     return FunctionGradient(wanted, "traced", functions), "equal to eager to the bit"
 
