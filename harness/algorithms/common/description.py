@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,12 +42,13 @@ def describe_loss(
     finally:
         algorithm.settings = kept
     method = f"{type(algorithm).__qualname__}.{loss.__name__}"
-    envs = algorithm.envs
+    # copies: a space keeps what it has once said of itself, and is part of the environments' state
+    spaces = copy.deepcopy([algorithm.envs.observation_space, algorithm.envs.action_space])
     return {
         "loss": method,
         "module": str(algorithm.module),
         "network": algorithm.config.network.model_dump(),
-        "spaces": [repr(envs.observation_space), repr(envs.action_space)],
+        "spaces": [repr(space) for space in spaces],
         "switches": {name: value for name, value in kept.model_dump().items() if isinstance(value, (bool, str))},
         "settings": recorded._read,
     }
