@@ -23,7 +23,7 @@ from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
 from harness.models.action_heads import log_slope_of_tanh, normal_log_prob, state_dependent_variance
 from harness.models.actor_critics import ActorCritics
-from harness.training.compile.gradient import Batch
+from harness.training.compile.function import Batch
 from harness.training.learner import Learner
 
 if TYPE_CHECKING:

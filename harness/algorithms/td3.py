@@ -16,7 +16,7 @@ from harness.algorithms.common.off_policy_actor_critic import Continuous, lerp
 from harness.algorithms.settings.off_policy import TD3Settings
 from harness.distributed.arena import Arena
 from harness.models.actor_critics import ActorCritics
-from harness.training.compile.gradient import Batch
+from harness.training.compile.function import Batch
 from harness.training.learner import Learner
 
 CRITIC_STATISTICS = ("critic_loss", "q_mean")

@@ -14,15 +14,15 @@ from harness.distributed.transports.base import Alone
 from harness.envs import Environments, make_environments
 from harness.errors import BadInput
 from harness.lifecycle.checkpoints import checkpoint
+from harness.policy.base import CallablePolicy
 from harness.reporting import PhaseTimer
 from harness.schema import CompileSettings, RunConfig
 
 Which = Literal["latest", "best"]
 
 
-class Policy:
-    """`policy(observations)`: observations (n, *obs_shape), or a single one (*obs_shape), to the deterministic actions
-    (n, …), or the single one, as the environment takes them."""
+class Policy(CallablePolicy):
+    """A run's policy, with the environments' normalisation."""
 
     def __init__(self, config: RunConfig, state: dict, env_steps: int = 0) -> None:
         """`env_steps`: that it was trained for."""
@@ -43,29 +43,13 @@ class Policy:
         self.algorithm = algorithm_class(config.algorithm.name)(context)
         self.algorithm.load_state(state)
         self.algorithm.close()
+        space = self.environments.observation_space
+        self.shape, self.dtype = space.shape, space.dtype
         self.generator = np.random.default_rng(config.seed)
         self.drawn_from = self.algorithm.drawn_from
 
-    def __call__(self, observations: np.ndarray, deterministic: bool = True) -> np.ndarray:
-        """`deterministic`: the likeliest actions; off: drawn as in training, where the policy draws any."""
-        space = self.environments.observation_space
-        seen = np.asarray(observations)
-        single = seen.shape == space.shape
-        if not single and seen.shape[1:] != space.shape:
-            raise ValueError(
-                f"observations must be of shape (n, {', '.join(map(str, space.shape))}), or a single one of shape "
-                f"{space.shape}, got {seen.shape}"
-            )
-        batch = seen[None] if single else seen
-        drawn = None
-        if not deterministic and self.drawn_from is not None:
-            drawn = np.stack([self.drawn_from.draw(self.generator) for _ in batch])
-        actions = self.act(batch.astype(space.dtype, copy=False), drawn)
-        return actions[0] if single else actions
-
-    def act(self, observations: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
-        """Actions for observations (n, *obs_shape), by random numbers where they are `drawn` by these."""
-        seen = self.environments.normalize(observations)
+    def act(self, observations: np.ndarray, drawn: np.ndarray | None = None) -> np.ndarray:
+        seen = self.environments.normalize(observations.astype(self.dtype, copy=False))
         return self.algorithm.act_deterministic(seen) if drawn is None else self.algorithm.act_sampled(seen, drawn)
 
 

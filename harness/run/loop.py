@@ -178,7 +178,7 @@ class Run:
     def settle_policy(self) -> None:
         """One policy on all ranks, to the bit; collective."""
         self.synchronizer.settle()
-        check_equal(self.communicator, self._parameters())
+        check_equal(self.world.mesh.data, self._parameters())
 
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())

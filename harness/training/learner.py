@@ -116,8 +116,7 @@ class Learner:
         per_sample: str | None = None,
         beside: Sequence[Beside] = (),
         eager: str | None = None,
-        description: dict[str, Any] | None = None,
-        pure: bool = False,
+        describe: Callable[[], dict[str, Any] | None] | None = None,
     ) -> None:
         """Says what minibatches are rows of, and compiles the gradient where rank 0 finds that it pays; collective.
 
@@ -125,50 +124,45 @@ class Learner:
         `gradient_steps`: what the run is to make, about. `numbers`: the names of what is given with each minibatch
         beside its rows. `per_sample`: the tensor of `data` whose rows take the loss's number for each sample.
         `beside`: what is compiled with the gradient. `eager`: why the gradient must not be compiled, if so.
-        `description`: what the loss is made of, as `ways.Wanted` has it. `pure`: it reads no tensors but its arguments
-        and the module's.
+        `describe`: what the loss is made of, as `ways.Wanted` has it, of a loss that reads no tensors but its arguments
+        and the module's; None for one that does.
         """
         self.data, self.sizes, self.numbers, self.per_sample = data, list(sizes), tuple(numbers), per_sample
         self.rows = torch.arange(len(next(iter(data.values()))), device=self.device)
         if eager is not None:
             self.compile_reason = eager
             return
-        wanted = wants_compiling(self.config.compile, gradient_steps, self.step)
-        wanted, reason = self.communicator.broadcast_object(wanted)
-        if pure and self._by_function(wanted, gradient_steps, description):
-            return
-        if not pure and self.config.compile.mode in ("traced", "kept"):
-            self.compile_reason = f"compile.mode = {self.config.compile.mode} serves no loss that reads other networks"
-        if not wanted:
-            self.compile_reason = self.compile_reason or reason
-            return
-        if max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
+        settings = self.config.compile
+        compiles, reason = wants_compiling(settings, gradient_steps, self.step)
+        by_function = settings.mode not in ("off", "on") and self.device.type == "cpu" and not self.step.sync.overlaps
+        compiles, reason, by_function = self.communicator.broadcast_object((compiles, reason, by_function))
+        if describe is None and settings.mode in ("traced", "kept"):
+            reason = f"compile.mode = {settings.mode} serves no loss that reads other networks"
+        by_function = by_function and describe is not None
+        if (compiles or by_function) and max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
             self.compile_reason = "minibatches of too many different sizes"
-            return
-        self.compiled, problem = compile_step(self.step, self._traced, self.config.compile.products, *beside)
-        self.compile_reason = problem or reason
+        elif by_function and self._by_function(compiles, gradient_steps, describe and describe()):
+            pass  # it says why itself
+        elif compiles:
+            self.compiled, problem = compile_step(self.step, self._traced, settings.products, *beside)
+            self.compile_reason = problem or reason
+        else:
+            self.compile_reason = self.compile_reason or reason
 
     def _by_function(self, compiles: bool, gradient_steps: int, description: dict[str, Any] | None) -> bool:
         """Whether the gradient is had from a trace or from code on disk; `compiles`: this run would compile it."""
         mode = self.config.compile.mode
         if mode == "auto" and description is None:
             return False  # a method or network of the user's may read what changes: only where that was asked for
-        if mode in ("off", "on") or self.device.type != "cpu" or self.step.sync.overlaps:
-            return False
-        if max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
-            self.compile_reason = "minibatches of too many different sizes"
-            return False
-        hosts = self.communicator.gather_objects(host_name())
-        free_core = usable_cores() > hosts.count(host_name())
+        free_core = usable_cores() > self.communicator.gather_objects(host_name()).count(host_name())
         parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes
         needed = Wanted(*parts, description, self.per_sample, gradient_steps, free_core and self.config.compile.ahead)
-        found, self.compile_reason = choose(
+        self.function, self.compile_reason = choose(
             needed, "find" if mode == "auto" and compiles else mode, self.communicator, CodeStore(default_folder())
         )
-        if found is not None:
-            self.function = found
+        if self.function is not None:
             self.step.reduce_at_once()
-        return found is not None
+        return self.function is not None
 
     def _traced(self, products: str) -> CompiledGradient:
         parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes

@@ -16,7 +16,6 @@ from harness.distributed.sync.base import ArenaSync, Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.errors import Diverged
 from harness.training.flat_optimizers import FlatOptimizer
-from harness.training.optimizers import bare_step
 from harness.training.precision import Precision
 
 LossAndStatistics = tuple[torch.Tensor, torch.Tensor]
@@ -53,10 +52,6 @@ class Step:
         self.synchronizer = synchronizer or AllReduce(mesh_on_one_channel(communicator))
         self._attach()
         self.optimizer = make_optimizer(self.arena)
-        groups = self.optimizer.param_groups
-        flat = len(groups) == 1 and len(groups[0]["params"]) == 1 and groups[0]["params"][0] is self.arena.flat
-        # a user's own is asked for its `step` each time: schedulers and scripts wrap it, and hook into it
-        self.step_optimizer = bare_step(self.optimizer) if flat else lambda: self.optimizer.step()
         self.max_grad_norm = max_grad_norm
         self.gradient_steps = 0
         self.skipped_steps = 0
@@ -141,7 +136,7 @@ class Step:
             gradients.mul_(factor)
         if self.tracks_use:
             self.arena.release_unused()
-        self.sync.step(self.step_optimizer)
+        self.sync.step(self.optimizer.step)  # asked for each time: schedulers and scripts wrap a user's own
         self.gradient_steps += 1
         return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -207,10 +208,9 @@ class OffPolicy(Algorithm):
                 per_sample=per_sample,
                 beside=beside,
                 eager=eager,
-                description=describe_loss(self, learner.loss, data, ()) if "target_values" in data else None,
-                pure="target_values" in data,
+                describe=partial(describe_loss, self, learner.loss, data, ()) if "target_values" in data else None,
             )
-            eager = learner.compile_reason if learner.compiled is None else None
+            eager = learner.compile_reason if learner.compiled is learner.function is None else None
 
     def weight(self, part: slice) -> float:
         """This rank's share of the samples of a minibatch, of which it has the rows `part`."""

@@ -9,6 +9,7 @@ are agreed.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -98,8 +99,7 @@ class OnPolicy(Algorithm):
             gradient_steps=self.iterations * self.rollouts * epochs * minibatches,
             numbers=self.NUMBERS,
             eager="network.class changes its buffers whenever it is called" if self.restless else None,
-            description=describe_loss(self, self.loss, self.data, self.NUMBERS),
-            pure=True,
+            describe=partial(describe_loss, self, self.loss, self.data, self.NUMBERS),
         )
         self.kl_stop = KlStop(0 if kl_limit is None else self.STATISTICS.index("kl"), kl_limit)
         self.loop = self.learner.make_loop(self.kl_stop, on_device=self.device.type != "cpu")

@@ -21,6 +21,7 @@ from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
 from harness.schema import CompileSettings
 from harness.training.compile.direct_call import DirectCall, of_its_own
+from harness.training.compile.function import Batch, Loss, WithLoss, layout_of
 from harness.training.compile.matmul import choose_products, products_pass
 from harness.training.precision import Precision
 from harness.training.step import Step
@@ -29,11 +30,6 @@ EARNED_AFTER = 15_000
 """Gradient steps after which compiling pays: it takes 5 to 17 s on one core, and a step becomes about 1 ms shorter."""
 MOST_SIZES = 4
 """Each size of a minibatch is compiled for itself; of more sizes than this, none is."""
-
-Batch = dict[str, torch.Tensor]
-Loss = Callable[[Batch], tuple[torch.Tensor, ...]]
-"""From a batch of this rank's samples, and 0-d numbers beside them, to their mean loss and a vector of statistics; and
-to one number for each sample, where somebody wants it."""
 
 
 def wants_compiling(settings: CompileSettings, gradient_steps: int, step: Step) -> tuple[bool, str]:
@@ -51,18 +47,6 @@ def wants_compiling(settings: CompileSettings, gradient_steps: int, step: Step) 
     if settings.mode == "auto" and step.sync.overlaps:
         return False, "it is reduced between hosts while it is made"
     return True, "compile.mode = on" if settings.mode == "on" else f"{gradient_steps:,} gradient steps"
-
-
-class _WithLoss(nn.Module):
-    """A module whose output is its own loss, so that `functional_call` can exchange the parameters beneath it."""
-
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.module = module
-        self.loss = loss
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        return self.loss(batch)
 
 
 class CompiledGradient:
@@ -87,9 +71,9 @@ class CompiledGradient:
         self.arena, self.precision, self.device = arena, precision, arena.wire.device
         self.data = data
         self.names, self.per_sample = tuple(numbers), per_sample
-        self.with_loss = _WithLoss(module, loss)
+        self.with_loss = WithLoss(module, loss)
         self.products = products if self.device.type == "cpu" else "auto"  # on a GPU they are what they are
-        self.layout = self._layout(module)
+        self.layout = layout_of(module, arena)
         self.functions: dict[int, Callable[..., None]] = {}
         for size in sorted(set(sizes)):
             if self.device.type == "cpu":
@@ -103,16 +87,6 @@ class CompiledGradient:
         self.last: tuple[float, ...] = ()
         self.given = torch.zeros(0)
         """`last`, on the device."""
-
-    def _layout(self, module: nn.Module) -> list[tuple[str, torch.Size, int, int]]:
-        """(name beneath `with_loss`, shape, first, end) of every trainable parameter; a tied one has its names all."""
-        places: dict[int, tuple[torch.Size, int, int]] = {}
-        offset = 0
-        for parameter in self.arena.members:
-            places[id(parameter)] = parameter.shape, offset, offset + parameter.numel()
-            offset += parameter.numel()
-        named = module.named_parameters(remove_duplicate=False)
-        return [(f"module.{name}", *places[id(parameter)]) for name, parameter in named if id(parameter) in places]
 
     def _write(self, flat: torch.Tensor, wire: torch.Tensor, rows: torch.Tensor, numbers: torch.Tensor, data: Batch):
         batch = {name: values[rows] for name, values in data.items()}

@@ -21,6 +21,7 @@ from torch import nn
 
 from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
+from harness.text import one_line
 from harness.training.compile import ahead, traced
 from harness.training.compile.function import Batch, GradientFunction, Loss
 from harness.training.compile.store import CodeStore
@@ -121,7 +122,7 @@ def key_of(wanted: Wanted, size: int, script: Any = None) -> str:
         "parameters": [list(parameter.shape) for parameter in wanted.arena.members],
         "wire": len(wanted.arena.wire),
         "buffers": [
-            [name, hashlib.sha256(buffer.detach().cpu().numpy().tobytes()).hexdigest()]
+            [name, hashlib.sha256(buffer.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()]
             for name, buffer in wanted.module.named_buffers()
         ],
     }
@@ -141,92 +142,76 @@ def choose(
     `mode`: `auto`; `find` takes what is compiled already, or nothing; `traced`; or `kept`, which waits for what has to
     be compiled.
     """
-    scripts, problem = ({}, "") if mode == "find" else traces(wanted, mode, store)
-    if mode == "find" and wanted.description is not None:
-        scripts = {size: Script(key_of(wanted, size), None, worth_it=False) for size in wanted.sizes}
-    there = {size: store.get(script.key, ahead.CODE) is not None for size, script in scripts.items()}
-    complete = not problem and all(there.get(size, False) for size in wanted.sizes)
-    problems = communicator.gather_objects((problem, complete))
-    if any(text for text, _ in problems):
-        return None, next(text for text, _ in problems if text)
-    failed = ""
-    if mode == "kept" and not complete:
-        missing = [script.key for size, script in scripts.items() if not there[size]]
-        failed = wait_for_code(store, missing)
-    kept = mode == "kept" or (mode in ("auto", "find") and all(complete for _, complete in problems))
-    if kept:
-        found = {size: store.get(script.key, ahead.CODE) for size, script in scripts.items()}
-        functions = {}
-        try:
-            functions = {size: ahead.load_code(path) for size, path in found.items() if path is not None}
-        except Exception as error:  # a folder for temporary files that is full, or takes no programs
-            failed = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
-        lacking = bool(failed) or len(functions) < len(found)
-        if not any(communicator.gather_objects(lacking)):
-            return FunctionGradient(wanted, "kept", functions), "found on disk" if complete else "compiled"
-        if mode == "kept":
-            return (
-                None,
-                f"compile.mode = kept, but there is no code: {failed or store.refused or 'another rank has none'}",
-            )
+    if mode != "traced" and wanted.description is not None:
+        gradient, _ = load_kept(wanted, {size: key_of(wanted, size) for size in wanted.sizes}, communicator, store)
+        if gradient is not None:
+            return gradient, "found on disk"
     if mode == "find":
         return None, "no kept code"
-    try:
-        functions = {size: traced.runner(script.load()) for size, script in scripts.items() if script.worth_it}
-    except Exception as error:  # of this rank alone: eager is the same to the bit
-        return None, f"its trace cannot be loaded: {type(error).__name__}"
-    if len(functions) < len(wanted.sizes):
+    scripts, problem = traces(wanted, mode, store)
+    problems = [text for text in communicator.gather_objects(problem) if text]
+    if problems:
+        return None, problems[0]
+    keys = {size: key for size, (key, _) in scripts.items()}
+    if mode == "kept":
+        failed = wait_for_code(store, list(keys.values()))
+        gradient, problem = load_kept(wanted, keys, communicator, store)
+        lacking = failed or store.refused or problem
+        return gradient, "compiled" if gradient is not None else f"compile.mode = kept, but there is no code: {lacking}"
+    if len(scripts) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
+    functions = {size: traced.runner(script) for size, (_, script) in scripts.items()}
+    why = "equal to eager to the bit"
     if mode == "auto" and wanted.may_compile_beside and store.folder is not None:
-        missing = [script.key for size, script in scripts.items() if not there[size]]
-        if missing and ahead.start_making(store, missing):
-            return FunctionGradient(wanted, "traced", functions), "later runs: compiled beside this one"
-    return FunctionGradient(wanted, "traced", functions), "equal to eager to the bit"
+        if ahead.start_making(store, list(keys.values())):
+            why = "later runs: compiled beside this one"
+    return FunctionGradient(wanted, "traced", functions), why
 
 
-@dataclass
-class Script:
-    """A trace in the store, or just made."""
+def load_kept(
+    wanted: Wanted, keys: dict[int, str], communicator: Communicator, store: CodeStore
+) -> tuple[FunctionGradient | None, str]:
+    """The gradient by code in the store, where every rank has all of its own; else why not. Collective."""
+    functions: dict[int, Callable[..., Sequence[torch.Tensor]]] = {}
+    problem = ""
+    try:
+        for size, key in keys.items():
+            path = store.get(key, ahead.CODE)
+            if path is None:
+                problem = "it is not in the folder"
+                break
+            functions[size] = ahead.load_code(path)
+    except Exception as error:  # a folder for temporary files that is full, or takes no programs
+        problem = one_line(f"{type(error).__name__}: {error}")
+    problems = [text for text in communicator.gather_objects(problem) if text]
+    return (None, problems[0]) if problems else (FunctionGradient(wanted, "kept", functions), "")
 
-    key: str
-    path: Path | None
-    made: Any = None
-    worth_it: bool = True
 
-    def load(self) -> Any:
-        return self.made if self.made is not None else traced.load_script(self.path)  # type: ignore[arg-type]
-
-
-def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, Script], str]:
-    """The trace for each size: from the store, or made where the run is long enough; and what went wrong, if so."""
+def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, tuple[str, Any]], str]:
+    """(key, TorchScript) by size: from the store, or made; and what went wrong, if so. No entry for a size whose trace
+    is not there and would not pay in a run so short."""
     function: GradientFunction | None = None
-    found: dict[int, Script] = {}
-    for size in wanted.sizes:
-        if wanted.description is not None:
-            key = key_of(wanted, size)
-            path = store.get(key, traced.TRACE)
+    found: dict[int, tuple[str, Any]] = {}
+    values = tuple(wanted.data.values())
+    try:
+        for size in wanted.sizes:
+            key = "" if wanted.description is None else key_of(wanted, size)
+            path = store.get(key, traced.TRACE) if key else None
             if path is not None:
-                found[size] = Script(key, path)
+                found[size] = key, traced.load_script(path)
                 continue
             if mode == "auto" and wanted.steps < TRACING_EARNS:
-                found[size] = Script(key, None, worth_it=False)
                 continue
-        elif mode == "auto" and wanted.steps < TRACING_EARNS:
-            found[size] = Script("none", None, worth_it=False)
-            continue
-        if function is None:
-            function = GradientFunction(
-                wanted.module, wanted.arena, wanted.loss, wanted.precision, wanted.data, wanted.names
-            )
-        values = tuple(wanted.data.values())
-        try:
+            if function is None:
+                parts = wanted.module, wanted.arena, wanted.loss, wanted.precision, wanted.data, wanted.names
+                function = GradientFunction(*parts)
             _, script = traced.trace(function, size, values)
-        except Exception as error:  # whatever tracing may raise: eager is always right
-            return found, f"cannot be traced: {type(error).__name__}: {error}".splitlines()[0][:200]
-        key = key_of(wanted, size, script)
-        store.put(key, traced.TRACE, traced.save_script(script))
-        store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values)))
-        found[size] = Script(key, None, made=script)
+            key = key or key_of(wanted, size, script)
+            store.put(key, traced.TRACE, traced.save_script(script))
+            store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values)))
+            found[size] = key, script
+    except Exception as error:  # whatever tracing may raise: eager is always right
+        return found, one_line(f"cannot be traced: {type(error).__name__}: {error}")
     return found, ""
 
 
@@ -237,5 +222,5 @@ def wait_for_code(store: CodeStore, keys: Sequence[str]) -> str:
             while not ahead.make_code(store, key) and ahead.is_being_made(store, key):
                 pass
     except Exception as error:  # whatever a compiler may raise
-        return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+        return one_line(f"{type(error).__name__}: {error}")
     return ""

@@ -13,7 +13,7 @@ import torch
 from harness.errors import BadInput
 from harness.schema import OptimizerSettings
 from harness.settings import validate
-from harness.training.optimizers import bare_step, load_in_place, make_optimizer
+from harness.training.optimizers import load_in_place, make_flat_optimizer, make_optimizer
 from harness.training.schedules import LearningRate, make_schedule, scaled_lr
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 7))
@@ -264,19 +264,18 @@ def test_every_setting_is_documented():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
-def test_a_bare_step_is_the_optimizers_own(name: str) -> None:
+def test_the_step_on_a_flat_vector_is_torchs(name: str) -> None:
     """Also after its state was loaded, and with a rate that changes."""
     draw = torch.Generator().manual_seed(0)
     settings = OptimizerSettings(name=name, lr=0.01, weight_decay=0.1)
     bare, whole = (torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
-    of_bare, of_whole = make_optimizer(settings, [bare]), make_optimizer(settings, [whole])
-    step = bare_step(of_bare)
+    of_bare, of_whole = make_flat_optimizer(settings, bare), make_optimizer(settings, [whole])
     for number in range(6):
         bare.grad = torch.randn(40, generator=draw)
         whole.grad = bare.grad.clone()
         for optimizer in (of_bare, of_whole):
             optimizer.param_groups[0]["lr"] = 0.01 / (number + 1)
-        step()
+        of_bare.step()
         of_whole.step()
         if number == 3:
             of_bare.load_state_dict(copy.deepcopy(of_bare.state_dict()))
