@@ -106,6 +106,7 @@ def test_what_cannot_be_drawn_on_this_machine_is_told_in_one_line(
 
 
 def test_an_environment_that_draws_nothing_cannot_be_filmed(tmp_path: Path) -> None:
+    need(find_spec("moviepy"), "the extra 'video'")
     settings = [*SHORT, "env.id=tests.environments:Constant-v0", "logging.tensorboard=false"]
     train(load_run_config("ppo-cartpole", settings), tmp_path / "run")
     with pytest.raises(BadInput, match="rgb_array; those of tests.environments:Constant-v0: none"):
