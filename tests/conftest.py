@@ -13,6 +13,7 @@ import pytest
 
 from harness.training.compile.store import FOLDER
 from tests.forkserver import ADDRESS, ForkServer
+from tests.forkserver.client.sitecustomize import AT_IMPORT
 
 FRESH = "HARNESS_TESTS_FRESH"
 servers: list[ForkServer] = []
@@ -41,6 +42,17 @@ def start_fresh_where_asked(request: pytest.FixtureRequest, monkeypatch: pytest.
     """What a test marked `fresh_start` starts is a process from its first instruction on, imports and all."""
     if request.node.get_closest_marker("fresh_start") is not None:
         monkeypatch.delenv(ADDRESS, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def leave_the_environment() -> Iterator[None]:
+    """What a test's libraries set of what others read as they are loaded (drawing sets MUJOCO_GL) is taken back: the fork
+    server would start none of the next tests' processes."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT)}
+    yield
+    for name in [name for name in os.environ if name.startswith(AT_IMPORT) and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def slow(*values: Any, id: str | None = None) -> Any:

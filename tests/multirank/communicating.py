@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.distributed.transports.base import Capability, Communicator
-from tests.multirank.launch import give, join
+from tests.multirank.launch import FOLDER, give, join
 
-LATE = 0.6
-"""Seconds by which rank 1 comes late to each call."""
+PATIENCE = 20.0
+"""Seconds for which rank 1 waits at most until rank 0 is seen to wait for it."""
 
 
 def calls(group: Communicator) -> dict[str, Callable[[], Any]]:
@@ -45,13 +47,17 @@ def calls(group: Communicator) -> dict[str, Callable[[], Any]]:
 class Watched:
     """Looks at `is_waiting` from another thread, as the heartbeat does."""
 
-    def __init__(self, world: Communicator) -> None:
-        self.world, self.seen, self.over = world, list[bool](), threading.Event()
+    def __init__(self, world: Communicator, seen: Path) -> None:
+        """seen: the file that is there once this rank was seen to wait five times in a row."""
+        self.world, self.seen, self.over = world, seen, threading.Event()
         self.thread = threading.Thread(target=self.look)
 
     def look(self) -> None:
+        in_a_row = 0
         while not self.over.wait(0.02):
-            self.seen.append(self.world.is_waiting())
+            in_a_row = in_a_row + 1 if self.world.is_waiting() else 0
+            if in_a_row == 5:
+                self.seen.touch()
 
     def __enter__(self) -> Watched:
         self.thread.start()
@@ -62,16 +68,26 @@ class Watched:
         self.thread.join()
 
 
-def waited(world: Communicator, group: Communicator) -> dict[str, tuple[bool, bool, Any]]:
-    """Of each call of `group`: whether this rank was seen waiting in it and after it, and its result."""
+def waited(label: str, world: Communicator, group: Communicator) -> dict[str, tuple[bool, bool, Any]]:
+    """Of each call of `group`: whether rank 0 was seen to wait in it before rank 1 came, whether this rank was where it
+    did not (rank 1 before the call, both after it), and the result."""
     found = {}
     for name, call in calls(group).items():
+        seen = Path(os.environ[FOLDER]) / f"{label} {name}"
+        wrongly = False
         group.barrier()
         if group.rank == 1:
-            time.sleep(LATE)
-        with Watched(world) as watched:
+            deadline = time.monotonic() + PATIENCE
+            while not seen.exists() and time.monotonic() < deadline:
+                wrongly |= world.is_waiting()
+                time.sleep(0.01)
+            was_seen = seen.exists()
             result = call()
-        found[name] = sum(watched.seen) * 0.02 > LATE / 2, world.is_waiting(), result
+        else:
+            with Watched(world, seen):
+                result = call()
+            was_seen = seen.exists()
+        found[name] = was_seen, wrongly or world.is_waiting(), result
     return found
 
 
@@ -110,8 +126,8 @@ def groups(world: Communicator) -> Any:
 if __name__ == "__main__":
     world, communicator = join()
     found: dict[str, Any] = {
-        "world": waited(communicator, communicator),
-        "control": waited(communicator, world.mesh.control),
+        "world": waited("world", communicator, communicator),
+        "control": waited("control", communicator, world.mesh.control),
         "messages": messages(communicator),
         "groups": groups(communicator),
         "can": communicator.can,

@@ -44,10 +44,10 @@ def test_a_call_gives_its_result_and_only_who_waits_in_it_is_seen_to_wait(
     call: str, group: str, given: tuple[Any, ...]
 ) -> None:
     for rank, found in enumerate(given):
-        seen_in_it, seen_after_it, result = found[group][call]
+        seen_in_it, seen_elsewhere, result = found[group][call]
         assert (result if not hasattr(result, "tolist") else result.tolist()) == RESULTS[call]
-        assert not seen_after_it
-        assert seen_in_it == (rank == 0), "rank 1 comes late, and computes until then"
+        assert seen_in_it, "rank 0 waits for rank 1, which comes when this is seen"
+        assert not seen_elsewhere, f"rank {rank} was seen to wait outside the call"
 
 
 def test_two_ranks_talk_where_the_transport_can(way: str, given: tuple[Any, ...]) -> None:
