@@ -46,8 +46,8 @@ def start_fresh_where_asked(request: pytest.FixtureRequest, monkeypatch: pytest.
 
 @pytest.fixture(autouse=True)
 def leave_the_environment() -> Iterator[None]:
-    """What a test's libraries set of what others read as they are loaded (drawing sets MUJOCO_GL) is taken back: the fork
-    server would start none of the next tests' processes."""
+    """What a test's libraries set of what others read as they are loaded (drawing sets MUJOCO_GL) is taken back: the
+    fork server would start none of the next tests' processes."""
     before = {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT)}
     yield
     for name in [name for name in os.environ if name.startswith(AT_IMPORT) and name not in before]:
