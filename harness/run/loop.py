@@ -171,7 +171,7 @@ class Run:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
         assert self.checkpointer is not None
         self.phases.start("checkpoint")
-        self.settle_policy()
+        self.synchronizer.check(self._parameters())
         self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
@@ -207,7 +207,7 @@ class Run:
             first = [first_line(self)] + ([] if stepped_by is None else [stepped_by])
             for line in (*first, *self.algorithm.notices(), *self.notices, *start.notices):
                 self.progress.say(line)
-        kept = self.run_dir / "checkpoints", self.algorithm, self.environments, self.communicator
+        kept = self.run_dir / "checkpoints", self.algorithm, self.environments, self.communicator, self.synchronizer
         self.checkpointer = Checkpointer(config, *kept, self.say, lambda: self.metrics.sync())
         self.agreement.checkpointer = self.checkpointer
         if start.checkpoint is not None:

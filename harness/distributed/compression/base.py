@@ -27,8 +27,10 @@ class Compressor(ABC):
         """What this rank alone has to keep in a checkpoint."""
         return {}
 
-    def load_rank_state(self, state: dict[str, Any] | None) -> None:
-        """Goes on from `rank_state`; None: other ranks wrote the checkpoint."""
+    def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
+        """Resumes from `rank_state`; None: other ranks wrote the checkpoint. A line for the user where that loses
+        something."""
+        return None
 
 
 MakeCompressor = Callable[[], Optional[Compressor]]

@@ -11,7 +11,11 @@ from harness.errors import BadInput
 from harness.registry import named_class
 from harness.schema import CompressionSettings, SyncSettings
 
-SYNCHRONIZERS = {"allreduce": "harness.distributed.sync.allreduce:AllReduce"}
+SYNCHRONIZERS = {
+    "allreduce": "harness.distributed.sync.allreduce:AllReduce",
+    "local_sgd": "harness.distributed.sync.local_sgd:LocalSGD",
+    "gossip": "harness.distributed.sync.gossip:Gossip",
+}
 """By the name that `sync.kind` gives them."""
 
 
@@ -32,7 +36,9 @@ def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh
     if missing and mesh.world.size > 1:
         lacking = " and ".join(sorted(each.value for each in missing))
         raise BadInput(f"sync.kind = {sync.kind!r} needs a transport with {lacking}; {mesh.world.transport} has none")
+    section = getattr(sync, sync.kind, None)
+    given = sync.kwargs if section is None else {**section.model_dump(), **sync.kwargs}
     try:
-        return kind(mesh, partial(make_compressor, compression), **sync.kwargs)
+        return kind(mesh, partial(make_compressor, compression), **given)
     except (TypeError, ValueError) as error:
         raise BadInput(f"sync.kwargs = {sync.kwargs} with sync.kind = {sync.kind!r}: {error}") from None
