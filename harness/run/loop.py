@@ -54,7 +54,7 @@ class Run:
         keep_freed_memory()
         self.environments = self._make_environments()
         own = attempt, self.environments, self.counters, self.agreement, self.phases
-        self.evaluations = Evaluations(*own, self.say, self.synchronizer.settle)
+        self.evaluations = Evaluations(*own, self.say, self.settle_policy)
         self.notices += self.evaluations.notices()
         self.algorithm = self.evaluations.algorithm = self._build()
         self._settle_threads(self.algorithm.module)
@@ -103,7 +103,6 @@ class Run:
                     counters.pending = self.iterate()
                 self.stop_clock()
                 reason = self.account(self._evaluate_where_due(counters.pending))
-            self.settle_policy()
             return conclude(self, reason)
         except StopHere as stop:  # raised by all ranks alike
             self.stop_clock()

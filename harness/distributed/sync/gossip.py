@@ -120,7 +120,7 @@ class ArenaGossip(ArenaWeights):
             parameters.copy_(total)
         self.under_way = None
 
-    def settle(self) -> None:
+    def average(self) -> None:
         """The mean of all ranks, by their masses."""
         if self.under_way is not None:
             self.finish()

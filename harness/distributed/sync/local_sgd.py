@@ -154,7 +154,7 @@ class ArenaLocalSGD(ArenaWeights):
             else:
                 self.group.all_reduce_(value, name=name).div_(self.group.size)
 
-    def settle(self) -> None:
+    def average(self) -> None:
         for fragment in self.fragments:
             if fragment.sent is not None:
                 self.finish(fragment)

@@ -23,6 +23,8 @@ class ArenaWeights(ArenaSync):
         self.updates = 0
         """Steps that were asked for, skipped ones too; equal on all ranks."""
         behind = arena.wire.numel() - arena.size
+        self.settled_at = -1
+        """The update after which the ranks were last made one."""
         self.shared = torch.zeros(behind + 1, device=arena.wire.device)
         """The tail and the uses, and how many ranks' gradients are not finite."""
 
@@ -53,7 +55,13 @@ class ArenaWeights(ArenaSync):
         """Each rank has taken its own step, or all of them have skipped it; collective."""
 
     def settle(self) -> None:
-        """One policy on all ranks; collective."""
+        """One policy on all ranks; collective. Again without an update in between it changes nothing."""
+        if self.settled_at != self.updates:
+            self.average()
+            self.settled_at = self.updates
+
+    def average(self) -> None:
+        """One policy on all ranks, of what each has; collective."""
         raise NotImplementedError
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -67,11 +75,12 @@ class ArenaWeights(ArenaSync):
                         yield f"{number}.{name}", value
 
     def rank_state(self) -> dict[str, Any]:
-        return {"parameters": self.arena.parameters, "moments": dict(self.moments()), "updates": self.updates}
+        counts = {"updates": self.updates, "settled_at": self.settled_at}
+        return {"parameters": self.arena.parameters, "moments": dict(self.moments()), **counts}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         self.arena.parameters.copy_(state["parameters"])
-        self.updates = state["updates"]
+        self.updates, self.settled_at = state["updates"], state["settled_at"]
         for name, value in self.moments():
             value.copy_(state["moments"].get(name, torch.zeros_like(value)))
 
