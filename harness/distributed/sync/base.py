@@ -91,6 +91,11 @@ class Synchronizer(ABC):
         """What each of `size` ranks does."""
         return ["worker"] * size
 
+    @classmethod
+    def refuses(cls, settings: SyncSettings, size: int) -> str | None:
+        """Which of its settings `size` ranks cannot follow, as a line; None where they can."""
+        return None
+
     @abstractmethod
     def attach(self, arena: Arena, name: str) -> ArenaSync:
         """The hooks of an arena, whose parameters are equal on all ranks now; collective. `name` tells the arenas of a

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from harness.distributed.sync.base import ArenaSync
 from harness.distributed.sync.topologies import edges_of, weights_of
 from harness.distributed.sync.weights import ArenaWeights, WeightSynchronizer
 from harness.distributed.transports.base import Capability, Communicator, Work
-from harness.schema import GossipSettings
+from harness.schema import GossipSettings, SyncSettings
 
 FIRST_TAG = 200
 """Of the messages of the first arena; each arena has one."""
@@ -25,11 +26,17 @@ FIRST_TAG = 200
 class Turn:
     """Whom this rank hears from and sends to in an iteration, and how much of each it takes."""
 
-    def __init__(self, matrix: list[list[Any]], rank: int) -> None:
+    def __init__(self, matrix: list[list[Fraction]], rank: int) -> None:
         others = [other for other in range(len(matrix)) if other != rank]
         self.own = float(matrix[rank][rank])
         self.sources = {other: float(matrix[rank][other]) for other in others if matrix[rank][other]}
         self.targets = [other for other in others if matrix[other][rank]]
+
+
+def matrices_of(settings: GossipSettings, size: int) -> list[list[list[Fraction]]]:
+    """The weights of each iteration, which take turns; ValueError where the settings make no graph of so many ranks."""
+    iterations = [[]] if size == 1 else settings.edges or edges_of(settings.topology, size)
+    return [weights_of(edges, size, settings.push_sum) for edges in iterations]
 
 
 class Gossip(WeightSynchronizer):
@@ -41,10 +48,16 @@ class Gossip(WeightSynchronizer):
         """`settings`: those of `sync.gossip`. ValueError where they make no graph of these ranks."""
         super().__init__(mesh, make_compressor)
         self.settings = GossipSettings(**settings)
-        size, named = mesh.data.size, self.settings.edges
-        iterations = ([[]] if size == 1 else edges_of(self.settings.topology, size)) if named is None else named
-        matrices = [weights_of(edges, size, self.settings.push_sum) for edges in iterations]
-        self.turns = [Turn(matrix, mesh.data.rank) for matrix in matrices]
+        self.turns = [Turn(matrix, mesh.data.rank) for matrix in matrices_of(self.settings, mesh.data.size)]
+
+    @classmethod
+    def refuses(cls, settings: SyncSettings, size: int) -> str | None:
+        name = "edges" if settings.gossip.edges is not None else "topology"
+        try:
+            matrices_of(settings.gossip, size)
+        except ValueError as error:
+            return f"sync.gossip.{name} = {getattr(settings.gossip, name)!r}: {error}"
+        return None
 
     def attach(self, arena: Arena, name: str) -> ArenaSync:
         tag = FIRST_TAG + len(self.arenas)

@@ -62,6 +62,6 @@ def weights_of(edges: Sequence[Edge], size: int, push_sum: bool) -> list[list[Fr
     for source, target in edges:
         matrix[target][source] = Fraction(1, degree[source])
     if not push_sum and (uneven := [rank for rank in range(size) if sum(matrix[rank]) != 1]):
-        share = sum(matrix[uneven[0]])
-        raise ValueError(f"what rank {uneven[0]} hears comes to {share} of a whole: with push_sum such edges average too")
+        rank, share = uneven[0], sum(matrix[uneven[0]])
+        raise ValueError(f"what rank {rank} hears comes to {share} of a whole: with push_sum such edges average too")
     return matrix
