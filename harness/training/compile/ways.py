@@ -205,7 +205,7 @@ def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, tuple
             if function is None:
                 parts = wanted.module, wanted.arena, wanted.loss, wanted.precision, wanted.data, wanted.names
                 function = GradientFunction(*parts)
-            _, script = traced.trace(function, size, values)
+            script = traced.trace(function, size, values)
             key = key or key_of(wanted, size, script)
             store.put(key, traced.TRACE, traced.save_script(script))
             store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values)))
