@@ -79,6 +79,8 @@ class Recording(torch.nn.Module):
 
     def __init__(self, recorder: Recorder, outputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
+        for number, value in recorder.constants.items():
+            self.register_buffer(f"constant_{number}", value)
         self.constants = recorder.constants
         self.outputs = [recorder.slots[id(each)] for each in outputs]
         self.calls = needed(recorder.calls, self.outputs)

@@ -1,7 +1,7 @@
 """A gradient without Python: traced once, run as TorchScript, equal to eager to the bit.
 
 A small network's eager gradient is some two hundred calls from Python of a few microseconds each. Traced they take half
-of the time. The trace of a run is kept on disk: to trace takes a second, most of it imports; to load takes 5 ms.
+of the time. The trace of a run is kept on disk: it is what compiled code is made from, for the runs that follow.
 """
 
 from __future__ import annotations

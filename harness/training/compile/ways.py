@@ -27,8 +27,8 @@ from harness.training.compile.function import Batch, GradientFunction, Loss
 from harness.training.compile.store import CodeStore
 from harness.training.precision import Precision
 
-TRACING_EARNS = 2_000
-"""Gradient steps after which a trace that is not on disk pays: it takes about a second, most of it imports."""
+TRACING_EARNS = 200
+"""Gradient steps after which a trace that is not on disk pays: it takes some 50 ms, most of it to write it down."""
 SOURCES = ("algorithms", "models", "training", "distributed")
 """The folders whose code can be in a trace."""
 

@@ -38,6 +38,13 @@ def test_a_recording_is_the_function_on_other_tensors_too() -> None:
     assert torch.equal(script(*some(2))[0], gradient(*some(2))[0])
 
 
+def test_what_it_holds_beside_its_arguments_is_in_its_state() -> None:
+    """By it, kept code is told from that of another loss with the same operations."""
+    for constant in (2.0, 3.0):
+        script = torch.jit.trace(record(lambda x: (x * torch.tensor(constant),), [torch.ones(1)], 64), torch.ones(1))
+        assert [value.item() for value in script.state_dict().values()] == [constant]
+
+
 def test_nothing_is_kept_that_no_result_needs() -> None:
     def function(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         _ = x.exp().sum()
