@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from harness.cluster.load import LoadMeter
 from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
@@ -25,6 +26,8 @@ class World:
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
+        self.load = LoadMeter()
+        """What other work takes of this host while the run starts."""
         self.place = detect_place(env)
         refuse_unknown_launcher(env, self.place)
         self.slot = slot_of_rank(env, self.place.host, self.place.local_rank)

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import torch
 
 from harness.algorithms import Algorithm, Context, algorithm_class
+from harness.cluster.load import busy_notice
 from harness.distributed.agreement import check_equal
 from harness.distributed.sync import make_synchronizer
 from harness.envs import Environments, make_environments
@@ -58,6 +59,7 @@ class Run:
         self.notices += self.evaluations.notices()
         self.algorithm = self.evaluations.algorithm = self._build()
         self._settle_threads(self.algorithm.module)
+        self.notices += self._busy_notice()
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _make_environments(self) -> Environments | None:
@@ -77,6 +79,11 @@ class Run:
     def _settle_threads(self, module: torch.nn.Module) -> None:
         if self.config.run.threads is None:
             settle_threads(module, self.world.cores)
+
+    def _busy_notice(self) -> list[str]:
+        usages = self.communicator.gather_objects(self.world.load.usage(self.world.place.host))
+        notice = busy_notice(usages, torch.get_num_threads())
+        return [] if notice is None else [notice]
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 

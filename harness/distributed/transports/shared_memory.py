@@ -32,7 +32,8 @@ def serves(communicator: Any) -> bool:
     from mpi4py import MPI
 
     node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
-    together = node.Get_size() == communicator.Get_size() and (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    together = node.Get_size() == communicator.Get_size()
+    together = together and (platform.system(), platform.machine()) == ("Linux", "x86_64")
     node.Free()
     return bool(communicator.allreduce(together, op=MPI.LAND))
 
