@@ -1,4 +1,4 @@
-"""The command line: `python -m harness train|evaluate|export|serve|bench|presets|doctor`."""
+"""The command line: `python -m harness train|evaluate|export|serve|bench|compile|presets|doctor`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     add_policy(commands)
     add_bench(commands)
+
+    compile = commands.add_parser("compile", help="make the code that a config's runs load; without one: list it")
+    compile.add_argument("config", nargs="?", metavar="PRESET|FILE.toml")
+    compile.add_argument("overrides", nargs="*", metavar="section.key=value")
+    compile.add_argument("--ranks", default="1", metavar="N,…", help="for runs of so many ranks")
 
     presets = commands.add_parser("presets", help="the tuned configs, or one of them")
     presets.add_argument("name", nargs="?", metavar="NAME")
@@ -185,6 +190,21 @@ def doctor(arguments: argparse.Namespace) -> int:
     return examine()
 
 
+def compile(arguments: argparse.Namespace) -> int:
+    from harness.bench.arguments import rank_counts
+    from harness.config import load_run_config
+    from harness.run.precompile import kept_code, precompile
+
+    if arguments.config is None:
+        print("\n".join(kept_code()))
+        return 0
+    config = load_run_config(arguments.config, arguments.overrides)
+    for ranks in rank_counts(arguments.ranks, 1):
+        for line in precompile(config, ranks):
+            print(line, flush=True)
+    return 0
+
+
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full, or has become read-only, is told in a line."""
 COMMANDS = {
@@ -193,6 +213,7 @@ COMMANDS = {
     "export": export,
     "serve": serve,
     "bench": bench,
+    "compile": compile,
     "presets": presets,
     "doctor": doctor,
 }

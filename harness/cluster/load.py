@@ -42,9 +42,8 @@ class LoadMeter:
         every = psutil.cpu_times(percpu=True)
         if max(self.cores, default=0) >= len(every):
             return 0.0
-        return sum(
-            sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0) for times in map(every.__getitem__, self.cores)
-        )
+        mine = [every[core] for core in self.cores]
+        return sum(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0) for times in mine)
 
     def usage(self, host: str) -> Usage:
         wall = time.monotonic() - self.began
@@ -65,7 +64,7 @@ def busy_notice(usages: Sequence[Usage], threads: int) -> str | None:
             want = f"{len(ranks)} ranks want" if len(ranks) > 1 else "this rank wants"
             which = f"{len(cores)} cores" if len(cores) > 1 else "one core"
             return (
-                f"other work takes {others:.1f} of {which} of {host}, where {want} {wanted}: ranks wait for the slowest "
-                "of them, fewer may be quicker"
+                f"other work takes {others:.1f} of {which} of {host}, where {want} {wanted}: ranks wait for the "
+                "slowest of them, fewer may be quicker"
             )
     return None

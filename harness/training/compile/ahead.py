@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -38,6 +39,7 @@ def describe(examples: Sequence[torch.Tensor], reads: int) -> bytes:
 
 def compile_trace(path: Path, described: bytes) -> bytes:
     """The package that AOTInductor makes of a trace; 5 to 20 s on one core."""
+    warnings.simplefilter("ignore", FutureWarning)  # torch's own use of what it deprecates
     wanted = json.loads(described)
     torch.set_num_threads(wanted["threads"])
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -46,7 +48,8 @@ def compile_trace(path: Path, described: bytes) -> bytes:
     make_fx = import_module("torch.fx.experimental.proxy_tensor").make_fx
 
     examples = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in wanted["arguments"])
-    graph = make_fx(load_script(path))(*examples)
+    with torch.jit.optimized_execution(False):  # its optimisations compare constants, which would be traced too
+        graph = make_fx(load_script(path))(*examples)
     samples = torch.export.Dim("samples", min=2)  # of a rollout, or of what was drawn from a replay
     data = len(examples) - 3 - wanted["reads"]
     dynamic = [None, None, None, *[{0: samples}] * data, *[None] * wanted["reads"]]

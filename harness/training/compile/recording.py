@@ -63,6 +63,7 @@ class Recorder(TorchDispatchMode):
             raise RuntimeError(f"the loss draws random numbers ({func})")
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"the loss reads the value of a tensor ({func})")
+        func = with_plain_number(func, args)
         named_args, named_kwargs = tree_map_only(torch.Tensor, self.slot, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if func in SAME:
@@ -72,6 +73,17 @@ class Recorder(TorchDispatchMode):
             made = [each for each in tree_flatten(result)[0] if isinstance(each, torch.Tensor)]
             self.calls.append((func, named_args, named_kwargs, [self.name(each) for each in made]))
         return result
+
+
+def with_plain_number(func: Any, args: Any) -> Any:
+    """The same operation, for a number in the place of a tensor by the overload that takes it as such: TorchScript would
+    keep a float64 tensor of it, which decides the dtype of a result that has no dimensions."""
+    for given, declared in zip(args, func._schema.arguments):
+        if isinstance(given, (bool, int, float)) and isinstance(declared.type, torch.TensorType):
+            if "Scalar" not in func.overloadpacket.overloads():
+                raise RuntimeError(f"{func} has a number in the place of a tensor")
+            return func.overloadpacket.Scalar
+    return func
 
 
 class Recording(torch.nn.Module):

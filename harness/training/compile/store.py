@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from pathlib import Path
 FOLDER = "HARNESS_CODE_CACHE"
 """The variable that names the folder; `~/.cache/rl-harness/code` where it is not set, nothing is kept where it is
 empty."""
+LEFT_SECONDS = 3600.0
+"""Age at which a file that is not in its place yet is nobody's any more."""
 LIMIT_BYTES = 512 * 2**20
 """The entries that were used last are kept, of so many bytes together."""
 
@@ -132,7 +135,13 @@ class CodeStore:
                 each.unlink()
 
     def _keep_within_limit(self) -> None:
+        """Removes what was used longest ago; and what writers have left that were killed."""
         total = 0
+        assert self.folder is not None
+        for left in self.folder.glob(".*.new"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                    left.unlink()
         for path in self.entries():
             total += path.stat().st_size
             if total > self.limit:
