@@ -76,7 +76,7 @@ class Recorder(TorchDispatchMode):
 
 
 def with_plain_number(func: Any, args: Any) -> Any:
-    """The same operation, for a number in the place of a tensor by the overload that takes it as such: TorchScript would
+    """The same operation, for a number in the place of a tensor by the overload that takes numbers: TorchScript would
     keep a float64 tensor of it, which decides the dtype of a result that has no dimensions."""
     for given, declared in zip(args, func._schema.arguments):
         if isinstance(given, (bool, int, float)) and isinstance(declared.type, torch.TensorType):

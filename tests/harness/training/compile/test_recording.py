@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,7 +51,14 @@ def test_nothing_is_kept_that_no_result_needs() -> None:
         _ = x.exp().sum()
         return (x * 2,)
 
-    assert [str(func) for func, *_ in record(function, [torch.ones(3)], 64).calls] == ["aten.mul.Tensor"]
+    assert [str(func) for func, *_ in record(function, [torch.ones(3)], 64).calls] == ["aten.mul.Scalar"]
+
+
+def test_a_plain_number_stays_one_where_it_would_decide_a_dtype(tmp_path: Path) -> None:
+    """TorchScript keeps it as a float64 tensor otherwise, and forgets on disk that it counts as a number."""
+    recording = record(lambda x: ((x.mean() * 2.0)[None] @ x[:1],), [torch.ones(3)], 64)
+    torch.jit.save(torch.jit.trace(recording, torch.ones(3)), tmp_path / "it")
+    assert torch.jit.load(tmp_path / "it")(torch.ones(3))[0].dtype == torch.float32
 
 
 LARGE = torch.ones(65)
