@@ -81,12 +81,64 @@ class SyncSettings(Settings):
     """Iterations between checks that all ranks hold bit-equal parameters."""
 
 
+COMPRESSION_KINDS = ("none", "fp16", "bf16", "int8", "sign", "top_k", "random_k", "powersgd")
+SPARSE = ("top_k", "random_k")
+BIASED = ("sign", "powersgd", *SPARSE)
+
+
 class CompressionSettings(Settings):
-    kind: Annotated[str, Names("none")] = "none"
-    """How a gradient is summed over the ranks in fewer bytes: `none`, as it is. One of your own is a `module:Class`
-    ([extending](extending.md#a-compressor))."""
+    """`[compression]`: each kind takes of the settings those that are its own."""
+
+    kind: Annotated[str, Names(*COMPRESSION_KINDS)] = "none"
+    """How a gradient is summed over the ranks in fewer bytes ([which, and when](synchronisation.md#fewer-bytes)):
+    `none`, as it is; `fp16`, `bf16`, words of 16 bits; `int8`, with stochastic rounding; `sign`, one bit a number;
+    `top_k`, each rank's largest numbers; `random_k`, numbers at random places; `powersgd`, matrices of low rank. One of
+    your own is a `module:Class` ([extending](extending.md#a-compressor))."""
+    block: int = Field(256, ge=8, le=65536, multiple_of=8)
+    """fp16, int8, sign: numbers that share a scale; a multiple of 8."""
+    fraction: float = Field(0.01, gt=0, le=1)
+    """top_k, random_k: the share of the numbers that is sent."""
+    rank: int = Field(4, ge=1)
+    """powersgd: of the matrices that are sent in place of a parameter's gradient."""
+    error_feedback: bool | None = None
+    """Whether what an update leaves out is added to the gradient of the next. Unset: for `sign`, `top_k`, `random_k`
+    and `powersgd`, which leave out much, and not for the others."""
+    momentum_correction: float = Field(0.0, ge=0, lt=1)
+    """top_k, random_k: momentum that each rank applies to its own gradients, in place of the optimizer's, which would
+    apply it to what is sent (Lin et al. 2018); for `optimizer.name = "sgd"` with `optimizer.momentum = 0`."""
+    warmup_updates: int = Field(0, ge=0)
+    """Updates at the start whose gradients are summed as they are."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments for a `kind` of your own."""
+
+    @property
+    def feeds_back(self) -> bool:
+        """`error_feedback`, decided."""
+        return self.kind in BIASED if self.error_feedback is None else self.error_feedback
+
+    @model_validator(mode="after")
+    def settings_are_those_of_the_kind(self) -> CompressionSettings:
+        if self.kwargs and self.kind in COMPRESSION_KINDS:
+            raise ValueError(f"kwargs must be absent with {self.kind}, which has settings of its own")
+        if self.momentum_correction and self.kind not in SPARSE:
+            raise ValueError(f"momentum_correction must be 0 with {self.kind}: it is of {' and '.join(SPARSE)}")
+        if self.momentum_correction and not self.feeds_back:
+            raise ValueError("momentum_correction must be 0 without error_feedback, which keeps what it adds up")
+        return self
+
+    def check(self, config: RunConfig) -> None:
+        """Refuses (ValueError, one line) what other sections say against it."""
+        optimizer = config.optimizer
+        if self.momentum_correction and (optimizer.name != "sgd" or optimizer.momentum):
+            raise ValueError(
+                "compression.momentum_correction is the momentum of optimizer.name = 'sgd' with optimizer.momentum = 0, "
+                f"got {optimizer.name!r} with {optimizer.momentum:g}"
+            )
+        if self.kind in COMPRESSION_KINDS[1:] and self.feeds_back and config.precision.kind == "fp16":
+            raise ValueError(
+                f"precision.kind must be 'fp32' or 'bf16' with compression.kind = {self.kind!r} and error feedback, got "
+                "'fp16', whose loss scale changes: what earlier updates left out would be of another scale"
+            )
 
 
 class CheckpointSettings(Settings):
@@ -260,6 +312,7 @@ class RunConfig(Settings):
     @pydantic.model_validator(mode="after")
     def sections_fit_together(self) -> RunConfig:
         self.algorithm.check(self)
+        self.compression.check(self)
         return self
 
     def to_table(self) -> dict[str, Any]:

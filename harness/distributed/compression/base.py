@@ -8,12 +8,23 @@ from typing import Any, Optional
 
 import torch
 
+from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
+from harness.schema import CompressionSettings
 
 
 class Compressor(ABC):
-    """Sums one arena's gradient over the ranks, from end to end; made as `Class(**compression.kwargs)`, one for each
-    arena, so that it may keep what it has left out."""
+    """Sums one arena's gradient over the ranks, from end to end; one for each arena, so that it may keep what it has
+    left out."""
+
+    @classmethod
+    def from_settings(cls, settings: CompressionSettings, seed: int) -> Compressor:
+        """A new one: of the user's own as `Class(**compression.kwargs)`. `seed`: the run's."""
+        return cls(**settings.kwargs)
+
+    def attach(self, arena: Arena, group: Communicator) -> None:
+        """It is the gradients of `arena` that will be summed over `group`. BadInput, on all ranks alike, where that
+        makes no sense."""
 
     @abstractmethod
     def all_reduce_(self, vector: torch.Tensor, group: Communicator) -> None:
@@ -27,8 +38,10 @@ class Compressor(ABC):
         """What this rank alone has to keep in a checkpoint."""
         return {}
 
-    def load_rank_state(self, state: dict[str, Any] | None) -> None:
-        """Goes on from `rank_state`; None: other ranks wrote the checkpoint."""
+    def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
+        """Resumes from `rank_state`; None: other ranks wrote the checkpoint. A line for the user where that loses
+        something."""
+        return None
 
 
 MakeCompressor = Callable[[], Optional[Compressor]]

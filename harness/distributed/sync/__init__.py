@@ -25,14 +25,16 @@ def synchronizer_class(sync: SyncSettings, compression: CompressionSettings) -> 
     return kind
 
 
-def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh: Mesh) -> Synchronizer:
-    """The run's; collective. BadInput where the transport cannot do what it needs."""
+def make_synchronizer(
+    sync: SyncSettings, compression: CompressionSettings, mesh: Mesh, seed: int = 0
+) -> Synchronizer:
+    """The run's, whose `seed` it is; collective. BadInput where the transport cannot do what it needs."""
     kind = synchronizer_class(sync, compression)
     missing = kind.needs - mesh.world.can
     if missing and mesh.world.size > 1:
         lacking = " and ".join(sorted(each.value for each in missing))
         raise BadInput(f"sync.kind = {sync.kind!r} needs a transport with {lacking}; {mesh.world.transport} has none")
     try:
-        return kind(mesh, partial(make_compressor, compression), **sync.kwargs)
+        return kind(mesh, partial(make_compressor, compression, seed), **sync.kwargs)
     except (TypeError, ValueError) as error:
         raise BadInput(f"sync.kwargs = {sync.kwargs} with sync.kind = {sync.kind!r}: {error}") from None

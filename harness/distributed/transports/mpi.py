@@ -105,6 +105,11 @@ class MpiCommunicator(Communicator):
         self.comm.Allgather(memory(tensor), memory(out))
         return out
 
+    @blocking
+    def all_to_all_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        self.comm.Alltoall(memory(tensor), memory(out))
+        return out
+
     def start_all_reduce(self, tensor: torch.Tensor, tag: int) -> Work:
         """A thread calls MPI for it. The first call is a collective, which makes the thread's channel."""
         if Capability.CONCURRENT not in self.can:

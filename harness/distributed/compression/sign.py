@@ -1,0 +1,48 @@
+"""One bit a number: scaled signs (Karimireddy et al. 2019, arXiv 1901.09847; Zheng et al. 2019, in blocks)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.distributed.compression.codec import Codec, Field, Fields
+
+
+class Sign(Codec):
+    """A block v of n numbers becomes |v|_1 / n * sign(v), with 0 as positive. Biased: error feedback makes up for it,
+    without which it may not converge."""
+
+    options = ("block",)
+
+    def __init__(self, block: int = 256, error_feedback: bool = True, **common: Any) -> None:
+        super().__init__(error_feedback=error_feedback, **common)
+        self.block, self.fields = block, (Field(torch.float32, block), Field(torch.uint8, 8))
+
+    def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
+        scales, signs = fields
+        torch.sum(numbers.abs().view(-1, self.block), 1, out=scales).div_(self.block)
+        pack_bits(numbers >= 0, signs)
+
+    def decode(self, fields: Fields, out: torch.Tensor) -> None:
+        scales, signs = fields
+        torch.index_select(signs_of_bytes(out.device), 0, signs.int(), out=out.view(-1, 8))
+        out.view(-1, self.block).mul_(scales[:, None])
+
+
+@functools.cache
+def signs_of_bytes(device: torch.device) -> torch.Tensor:
+    """float32 (256, 8): 1 for a bit that is set, -1 for one that is not, the highest bit first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return torch.from_numpy(bits.astype(np.float32) * 2 - 1).to(device)
+
+
+def pack_bits(bits: torch.Tensor, out: torch.Tensor) -> None:
+    """`bits`, bool (8 n,), as bytes (n,), the highest bit first."""
+    if bits.device.type == "cpu":
+        out.numpy()[:] = np.packbits(bits.numpy())
+        return
+    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    torch.sum(bits.view(-1, 8) * weights, 1, dtype=torch.uint8, out=out)
