@@ -24,12 +24,21 @@ class Sign(Codec):
     def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
         scales, signs = fields
         torch.sum(numbers.abs().view(-1, self.block), 1, out=scales).div_(self.block)
-        pack_bits(numbers >= 0, signs)
+        if numbers.device.type == "cpu":
+            signs.numpy()[:] = np.packbits(numbers.numpy() >= 0)
+        else:
+            torch.sum((numbers >= 0).view(-1, 8) * BITS.to(numbers.device), 1, dtype=torch.uint8, out=signs)
 
     def decode(self, fields: Fields, out: torch.Tensor) -> None:
         scales, signs = fields
-        torch.index_select(signs_of_bytes(out.device), 0, signs.int(), out=out.view(-1, 8))
+        if out.device.type == "cpu":
+            np.take(signs_of_bytes(out.device).numpy(), signs.numpy(), axis=0, out=out.view(-1, 8).numpy(), mode="clip")
+        else:
+            torch.index_select(signs_of_bytes(out.device), 0, signs.int(), out=out.view(-1, 8))
         out.view(-1, self.block).mul_(scales[:, None])
+
+
+BITS = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8)
 
 
 @functools.cache
@@ -37,12 +46,3 @@ def signs_of_bytes(device: torch.device) -> torch.Tensor:
     """float32 (256, 8): 1 for a bit that is set, -1 for one that is not, the highest bit first."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1).to(device)
-
-
-def pack_bits(bits: torch.Tensor, out: torch.Tensor) -> None:
-    """`bits`, bool (8 n,), as bytes (n,), the highest bit first."""
-    if bits.device.type == "cpu":
-        out.numpy()[:] = np.packbits(bits.numpy())
-        return
-    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    torch.sum(bits.view(-1, 8) * weights, 1, dtype=torch.uint8, out=out)

@@ -1,0 +1,42 @@
+"""Compressed sums of real ranks: the same on all of them to the bit, with nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import slow
+from tests.multirank.compressing import AFTER, KINDS, UPDATES
+from tests.multirank.launch import WAYS, run_ranks
+
+SCRIPT = Path(__file__).with_name("compressing.py")
+ERRORS = {"fp16": 5e-4, "bf16": 4e-3, "int8": 0.02, "sign": 0.8, "top_k": 0.95, "random_k": 1.0, "powersgd": 0.98}
+"""At most, of one update without what was left out before, relative to the sum."""
+BYTES = {"fp16": 0.51, "bf16": 0.501, "int8": 0.26, "sign": 0.036, "top_k": 0.11, "random_k": 0.051, "powersgd": 0.08}
+
+
+@pytest.fixture(scope="module", params=[(3, "mpi"), (2, "horovod-gloo"), slow((2, "mpi")), slow((3, "horovod-mpi"))])
+def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    ranks, way = request.param
+    launcher, sync_path = WAYS[way]
+    return run_ranks(ranks, launcher, SCRIPT, tmp_path_factory.mktemp("ranks"), sync_path=sync_path).given
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_are_bit_equal_near_and_complete(kind: str, given: tuple[Any, ...]) -> None:
+    for rank in given:
+        for (exchange, name, error_feedback), found in rank.items():
+            if name != kind:
+                continue
+            where = f"{exchange}, error feedback {error_feedback}"
+            assert found["equal"] == [True] * UPDATES, where
+            assert found["resumes"] == [True] * AFTER, where
+            assert not found["poisoned"], where
+            assert found["bytes"] <= BYTES[kind], where
+            if error_feedback:
+                assert found["errors"][0] <= ERRORS[kind], where
+                assert found["lost"] <= 1e-5, where
+            if kind in ("fp16", "bf16", "int8", "sign"):
+                assert found["largest"] == pytest.approx(6e4 * len(given), rel=0.02), where
