@@ -131,13 +131,13 @@ class CompressionSettings(Settings):
         optimizer = config.optimizer
         if self.momentum_correction and (optimizer.name != "sgd" or optimizer.momentum):
             raise ValueError(
-                "compression.momentum_correction is the momentum of optimizer.name = 'sgd' with optimizer.momentum = 0, "
-                f"got {optimizer.name!r} with {optimizer.momentum:g}"
+                "compression.momentum_correction is the momentum of optimizer.name = 'sgd' with optimizer.momentum = "
+                f"0, got {optimizer.name!r} with {optimizer.momentum:g}"
             )
         if self.kind in COMPRESSION_KINDS[1:] and self.feeds_back and config.precision.kind == "fp16":
             raise ValueError(
-                f"precision.kind must be 'fp32' or 'bf16' with compression.kind = {self.kind!r} and error feedback, got "
-                "'fp16', whose loss scale changes: what earlier updates left out would be of another scale"
+                f"precision.kind must be 'fp32' or 'bf16' with compression.kind = {self.kind!r} and error feedback: "
+                "the loss scale of 'fp16' changes, and what earlier updates left out would be of another scale"
             )
 
 

@@ -14,7 +14,9 @@ from harness.distributed.compression.feedback import FeedbackCompressor, draws
 from harness.distributed.transports.base import Communicator
 from harness.errors import BadInput
 
-# Factors lie transposed, P as (rank, rows) and Q as (rank, columns): 5000 x 5000 times 4 then takes 8 ms, not 30 and 58.
+# Factors lie transposed, P as (rank, rows) and Q as (rank, columns): a product of 5000 x 5000 and 5000 x 4 then takes
+# 8 ms, not 30 or 58.
+
 STRIP = 128 * 1024
 """Numbers of a matrix that are worked on at once on a CPU, so that what is added is multiplied from the cache."""
 
@@ -34,8 +36,9 @@ class Matrix:
 
 class PowerSGD(FeedbackCompressor):
     """One step of a power iteration from the last update's Q (algorithm 1): of each matrix M, P = sum of M Q,
-    orthogonalised, and Q = sum of M^T P; the sum of the ranks' M becomes P Q^T. Exact where that sum has no higher rank.
-    Both factors are summed on the wire. Parameters whose factors would be no smaller are summed as they are."""
+    orthogonalised, and Q = sum of M^T P; the sum of the ranks' M becomes P Q^T, which is exact where that sum has no
+    higher rank. Both factors are summed on the wire. Parameters whose factors would be no smaller are summed as they
+    are."""
 
     options = ("rank",)
 

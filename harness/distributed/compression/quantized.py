@@ -16,8 +16,8 @@ NOISE = 64 * 1024
 
 
 class Int8(Codec):
-    """A number v of a block becomes the step below or above v * s / max|v|, each as likely as it is near: unbiased, with
-    a variance of at most min(n / s^2, sqrt(n) / s) |v|^2 (lemma 3.1; there |v| is the scale, here max|v|, which is
+    """A number v of a block becomes the step below or above v * s / max|v|, each as likely as it is near: unbiased,
+    with a variance of at most min(n / s^2, sqrt(n) / s) |v|^2 (lemma 3.1; there |v| is the scale, here max|v|, which is
     less). A quarter of the bytes, and 4 more for each block."""
 
     options = ("block",)
@@ -56,8 +56,8 @@ def workspace(numbers: int, device: torch.device) -> torch.Tensor:
 def table(device: torch.device) -> torch.Tensor:
     """float32 (NOISE + the longest chunk,): (i + 0.5) / NOISE in random order, over and over. From wherever a chunk
     begins in it, each of its numbers is uniform, so that rounding by it is unbiased, for the price of an addition."""
-    once = np.random.Generator(np.random.Philox(key=1)).permutation(NOISE).astype(np.float32)
-    once = torch.from_numpy((once + 0.5) / NOISE).to(device)
+    order = np.random.Generator(np.random.Philox(key=1)).permutation(NOISE)
+    once = torch.from_numpy(((order + 0.5) / NOISE).astype(np.float32)).to(device)
     return once.repeat(2 if device.type == "cpu" else 1 + CHUNK_ON_DEVICE // NOISE)
 
 

@@ -25,9 +25,7 @@ def synchronizer_class(sync: SyncSettings, compression: CompressionSettings) -> 
     return kind
 
 
-def make_synchronizer(
-    sync: SyncSettings, compression: CompressionSettings, mesh: Mesh, seed: int = 0
-) -> Synchronizer:
+def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh: Mesh, seed: int = 0) -> Synchronizer:
     """The run's, whose `seed` it is; collective. BadInput where the transport cannot do what it needs."""
     kind = synchronizer_class(sync, compression)
     missing = kind.needs - mesh.world.can

@@ -45,7 +45,7 @@ def test_int8_is_within_the_bound_of_qsgd_in_each_block() -> None:
 
 def test_int8_errs_by_0_408_of_a_step() -> None:
     vector = np.random.default_rng(3).uniform(-1, 1, 50_000).astype(np.float32)
-    vector[:: BLOCK] = 1.0
+    vector[::BLOCK] = 1.0
     error = sent(make("int8", block=BLOCK, shapes=((50_000,),)), vector) - vector
     assert math.sqrt(np.square(error).mean()) * 127 == pytest.approx(math.sqrt(1 / 6), rel=0.02)
 

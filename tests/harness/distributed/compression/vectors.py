@@ -20,7 +20,10 @@ NUMBERS = ROWS * COLUMNS + REST
 ALONE = Alone()
 
 
-def make(kind: str, seed: int = 0, shapes: tuple[tuple[int, ...], ...] = ((ROWS, COLUMNS), (REST,)), **settings: Any) -> Any:
+SHAPES: tuple[tuple[int, ...], ...] = ((ROWS, COLUMNS), (REST,))
+
+
+def make(kind: str, seed: int = 0, shapes: tuple[tuple[int, ...], ...] = SHAPES, **settings: Any) -> Compressor:
     """For the gradients of parameters of these shapes."""
     compressor = make_compressor(CompressionSettings(kind=kind, **settings), seed)
     assert isinstance(compressor, Compressor)
