@@ -44,8 +44,8 @@ class Codec(FeedbackCompressor):
 
     @abstractmethod
     def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
-        """Writes `numbers`, float32 (n,), n a multiple of what the fields need, into `fields`. `drawn`: below `noise`,
-        uniformly."""
+        """Writes `numbers`, float32 (n,), n a multiple of what the fields need, into `fields`; `self.work` is free for
+        it. `drawn`: below `noise`, uniformly."""
 
     @abstractmethod
     def decode(self, fields: Fields, out: torch.Tensor) -> None:
@@ -60,7 +60,7 @@ class Codec(FeedbackCompressor):
         chunk = max(CHUNK if device.type == "cpu" else CHUNK_ON_DEVICE, unit) // unit * unit
         self.chunks = [(start, min(start + chunk, part)) for start in range(0, part, chunk)]
         chunk = min(chunk, part)
-        self.spare, self.sum = torch.empty(2, chunk, device=device)
+        self.spare, self.sum, self.work = torch.empty(3, chunk, device=device)
         row = self._bytes(part)
 
         def messages(count: int) -> tuple[torch.Tensor, list[list[Fields]]]:

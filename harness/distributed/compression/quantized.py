@@ -29,12 +29,12 @@ class Int8(Codec):
 
     def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
         scales, steps = fields
-        blocks = numbers.view(-1, self.block)
-        work = workspace(numbers.numel(), numbers.device)
-        torch.amax(torch.abs(blocks, out=work.view(-1, self.block)), 1, out=scales)
+        work = self.work[: numbers.numel()]
+        blocks, of_work = numbers.view(-1, self.block), work.view(-1, self.block)
+        torch.amax(torch.abs(blocks, out=of_work), 1, out=scales)
         scales.mul_(TO_STEP)  # a block of zeros has a scale of zero, one of what is not finite a scale that is not
-        torch.mul(blocks, scales.clamp(min=LEAST).reciprocal_()[:, None], out=work.view(-1, self.block))
-        steps.copy_(work.add_(uniform(numbers.numel(), numbers.device, drawn)).floor_())
+        torch.mul(blocks, scales.clamp(min=LEAST).reciprocal_()[:, None], out=of_work)
+        steps.copy_(work.add_(uniform(work.numel(), work.device, drawn)).floor_())
 
     def decode(self, fields: Fields, out: torch.Tensor) -> None:
         scales, steps = fields
@@ -45,11 +45,6 @@ class Int8(Codec):
 TO_STEP = (1 + 2.0**-20) / LEVELS
 """A little more than a step, so that rounding never reaches 128."""
 LEAST = 1e-37
-
-
-@functools.cache
-def workspace(numbers: int, device: torch.device) -> torch.Tensor:
-    return torch.empty(numbers, device=device)
 
 
 @functools.cache

@@ -23,9 +23,11 @@ class Sign(Codec):
 
     def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
         scales, signs = fields
-        torch.sum(numbers.abs().view(-1, self.block), 1, out=scales).div_(self.block)
+        work = torch.abs(numbers, out=self.work[: numbers.numel()])
+        torch.sum(work.view(-1, self.block), 1, out=scales).div_(self.block)
         if numbers.device.type == "cpu":
-            signs.numpy()[:] = np.packbits(numbers.numpy() >= 0)
+            positive = work.numpy().view(np.bool_)[: len(numbers)]
+            signs.numpy()[:] = np.packbits(np.greater_equal(numbers.numpy(), 0, out=positive))
         else:
             torch.sum((numbers >= 0).view(-1, 8) * BITS.to(numbers.device), 1, dtype=torch.uint8, out=signs)
 

@@ -36,12 +36,12 @@ class Fp16(Codec):
 
     def encode(self, numbers: torch.Tensor, fields: Fields, drawn: int) -> None:
         scales, words = fields
-        blocks = numbers.view(-1, self.block)
-        torch.amax(blocks.abs(), 1, out=scales)
+        blocks, work = numbers.view(-1, self.block), self.work[: numbers.numel()].view(-1, self.block)
+        torch.amax(torch.abs(blocks, out=work), 1, out=scales)
         largest = scales.view(torch.int32)  # its exponent alone: the power of two below
         largest.bitwise_and_(EXPONENT).clamp_(min=LEAST)
         scales.mul_(2.0**-14)
-        words.view(-1, self.block).copy_(blocks / scales[:, None])
+        words.view(-1, self.block).copy_(torch.mul(blocks, scales.reciprocal()[:, None], out=work))  # exact
 
     def decode(self, fields: Fields, out: torch.Tensor) -> None:
         scales, words = fields
