@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from harness.envs.settings import EnvSettings
+from harness.errors import BadInput
 from harness.registry import Names
 from harness.settings import Settings, table_of
 
@@ -138,6 +139,14 @@ class CompressionSettings(Settings):
             raise ValueError(
                 f"precision.kind must be 'fp32' or 'bf16' with compression.kind = {self.kind!r} and error feedback: "
                 "the loss scale of 'fp16' changes, and what earlier updates left out would be of another scale"
+            )
+
+    def check_ranks(self, ranks: int) -> None:
+        """Refuses (BadInput) what takes so many ranks more bytes than an all-reduce of all."""
+        if self.kind == "top_k" and self.fraction * ranks > 1:
+            raise BadInput(
+                f"compression.fraction must be at most 1 / {ranks} for {ranks} ranks with compression.kind = 'top_k', "
+                f"or numbers and places of all ranks take more bytes than all numbers do, got {self.fraction:g}"
             )
 
 

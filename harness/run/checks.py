@@ -33,6 +33,7 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
         from harness.distributed.sync import synchronizer_class  # torch, which a parent need not load otherwise
 
         synchronizer_class(config.sync, config.compression)
+        config.compression.check_ranks(ranks)
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         try:

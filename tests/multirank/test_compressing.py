@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.command import harness
 from tests.conftest import slow
 from tests.multirank.compressing import AFTER, KINDS, UPDATES
 from tests.multirank.launch import WAYS, run_ranks
@@ -40,3 +41,10 @@ def test_sums_are_bit_equal_near_and_complete(kind: str, given: tuple[Any, ...])
                 assert found["lost"] <= 1e-5, where
             if kind in ("fp16", "bf16", "int8", "sign"):
                 assert found["largest"] == pytest.approx(6e4 * len(given), rel=0.02), where
+
+
+def test_what_the_ranks_refuse_is_one_line(tmp_path: Path) -> None:
+    settings = ["compression.kind=powersgd", "compression.rank=200"]
+    ran = harness("train", "ppo-cartpole", *settings, "--ranks", "2", "--output", "run", cwd=tmp_path)
+    assert ran.code == 2 and len(ran.err.splitlines()) == 1, ran.err
+    assert "compression.rank = 200" in ran.err and not (tmp_path / "run").exists()

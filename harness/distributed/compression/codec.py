@@ -20,7 +20,7 @@ from harness.distributed.transports.base import Communicator
 
 CHUNK = 64 * 1024
 """Numbers that are worked on at once on a CPU: with what they are decoded to they stay in a second-level cache."""
-CHUNK_ON_DEVICE = 64 * 1024 * 1024
+CHUNK_ON_DEVICE = 4 * 1024 * 1024
 GATHERED = 256 * 1024
 """Bytes of all ranks' messages up to which they are exchanged whole: one round is quicker than two."""
 ALIGNMENT = 16
@@ -101,9 +101,9 @@ class Codec(FeedbackCompressor):
 
     def sum_(self, vector: torch.Tensor, group: Communicator) -> None:
         self.sent = self.own.numel()
-        drawn = self._draw()
+        drawn, count = self._draw(), len(self.chunks)
         for number, (part, fields, residual) in enumerate(zip(self.of_part, self.own_fields, self.residuals)):
-            self._encode(vector[part], fields, residual, drawn[number * len(self.chunks) :])
+            self._encode(vector[part], fields, residual, drawn[number * count : (number + 1) * count])
         if self.parts == 1:
             group.all_gather_(self.received, self.own[0])
             self._add_up(vector)
@@ -111,7 +111,7 @@ class Codec(FeedbackCompressor):
         group.all_to_all_(self.received, self.own)
         mine = self.of_part[self.mine]
         self._add_up(vector[mine])
-        self._encode_again(vector[mine], drawn[self.parts * len(self.chunks) :])
+        self._encode_again(vector[mine], drawn[self.parts * count :])
         group.all_gather_(self.sums, self.again[0])
         for part, fields in zip(self.of_part, self.sums_fields):
             self._decode(fields, vector[part])

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from harness.distributed.arena import Arena
 from harness.distributed.compression.feedback import FeedbackCompressor
 from harness.distributed.transports.base import Communicator
 
@@ -27,12 +26,6 @@ class Sparsifier(FeedbackCompressor):
     def count(self, numbers: int) -> int:
         """How many of so many numbers are sent: k."""
         return min(numbers, math.ceil(self.fraction * numbers))
-
-    def attach(self, arena: Arena, group: Communicator) -> None:
-        self.check(arena.size, group.size)
-
-    def check(self, numbers: int, ranks: int) -> None:
-        """BadInput where so many ranks are better off without."""
 
     def prepare(self, vector: torch.Tensor, group: Communicator) -> None:
         self.k = self.count(vector.numel())

@@ -10,7 +10,6 @@ import torch
 from harness.distributed.compression.codec import CHUNK
 from harness.distributed.compression.sparse import Sparsifier, poison
 from harness.distributed.transports.base import Communicator
-from harness.errors import BadInput
 
 SAMPLE = 64 * 1024
 """Numbers that a threshold is taken from; smaller vectors are searched whole."""
@@ -20,14 +19,7 @@ LEAST = 2.0**-126
 
 class TopK(Sparsifier):
     """Biased: |error|^2 <= (1 - k / n) |v|^2. The ranks' places differ, so that messages are gathered: N k pairs of 8
-    bytes, which must not be more than the about 8 n bytes that an all-reduce moves at each rank."""
-
-    def check(self, numbers: int, ranks: int) -> None:
-        if ranks * self.count(numbers) > numbers:
-            raise BadInput(
-                f"compression.fraction must be at most 1 / {ranks} for {ranks} ranks, which gather each other's "
-                f"numbers and places: more takes more bytes than an all-reduce of all; got {self.fraction:g}"
-            )
+    bytes, where an all-reduce moves about 8 n bytes at each rank; `CompressionSettings.check_ranks` refuses more."""
 
     def prepare(self, vector: torch.Tensor, group: Communicator) -> None:
         super().prepare(vector, group)

@@ -101,11 +101,19 @@ def hidden_peaks() -> np.ndarray:
     return vector + np.linspace(0, 1e-6, 400_000, dtype=np.float32)
 
 
+def seen_peaks() -> np.ndarray:
+    """Numbers of which such a sample sees the large ones alone."""
+    vector = normal(6, 400_000)
+    vector[:: 400_000 // top_k.SAMPLE] *= 1000
+    return vector
+
+
 VECTORS = {
     "short": normal(7),
     "long": normal(8, 300_000),
     "heavy tails": normal(9, 300_000) ** 9,
     "hidden from the sample": hidden_peaks(),
+    "all that the sample sees": seen_peaks(),
     "equal": np.full(100_000, -2.0, np.float32),
 }
 

@@ -11,6 +11,7 @@ from harness.distributed.arena import Arena
 from harness.distributed.compression import COMPRESSORS, make_compressor
 from harness.distributed.transports.base import Alone
 from harness.errors import BadInput
+from harness.run.checks import check
 from harness.schema import COMPRESSION_KINDS, CompressionSettings
 from tests.harness.distributed.compression.vectors import KINDS, NUMBERS, make, normal, sent
 
@@ -89,11 +90,12 @@ def attached(kind: str, ranks: int, *shapes: tuple[int, ...], **settings: float)
     compressor.attach(Arena(nn.ParameterList(torch.zeros(shape) for shape in shapes)), group)
 
 
-def test_top_k_of_so_many_ranks_that_a_sum_of_all_takes_less_is_refused() -> None:
-    attached("top_k", 100, (1000,))
-    with pytest.raises(BadInput, match="compression.fraction must be at most 1 / 101 for 101 ranks"):
-        attached("top_k", 101, (1000,))
-    attached("random_k", 1000, (1000,))  # which is summed on the wire
+def test_top_k_of_so_many_ranks_that_a_sum_of_all_takes_less_is_refused_before_they_start() -> None:
+    config = load_run_config("ppo-cartpole", ["compression.kind=top_k", "compression.fraction=0.3"])
+    check(config, 3)
+    with pytest.raises(BadInput, match="compression.fraction must be at most 1 / 4 for 4 ranks .*, got 0.3"):
+        check(config, 4)
+    check(load_run_config("ppo-cartpole", ["compression.kind=random_k", "compression.fraction=0.3"]), 4)
 
 
 def test_powersgd_of_a_network_that_its_factors_do_not_make_smaller_is_refused() -> None:
