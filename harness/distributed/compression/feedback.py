@@ -90,7 +90,7 @@ class FeedbackCompressor(Compressor):
     def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
         self.prepared = False
         self.updates = 0 if state is None else int(state["updates"])
-        self.loaded = {} if state is None else {name: kept.clone() for name, kept in state.items() if name != "updates"}
+        self.loaded = {} if state is None else {name: kept for name, kept in state.items() if name != "updates"}
         if state is not None or not self.error_feedback:
             return None
         return "compression: other ranks wrote the checkpoint, and what theirs had left out of their sums is dropped"
