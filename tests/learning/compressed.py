@@ -29,8 +29,8 @@ OVERRIDES = {
     ("supervised-digits", "top_k"): ("compression.fraction=0.05",),
     ("supervised-digits", "random_k"): ("compression.fraction=0.25",),
 }
-"""What a preset needs beside the kind. With Adam a step is as large for a gradient that is mostly noise: what is left out
-must not be large beside what is sent."""
+"""What a preset needs beside the kind. With Adam a step is as large for a gradient that is mostly noise: what is left
+out must not be large beside what is sent."""
 HEAD = f"""# Learning from compressed gradients
 
 Each preset on two ranks by every `compression.kind`, with error feedback; `none` beside them. The value is that of the

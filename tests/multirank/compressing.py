@@ -75,6 +75,18 @@ def scenario(kind: str, group: Communicator, error_feedback: bool) -> dict[str, 
     }
 
 
+def low_rank_in_sum(group: Communicator) -> float:
+    """The error of PowerSGD where the sum has its rank, and no rank's part has."""
+    arena = Arena(nn.ParameterList([torch.zeros(SHAPES[0])]))
+    parts = torch.stack([gradient(arena, rank, 0) for rank in range(group.size)])
+    rows, columns = SHAPES[0]
+    random = torch.Generator().manual_seed(1)
+    exact = torch.randn(rows, 4, generator=random) @ torch.randn(4, columns, generator=random)
+    vector = (parts - parts.mean(0))[group.rank] + exact.reshape(-1) / group.size
+    found, _ = summed(make("powersgd", arena, group, False), vector, group)
+    return float((found - exact.reshape(-1)).norm() / exact.norm())
+
+
 if __name__ == "__main__":
     world, communicator = join()
     found = {}
@@ -86,5 +98,5 @@ if __name__ == "__main__":
             for kind in KINDS:
                 for error_feedback in (True,) if communicator.transport == "horovod" else (False, True):
                     found[exchange, kind, error_feedback] = scenario(kind, communicator, error_feedback)
-    give(found)
+    give((found, low_rank_in_sum(communicator)))
     world.stop()

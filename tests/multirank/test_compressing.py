@@ -27,8 +27,8 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_are_bit_equal_near_and_complete(kind: str, given: tuple[Any, ...]) -> None:
-    for rank in given:
-        for (exchange, name, error_feedback), found in rank.items():
+    for every, _ in given:
+        for (exchange, name, error_feedback), found in every.items():
             if name != kind:
                 continue
             where = f"{exchange}, error feedback {error_feedback}"
@@ -41,6 +41,10 @@ def test_sums_are_bit_equal_near_and_complete(kind: str, given: tuple[Any, ...])
                 assert found["lost"] <= 1e-5, where
             if kind in ("fp16", "bf16", "int8", "sign"):
                 assert found["largest"] == pytest.approx(6e4 * len(given), rel=0.02), where
+
+
+def test_powersgd_is_exact_where_the_sum_has_its_rank(given: tuple[Any, ...]) -> None:
+    assert all(error <= 1e-4 for _, error in given)
 
 
 def test_what_the_ranks_refuse_is_one_line(tmp_path: Path) -> None:
