@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.compression_settings import COMPRESSION_KINDS, CompressionSettings
 from harness.distributed.arena import Arena
 from harness.distributed.compression import make_compressor
 from harness.distributed.transports.base import Alone
 from harness.files import write_json
-from harness.schema import COMPRESSION_KINDS, CompressionSettings
 
 ALLOWED = {"int8": 60.0, "top_k": 200.0, "powersgd": 80.0}
 """Milliseconds for 25 million numbers."""

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from harness.compression_settings import COMPRESSION_KINDS
 from harness.distributed.world import available_cores
 from harness.files import read_json, write_json, write_text
-from harness.schema import COMPRESSION_KINDS
 from tests.command import ROOT
 from tests.learning.results import origin, without_curve
 from tests.learning.rows import FULL_EACH, LEAST_SEEDS, SEEDS_FROM, Row, seeds_of

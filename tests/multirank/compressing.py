@@ -10,11 +10,11 @@ from unittest import mock
 import torch
 from torch import nn
 
+from harness.compression_settings import COMPRESSION_KINDS, CompressionSettings
 from harness.distributed.arena import Arena
 from harness.distributed.compression import codec, make_compressor
 from harness.distributed.compression.base import Compressor
 from harness.distributed.transports.base import Communicator
-from harness.schema import COMPRESSION_KINDS, CompressionSettings
 from tests.multirank.launch import give, join
 
 KINDS = COMPRESSION_KINDS[1:]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from harness.compression_settings import CompressionSettings
 from harness.distributed.compression.base import Compressor
 from harness.errors import BadInput
 from harness.registry import named_class
-from harness.schema import CompressionSettings
 
 COMPRESSORS = {
     "fp16": "harness.distributed.compression.sixteen_bits:Fp16",

@@ -8,9 +8,9 @@ from typing import Any, Optional
 
 import torch
 
+from harness.compression_settings import CompressionSettings
 from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
-from harness.schema import CompressionSettings
 
 
 class Compressor(ABC):

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from harness.compression_settings import CompressionSettings
 from harness.distributed.compression.base import Compressor
 from harness.distributed.transports.base import Communicator
 from harness.randomness import generator
-from harness.schema import CompressionSettings
 
 
 class FeedbackCompressor(Compressor):

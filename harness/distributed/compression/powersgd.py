@@ -78,9 +78,10 @@ class PowerSGD(FeedbackCompressor):
         of_rest = [part.stop - part.start for part in self.rest]
         self.first = torch.empty(sum(of_p) + sum(of_rest), device=device)
         """All P, then the rest."""
-        self.second = self.keep("q", torch.empty(sum(of_q), device=device))
-        if "q" not in self.loaded:
-            self._draw_q()
+        self.second = torch.empty(sum(of_q), device=device)
+        """All Q."""
+        self._draw_q()
+        self.keep("q", self.second)
         split = self.first.split([*of_p, *of_rest])
         self.p = [part.view(rank, -1) for part in split[: len(of_p)]]
         self.rests = split[len(of_p) :]

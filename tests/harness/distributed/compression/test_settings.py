@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from harness.compression_settings import COMPRESSION_KINDS, CompressionSettings
 from harness.config import load_run_config
 from harness.distributed.arena import Arena
 from harness.distributed.compression import COMPRESSORS, make_compressor
 from harness.distributed.transports.base import Alone
 from harness.errors import BadInput
 from harness.run.checks import check
-from harness.schema import COMPRESSION_KINDS, CompressionSettings
 from tests.harness.distributed.compression.vectors import KINDS, NUMBERS, make, normal, sent
 
 SGD = ["optimizer.name=sgd", "compression.kind=top_k", "compression.momentum_correction=0.9"]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.compression_settings import COMPRESSION_KINDS, CompressionSettings
 from harness.distributed.arena import Arena
 from harness.distributed.compression import make_compressor
 from harness.distributed.compression.base import Compressor
 from harness.distributed.transports.base import Alone
-from harness.schema import COMPRESSION_KINDS, CompressionSettings
 
 KINDS = COMPRESSION_KINDS[1:]
 ROWS, COLUMNS, REST = 40, 50, 24
