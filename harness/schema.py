@@ -68,10 +68,50 @@ class NetworkSettings(Settings):
         return hidden
 
 
+class LocalSGDSettings(Settings):
+    every: int = Field(8, ge=1)
+    """Updates between averages of the weights."""
+    growth: float = Field(1.0, ge=1)
+    """What `every` is multiplied by after each average."""
+    most: int = Field(1024, ge=1)
+    """Updates between averages at most, however `every` grows."""
+    warmup_updates: int = Field(0, ge=0)
+    """Updates at the start that are each followed by an average."""
+    moments: Literal["keep", "average", "reset"] = "keep"
+    """What becomes of the optimizer's means of gradients at an average: each rank keeps its own, the ranks average them
+    too, or they are set to zero."""
+    outer_lr: float = Field(1.0, gt=0)
+    """Rate of the step that is taken on the mean of the ranks' ways: 1 takes the mean of their weights. DiLoCo: 0.7."""
+    outer_momentum: float = Field(0.0, ge=0, lt=1)
+    """Of that step, by Nesterov's method. DiLoCo: 0.9."""
+    fragments: int = Field(1, ge=1)
+    """Parts of the weights that are averaged one after another, each once in `every` updates."""
+    delay: int = Field(0, ge=0)
+    """Updates that are made while an average is under way."""
+
+
+class GossipSettings(Settings):
+    topology: Literal["ring", "torus", "exponential", "one_peer_exponential", "complete"] = "one_peer_exponential"
+    """With whom each rank averages its weights: two neighbours, four, those 1, 2, 4, … ranks away, one of these after
+    another, or all."""
+    edges: list[list[tuple[int, int]]] | None = None
+    """In place of `topology`: lists of edges, from a rank to a rank, that take turns."""
+    every: int = Field(1, ge=1)
+    """Updates between averages."""
+    push_sum: bool = False
+    """Also average how much weight each rank's part carries: with `edges` that go one way alone, plain averages are
+    biased towards ranks that hear from few."""
+    overlap: bool = False
+    """Exchange weights while the next update is made."""
+
+
 class SyncSettings(Settings):
-    kind: Annotated[str, Names("allreduce")] = "allreduce"
-    """How ranks stay one policy: `allreduce`, one all-reduce of the flat gradient for each step. One of your own is a
-    `module:Class` ([extending](extending.md#a-way-to-agree))."""
+    kind: Annotated[str, Names("allreduce", "local_sgd", "gossip")] = "allreduce"
+    """How ranks stay one policy ([synchronisation](synchronisation.md#ways-to-agree)): `allreduce`, one all-reduce of
+    the flat gradient for each step; `local_sgd`, averages of the weights between steps of each rank's own; `gossip`,
+    averages with neighbours alone. One of your own is a `module:Class` ([extending](extending.md#a-way-to-agree))."""
+    local_sgd: LocalSGDSettings = LocalSGDSettings()
+    gossip: GossipSettings = GossipSettings()
     kwargs: dict[str, Any] = {}
     """Keyword arguments for a `kind` of your own."""
     path: Annotated[str, Names("auto", "horovod", "mpi")] = "auto"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +96,9 @@ class DQN(OffPolicy):
             )
         beside = [self.ahead] if self.ahead is not None and device.type == "cpu" else []
         self.learn_from(self.data, "errors", beside)
+
+    def reads(self, learner: Learner) -> Sequence[torch.Tensor]:
+        return [*self.target.parameters(), *self.target.buffers(), self.taus, self.others]
 
     @staticmethod
     def network(config: RunConfig, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:

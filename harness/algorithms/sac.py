@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,6 @@ class SAC(Continuous):
         inputs = int(np.prod(envs.observation_space.shape))
         self.module = Networks(settings, inputs, self.actions, config).to(context.device).eval()
         self.learns_temperature = self.module.log_temperature.requires_grad
-        self.target_entropy = -float(self.actions) if settings.target_entropy is None else settings.target_entropy
         self.learner = Learner(self.module, self.loss, context, STATISTICS, settings.batch_size)
         self.learners = (self.learner,)
         self.targets = copy.deepcopy(self.module.critics)
@@ -74,6 +74,14 @@ class SAC(Continuous):
             self.module.actor.features if settings.gsde else 0, self.actions, device=context.device
         )
         """gSDE: the standard normal numbers of an update, for all samples of its minibatch."""
+
+    @property
+    def target_entropy(self) -> float:
+        chosen = self.settings.target_entropy
+        return -float(self.actions) if chosen is None else chosen
+
+    def reads(self, learner: Learner) -> Sequence[torch.Tensor]:
+        return [*super().reads(learner), self.matrix]
 
     # -- acting --------------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import torch
 
+from harness.cluster.load import LoadMeter
 from harness.cluster.machine import available_cores, within_quota
 from harness.cluster.openmpi import prepare_environment
 from harness.cluster.place import detect_place, refuse_unknown_launcher
 from harness.cluster.slots import confine, sharers, slot_of_rank
 from harness.distributed.mesh import make_mesh
 from harness.distributed.transports import TRANSPORTS, get_transport
-from harness.distributed.transports.base import Alone, Communicator
+from harness.distributed.transports.base import Alone, Capability, Communicator
 from harness.distributed.transports.choice import start_quicker
 from harness.errors import BadInput
 
@@ -25,6 +26,8 @@ class World:
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         env = os.environ if env is None else env
+        self.load = LoadMeter()
+        """What other work takes of this host while the run starts."""
         self.place = detect_place(env)
         refuse_unknown_launcher(env, self.place)
         self.slot = slot_of_rank(env, self.place.host, self.place.local_rank)
@@ -52,9 +55,10 @@ class World:
         torch.cuda.set_device(device)
         return device
 
-    def start(self, path: str = "auto") -> Communicator:
+    def start(self, path: str = "auto", needs: frozenset[Capability] = frozenset()) -> Communicator:
         """Starts what carries the reduces: a transport by its name in `TRANSPORTS` or the user's own `module:Class`, or
-        with `auto` the quicker one, by measurement. Under mpirun it is rank 0's `path` that counts."""
+        with `auto` the quicker one, by measurement where the ranks are on several hosts. Under mpirun it is rank 0's
+        `path` that counts. `needs`: what the one that `auto` takes must be able to do."""
         if self.place.size == 1:
             return self.adopt(Alone())
         prepare_environment()
@@ -63,7 +67,7 @@ class World:
 
             path = MPI.COMM_WORLD.bcast(path)
         if path == "auto":
-            communicator, self.reason = start_quicker(self.place, self.device)
+            communicator, self.reason = start_quicker(self.place, self.device, needs)
         else:
             communicator, self.reason = self._start(path), f"sync.path = {path}"
         if communicator.size != self.place.size or communicator.rank != self.place.rank:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.algorithms import Algorithm
+from harness.distributed.sync.base import Synchronizer
 from harness.distributed.transports.base import Communicator
 from harness.envs import Environments, Share
 from harness.errors import BadInput
@@ -18,9 +20,12 @@ from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.checkpoints.checkpoint import Checkpoint
 from harness.lifecycle.checkpoints.rng_state import load_generators
 from harness.lifecycle.checkpoints.saver import Saver, Snapshot
+from harness.lifecycle.checkpoints.serialization import as_tensors
 from harness.lifecycle.checkpoints.shards import share_from
 from harness.schema import RunConfig
 
+SYNCHRONIZER = "synchronizer"
+"""Of a checkpoint: what the synchronizer keeps, equal on all ranks and by rank."""
 MUCH = 50 * 2**20
 """Bytes of a rank's environments in each checkpoint from which on they are told."""
 ITEM_BYTES = 16
@@ -50,13 +55,14 @@ class Checkpointer:
         algorithm: Algorithm,
         environments: Environments | None,
         communicator: Communicator,
+        synchronizer: Synchronizer,
         say: Callable[[str], None],
         settle_files: Callable[[], None],
     ) -> None:
         """`config`: with all that was decided. `directory`: that of the checkpoints. `say` tells the user a line;
         `settle_files` is the saver's."""
         self.config, self.algorithm, self.environments = config, algorithm, environments
-        self.communicator, self.say = communicator, say
+        self.communicator, self.synchronizer, self.say = communicator, synchronizer, say
         share = environments.share if environments is not None else Share(0, 0, 0)
         places = share.first, share.count, share.total
         self.saver = Saver(directory, communicator, places, config.checkpoint.keep, settle_files)
@@ -99,8 +105,10 @@ class Checkpointer:
             return
         self.unsaved = None
         own = self.algorithm.local_state()
-        state, rings = self.algorithm.state(), self.algorithm.rings()
-        problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings))
+        with self._settled() as of_rank:
+            state = {**self.algorithm.state(), SYNCHRONIZER: self.synchronizer.state()}
+            rings, rank = self.algorithm.rings(), {SYNCHRONIZER: of_rank}
+            problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings, rank))
         self._report(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
@@ -115,6 +123,18 @@ class Checkpointer:
                     "get_state() and set_state(state), it is what these say"
                 )
         self.iteration, self.saved_at = iteration, time.monotonic()
+
+    @contextmanager
+    def _settled(self) -> Iterator[dict[str, Any]]:
+        """The synchronizer's state of this rank, while the policy is one on all of them; where training goes on with
+        replicas that differ they are put back, or what is learned would depend on when checkpoints are made."""
+        synchronizer = self.synchronizer
+        differ = not synchronizer.replicas_equal and self.communicator.size > 1
+        of_rank = as_tensors(synchronizer.rank_state()) if differ else synchronizer.rank_state()
+        synchronizer.settle()
+        yield of_rank
+        if differ:
+            synchronizer.load_rank_state(of_rank)
 
     def settle(self) -> str | None:
         """Waits for the save in flight; tells why it did not come about, if so; returns why the newest did not."""
@@ -149,18 +169,24 @@ class Checkpointer:
         if state_alone:
             found = replace(found, parts=[])
         self.algorithm.load_state(found.state)
+        self.synchronizer.load_state(found.state.get(SYNCHRONIZER, {}))
         self.say(f"resumed from {directory}: {found.progress['env_steps']:,} steps done")
         communicator = self.communicator
         if self.environments is not None:
             self._redistribute(found, self.environments.share)
         own = next((part for part in found.parts if part.rank == communicator.rank), None)
+        of_rank: dict[str, Any] | None = None
         if found.ranks != communicator.size:
             self.say(
                 f"{found.ranks} ranks wrote the checkpoint and {communicator.size} go on: the generators that Python, "
                 "numpy and torch have for a whole process begin anew"
             )
         elif own is not None:
-            load_generators(found.part(own)[1]["generators"])
+            of_rank = found.part(own)[1]
+            load_generators(of_rank["generators"])
+        lost = self.synchronizer.load_rank_state(None if of_rank is None else of_rank.get(SYNCHRONIZER))
+        if lost is not None:
+            self.say(lost)
         ours = self.communicator.broadcast_object(found.directory.parent == self.saver.directory)
         if ours and not state_alone and found.progress.get("pending") is None:
             self.iteration = found.progress["iteration"]

@@ -32,8 +32,7 @@ def check(config: RunConfig, ranks: int, keeps: bool = False) -> None:
     if (config.sync.kind, config.compression.kind) != ("allreduce", "none"):
         from harness.distributed.sync import synchronizer_class  # torch, which a parent need not load otherwise
 
-        synchronizer_class(config.sync, config.compression)
-        config.compression.check_ranks(ranks)
+        synchronizer_class(config.sync, config.compression, ranks)
     if config.env is not None:
         share_of(config.env.count, 0, ranks)
         try:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import torch
 
 from harness.algorithms import Algorithm, Context, algorithm_class
+from harness.cluster.load import busy_notice
 from harness.distributed.agreement import check_equal
 from harness.distributed.sync import make_synchronizer
 from harness.envs import Environments, make_environments
@@ -56,10 +57,11 @@ class Run:
         keep_freed_memory()
         self.environments = self._make_environments()
         own = attempt, self.environments, self.counters, self.agreement, self.phases
-        self.evaluations = Evaluations(*own, self.say, self.synchronizer.settle)
+        self.evaluations = Evaluations(*own, self.say, self.settle_policy)
         self.notices += self.evaluations.notices()
         self.algorithm = self.evaluations.algorithm = self._build()
         self._settle_threads(self.algorithm.module)
+        self.notices += self._busy_notice()
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _make_environments(self) -> Environments | None:
@@ -79,6 +81,11 @@ class Run:
     def _settle_threads(self, module: torch.nn.Module) -> None:
         if self.config.run.threads is None:
             settle_threads(module, self.world.cores)
+
+    def _busy_notice(self) -> list[str]:
+        usages = self.communicator.gather_objects(self.world.load.usage(self.world.place.host))
+        notice = busy_notice(usages, torch.get_num_threads())
+        return [] if notice is None else [notice]
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
@@ -105,7 +112,6 @@ class Run:
                     counters.pending = self.iterate()
                 self.stop_clock()
                 reason = self.account(self._evaluate_where_due(counters.pending))
-            self.settle_policy()
             return conclude(self, reason)
         except StopHere as stop:  # raised by all ranks alike
             self.stop_clock()
@@ -173,7 +179,7 @@ class Run:
         """A checkpoint, unless the ranks disagree: a later start would trust it."""
         assert self.checkpointer is not None
         self.phases.start("checkpoint")
-        self.settle_policy()
+        self.synchronizer.check(self._parameters())
         self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
@@ -209,7 +215,7 @@ class Run:
             first = [first_line(self)] + ([] if stepped_by is None else [stepped_by])
             for line in (*first, *self.algorithm.notices(), *self.notices, *start.notices):
                 self.progress.say(line)
-        kept = self.run_dir / "checkpoints", self.algorithm, self.environments, self.communicator
+        kept = self.run_dir / "checkpoints", self.algorithm, self.environments, self.communicator, self.synchronizer
         self.checkpointer = Checkpointer(config, *kept, self.say, lambda: self.metrics.sync())
         self.agreement.checkpointer = self.checkpointer
         if start.checkpoint is not None:

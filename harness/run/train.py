@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.algorithms import algorithm_class
 from harness.cluster.handshake import Handshake
+from harness.distributed.sync import synchronizer_class
 from harness.distributed.world import World
 from harness.envs.inspection import close_spare, forget
 from harness.errors import StopAtStart
@@ -62,7 +63,7 @@ def train_on_world(config: RunConfig, run_dir: Path, resume: str, handshake: Han
             tell_end(run_dir)  # here, while the other ranks still wait for this one
         if resume != "never":
             config = with_decisions(config, run_dir, world, resume)
-    communicator = world.start(config.sync.path)
+    communicator = world.start(config.sync.path, synchronizer_class(config.sync, config.compression).needs)
     known, config = communicator.broadcast_object((known, config))  # other hosts may not see the directory
     if known is None:
         with StopRequests() as requests:

@@ -117,6 +117,7 @@ class Learner:
         beside: Sequence[Beside] = (),
         eager: str | None = None,
         describe: Callable[[], dict[str, Any] | None] | None = None,
+        reads: Sequence[torch.Tensor] = (),
     ) -> None:
         """Says what minibatches are rows of, and compiles the gradient where rank 0 finds that it pays; collective.
 
@@ -124,8 +125,8 @@ class Learner:
         `gradient_steps`: what the run is to make, about. `numbers`: the names of what is given with each minibatch
         beside its rows. `per_sample`: the tensor of `data` whose rows take the loss's number for each sample.
         `beside`: what is compiled with the gradient. `eager`: why the gradient must not be compiled, if so.
-        `describe`: what the loss is made of, as `ways.Wanted` has it, of a loss that reads no tensors but its arguments
-        and the module's; None for one that does.
+        `describe`: what the loss is made of, as `ways.Wanted` has it, of a loss that reads no tensors but its
+        arguments, the module's and `reads`, which keep their places; None for one that does.
         """
         self.data, self.sizes, self.numbers, self.per_sample = data, list(sizes), tuple(numbers), per_sample
         self.rows = torch.arange(len(next(iter(data.values()))), device=self.device)
@@ -141,7 +142,7 @@ class Learner:
         by_function = by_function and describe is not None
         if (compiles or by_function) and max(self.communicator.gather_objects(len(self.sizes))) > MOST_SIZES:
             self.compile_reason = "minibatches of too many different sizes"
-        elif by_function and self._by_function(compiles, gradient_steps, describe and describe()):
+        elif by_function and self._by_function(compiles, gradient_steps, describe and describe(), reads):
             pass  # it says why itself
         elif compiles:
             self.compiled, problem = compile_step(self.step, self._traced, settings.products, *beside)
@@ -149,14 +150,17 @@ class Learner:
         else:
             self.compile_reason = self.compile_reason or reason
 
-    def _by_function(self, compiles: bool, gradient_steps: int, description: dict[str, Any] | None) -> bool:
+    def _by_function(
+        self, compiles: bool, gradient_steps: int, description: dict[str, Any] | None, reads: Sequence[torch.Tensor]
+    ) -> bool:
         """Whether the gradient is had from a trace or from code on disk; `compiles`: this run would compile it."""
         mode = self.config.compile.mode
         if mode == "auto" and description is None:
             return False  # a method or network of the user's may read what changes: only where that was asked for
         free_core = usable_cores() > self.communicator.gather_objects(host_name()).count(host_name())
         parts = self.module, self.step.arena, self.loss, self.precision, self.data, self.numbers, self.sizes
-        needed = Wanted(*parts, description, self.per_sample, gradient_steps, free_core and self.config.compile.ahead)
+        beside = free_core and self.config.compile.ahead
+        needed = Wanted(*parts, description, reads, self.per_sample, gradient_steps, beside)
         self.function, self.compile_reason = choose(
             needed, "find" if mode == "auto" and compiles else mode, self.communicator, CodeStore(default_folder())
         )

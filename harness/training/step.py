@@ -52,6 +52,7 @@ class Step:
         self.synchronizer = synchronizer or AllReduce(mesh_on_one_channel(communicator))
         self._attach()
         self.optimizer = make_optimizer(self.arena)
+        self.sync.follow(self.optimizer)
         self.max_grad_norm = max_grad_norm
         self.gradient_steps = 0
         self.skipped_steps = 0
@@ -60,6 +61,7 @@ class Step:
         """Lays the module's trainable parameters into an arena once more, when they are others than before."""
         self.sync.close()
         self._attach()
+        self.sync.follow(self.optimizer)
 
     def _attach(self) -> None:
         self.arena = Arena(self.module, tail=self.statistics, tracks_use=self.tracks_use)
@@ -121,7 +123,7 @@ class Step:
         gradients, precision = self.arena.gradients, self.precision
         scale = precision.scale * divisor
         norm = float(torch.linalg.vector_norm(gradients)) / scale  # not finite exactly where an element is not
-        finite = math.isfinite(norm)
+        finite = math.isfinite(norm) and not self.sync.overflowed
         precision.update(finite)
         if not finite:
             self.skipped_steps += 1

@@ -43,6 +43,7 @@ SWITCHES = ["algorithm.double=true", "algorithm.n_steps=3", "algorithm.prioritiz
 RAINBOW = [*DQN, *SWITCHES, "algorithm.dueling=true"]
 SAC = ["sac-pendulum", *SHORT, "run.steps=1000", "algorithm.buffer_size=300", "algorithm.learning_starts=100"]
 SAC += ["network.hidden=[32]", "env.backend=sync"]
+LOCAL_SGD = ["sync.kind=local_sgd", "sync.local_sgd={every=6, fragments=2, delay=2, outer_momentum=0.9}"]
 COMPILED = "compile.mode=on"
 HOPPER = [*PENDULUM, "env.id=Hopper-v5"]
 
@@ -150,6 +151,21 @@ RANKS = {
     "gloo": ("horovod-gloo", {"dqn": (RAINBOW, 10, KILL)}),
     "mpi": ("mpi", {"dqn": (DQN, 10, KILL_IN_SAVE), "pendulum": (PENDULUM, 10, KILL)}),
     "mpi, sac killed": ("mpi", {"sac": ([*SAC, "evaluation.count=2"], 4, KILL)}),
+    "mpi, ways to agree": (
+        "mpi",
+        {
+            "local_sgd": ([*PPO, *LOCAL_SGD], 10, STOP),
+            "gossip": ([*DQN, "sync.kind=gossip", "sync.gossip.overlap=true"], 10, STOP),
+        },
+    ),
+    "mpi, compressed": (
+        "mpi",
+        {
+            "top_k": ([*PPO, "compression.kind=top_k"], 10, STOP),
+            "powersgd": ([*PPO, "compression.kind=powersgd", "compression.warmup_updates=3"], 10, KILL),
+            "int8": ([*PENDULUM, "compression.kind=int8", "compression.error_feedback=true"], 10, STOP),
+        },
+    ),
     "gloo, sac": ("horovod-gloo", {"sac": (SAC, 4, STOP)}),
     "mpi, compiled": (
         "mpi",

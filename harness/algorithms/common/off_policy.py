@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
@@ -35,6 +36,7 @@ from harness.training.compile.gradient import (
     Batch,
     Beside,
 )
+from harness.training.learner import Learner
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -208,7 +210,8 @@ class OffPolicy(Algorithm):
                 per_sample=per_sample,
                 beside=beside,
                 eager=eager,
-                describe=partial(describe_loss, self, learner.loss, data, ()) if "target_values" in data else None,
+                describe=partial(describe_loss, self, learner.loss, data, ()),
+                reads=self.reads(learner),
             )
             eager = learner.compile_reason if learner.compiled is learner.function is None else None
 
@@ -217,6 +220,10 @@ class OffPolicy(Algorithm):
         return (part.stop - part.start) / self.minibatches.batch_size
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    def reads(self, learner: Learner) -> Sequence[torch.Tensor]:
+        """What a learner's loss reads beside its minibatch and its own parameters; they keep their places."""
+        return ()
 
     @abstractmethod
     def prepare(self, iteration: int) -> None:

@@ -8,11 +8,13 @@ one.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from harness.acting.greedy import ActorInNumpy
 from harness.algorithms.base import Context
@@ -22,6 +24,7 @@ from harness.buffers.replay import Replay
 from harness.models.action_heads import Bounds
 from harness.models.actor_critics import ActorCritics
 from harness.randomness import generator
+from harness.training.learner import Learner
 
 if TYPE_CHECKING:
     from harness.schema import RunConfig
@@ -33,6 +36,8 @@ class Continuous(OffPolicy):
     NOISES: ClassVar[int]
     """How many vectors of standard normal numbers, as wide as an action, a sample of a minibatch has."""
     module: ActorCritics
+    targets: Any
+    """The target networks, a module."""
 
     def __init__(self, context: Context) -> None:
         config, settings, envs = context.config, context.config.algorithm, context.environments
@@ -59,6 +64,13 @@ class Continuous(OffPolicy):
     @abstractmethod
     def set_up(self, context: Context) -> None:
         """Makes `module`, in evaluation mode, its `learners`, and its target networks."""
+
+    def reads(self, learner: Learner) -> Sequence[torch.Tensor]:
+        own = {id(parameter) for parameter in learner.step.arena.members}
+        networks: tuple[nn.Module, ...] = self.module, self.targets
+        return [
+            each for network in networks for each in (*network.parameters(), *network.buffers()) if id(each) not in own
+        ]
 
     @classmethod
     def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:

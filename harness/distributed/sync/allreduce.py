@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.distributed.arena import Arena
 from harness.distributed.compression.base import Compressor, MakeCompressor
 from harness.distributed.mesh import Mesh
@@ -14,9 +16,22 @@ class AllReduce(Synchronizer):
     def __init__(self, mesh: Mesh, make_compressor: MakeCompressor = lambda: None) -> None:
         super().__init__(mesh, make_compressor)
         self.same_experiment = make_compressor() is None
+        self.compressors: dict[str, Compressor] = {}
+        """By the name of the arena, of each that is compressed."""
 
     def attach(self, arena: Arena, name: str) -> ArenaSync:
-        return ArenaAllReduce(arena, self.mesh.data, self.make_compressor())
+        compressor = self.make_compressor()
+        if compressor is not None:
+            self.compressors[name] = compressor
+        return ArenaAllReduce(arena, self.mesh.data, compressor)
+
+    def rank_state(self) -> dict[str, Any]:
+        return {name: state for name, compressor in self.compressors.items() if (state := compressor.rank_state())}
+
+    def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
+        parts = ({} if state is None else state).get
+        lines = [compressor.load_rank_state(parts(name)) for name, compressor in self.compressors.items()]
+        return next(filter(None, lines), None)
 
 
 class ArenaAllReduce(ArenaSync):

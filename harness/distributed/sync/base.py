@@ -12,8 +12,8 @@ synchronizer.settle()                             before an evaluation, a checkp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -25,11 +25,23 @@ from harness.distributed.transports.base import Capability
 from harness.schema import SyncSettings
 
 
+class Optimizer(Protocol):
+    """What synchronizers ask of one."""
+
+    @property
+    def state(self) -> Mapping[torch.Tensor, Mapping[str, Any]]: ...
+
+
 class ArenaSync(ABC):
     """Of one arena. Each update calls these in this order on every rank, also on one without samples."""
 
     overlaps: bool = False
     """Whether parts of the gradient are on their way before `reduce`."""
+    overflowed: bool = False
+    """Whether, where ranks step on gradients of their own, any rank's gradient of this update is not finite."""
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """`optimizer` takes the steps from now on."""
 
     def begin(self) -> None:
         """What follows is a backward pass whose gradients are this rank's part; not called where gradients come
@@ -79,6 +91,11 @@ class Synchronizer(ABC):
         """What each of `size` ranks does."""
         return ["worker"] * size
 
+    @classmethod
+    def refuses(cls, settings: SyncSettings, size: int) -> str | None:
+        """Which of its settings `size` ranks cannot follow, as a line; None where they can."""
+        return None
+
     @abstractmethod
     def attach(self, arena: Arena, name: str) -> ArenaSync:
         """The hooks of an arena, whose parameters are equal on all ranks now; collective. `name` tells the arenas of a
@@ -98,11 +115,13 @@ class Synchronizer(ABC):
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`."""
+        """Resumes from `state`."""
 
     def rank_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of this rank alone."""
+        """What a checkpoint must hold of this rank alone: also all that `settle` changes where replicas may differ."""
         return {}
 
-    def load_rank_state(self, state: dict[str, Any] | None) -> None:
-        """Goes on from `rank_state`; None: other ranks wrote the checkpoint."""
+    def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
+        """Resumes from `rank_state`; None: other ranks wrote the checkpoint. A line for the user where that loses
+        something."""
+        return None

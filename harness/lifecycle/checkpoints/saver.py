@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run is at a boundary; equal on all ranks but for `own` and `rings`."""
+    """What a run is at a boundary; equal on all ranks but for `own`, `rings` and `rank`."""
 
     env_steps: int
     state: dict[str, Any]
@@ -45,6 +45,8 @@ class Snapshot:
     own: dict[str, Any]
     """Of this rank's environments."""
     rings: dict[str, Ring]
+    rank: dict[str, Any] = field(default_factory=dict)
+    """Of this rank alone, beside its generators: only as many ranks can resume from it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Saver:
             snapshot.env_steps,
             as_tensors(snapshot.state) if self.rank == 0 else None,
             manifest,
-            as_tensors({"own": snapshot.own, "rank": {"generators": generators_state()}}),
+            as_tensors({"own": snapshot.own, "rank": {"generators": generators_state(), **snapshot.rank}}),
             self.segments.cut(snapshot.rings),
         )
         self.thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint", daemon=True)

@@ -30,10 +30,10 @@ CODE, ARGUMENTS = "code", "arguments"
 """Kinds of entries: what is loaded, and the shapes that it is compiled for, of the trace under the same key."""
 
 
-def describe(examples: Sequence[torch.Tensor]) -> bytes:
-    """Shapes and dtypes of arguments, for whoever compiles a trace."""
+def describe(examples: Sequence[torch.Tensor], reads: int) -> bytes:
+    """Shapes and dtypes of arguments, for whoever compiles a trace; the last `reads` of them are no samples."""
     each = [[list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for tensor in examples]
-    return json.dumps({"arguments": each, "threads": torch.get_num_threads()}).encode()
+    return json.dumps({"arguments": each, "reads": reads, "threads": torch.get_num_threads()}).encode()
 
 
 def compile_trace(path: Path, described: bytes) -> bytes:
@@ -48,7 +48,8 @@ def compile_trace(path: Path, described: bytes) -> bytes:
     examples = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in wanted["arguments"])
     graph = make_fx(load_script(path))(*examples)
     samples = torch.export.Dim("samples", min=2)  # of a rollout, or of what was drawn from a replay
-    dynamic = [None, None, None, *({0: samples} for _ in examples[3:])]
+    data = len(examples) - 3 - wanted["reads"]
+    dynamic = [None, None, None, *[{0: samples}] * data, *[None] * wanted["reads"]]
     program = torch.export.export(_Graph(graph), examples, dynamic_shapes={"arguments": tuple(dynamic)})
     with tempfile.TemporaryDirectory() as folder:
         package = os.path.join(folder, "code.pt2")

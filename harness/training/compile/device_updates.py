@@ -241,7 +241,7 @@ class DeviceUpdateLoop(UpdateLoop):
     def _capture(self) -> str:
         """Makes graphs of all that is launched; why not, on all ranks, where any of them could not."""
         communicator, problem = self.step.communicator, ""
-        whole = communicator.size == 1 and self.step.synchronizer.acts_on_gradients
+        whole = communicator.size == 1 and self.step.synchronizer.same_experiment  # the reduce does nothing
         self.state[SCALE], self.state[STOPPED] = 1.0, 1.0  # so that the calls before a capture change nothing
         fills, update = dict(self.fills), self.update
 

@@ -7,13 +7,13 @@ as `Step.fill` and a backward pass, so that what is traced from it equals eager 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from harness.distributed.arena import Arena
+from harness.training.compile.recording import Recording, record
 from harness.training.precision import Precision
 
 LARGEST_CONSTANT = 64
@@ -77,22 +77,14 @@ class GradientFunction:
         rows = torch.arange(size) % max(len(data[0]), 1)
         return self.parameters.clone(), rows, torch.ones(len(self.names) + 2), *data
 
-    def trace(self, size: int, data: Sequence[torch.Tensor]) -> Any:
-        """The graph of its operations on plain tensors, loss and backward pass in one.
+    def trace(self, size: int, data: Sequence[torch.Tensor]) -> Recording:
+        """Its operations on plain tensors, loss and backward pass in one.
 
-        Raises RuntimeError for what cannot stand in a graph: random numbers, and buffers that a pass changes.
+        Raises RuntimeError for what cannot stand in a trace: random numbers, and buffers that a pass changes.
         """
-        from torch.fx.experimental.proxy_tensor import make_fx  # takes most of a second to import
-
         before = {name: buffer.clone() for name, buffer in self.with_loss.module.named_buffers()}
-        graph = make_fx(self)(*self.examples(size, data))
-        for node in graph.graph.nodes:
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                raise RuntimeError(f"the loss draws random numbers ({node.target})")
-            if node.op == "get_attr" and isinstance(value := getattr(graph, node.target), torch.Tensor):
-                if isinstance(value, nn.Parameter) or value.numel() > LARGEST_CONSTANT:
-                    raise RuntimeError(f"the loss reads a tensor of {tuple(value.shape)} that is no argument of it")
+        recording = record(self, self.examples(size, data), LARGEST_CONSTANT)
         for name, buffer in self.with_loss.module.named_buffers():
             if not torch.equal(buffer, before[name]):
                 raise RuntimeError(f"the loss changes the buffer {name}")
-        return graph
+        return recording

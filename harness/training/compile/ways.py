@@ -27,8 +27,8 @@ from harness.training.compile.function import Batch, GradientFunction, Loss
 from harness.training.compile.store import CodeStore
 from harness.training.precision import Precision
 
-TRACING_EARNS = 2_000
-"""Gradient steps after which a trace that is not on disk pays: it takes about a second, most of it imports."""
+TRACING_EARNS = 200
+"""Gradient steps after which a trace that is not on disk pays: it takes some 50 ms, most of it to write it down."""
 SOURCES = ("algorithms", "models", "training", "distributed")
 """The folders whose code can be in a trace."""
 
@@ -50,6 +50,9 @@ class Wanted:
     description: dict[str, Any] | None
     """All that the loss is made of beside our own sources, as JSON; None where that cannot be said, as of a network of
     the user's: then its trace is its description."""
+    reads: Sequence[torch.Tensor] = ()
+    """What the loss reads beside minibatches and the arena's parameters: other networks', in the places that they
+    keep."""
     per_sample: str | None = None
     """The tensor of `data` whose rows take the loss's number for each sample."""
     steps: int = 0
@@ -69,7 +72,7 @@ class FunctionGradient:
 
     def __post_init__(self) -> None:
         self.arena, self.precision = self.wanted.arena, self.wanted.precision
-        self.values = tuple(self.wanted.data.values())
+        self.values = *self.wanted.data.values(), *self.wanted.reads
 
     def __call__(self, rows: torch.Tensor, numbers: Sequence[float], weight: float) -> None:
         """`rows`: int64 (n,) of the data; `numbers`: in the order of their names."""
@@ -119,6 +122,7 @@ def key_of(wanted: Wanted, size: int, script: Any = None) -> str:
         "size": size,
         "numbers": list(wanted.names),
         "data": [[name, list(values.shape[1:]), str(values.dtype)] for name, values in wanted.data.items()],
+        "reads": [[list(tensor.shape), str(tensor.dtype)] for tensor in wanted.reads],
         "parameters": [list(parameter.shape) for parameter in wanted.arena.members],
         "wire": len(wanted.arena.wire),
         "buffers": [
@@ -192,7 +196,7 @@ def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, tuple
     is not there and would not pay in a run so short."""
     function: GradientFunction | None = None
     found: dict[int, tuple[str, Any]] = {}
-    values = tuple(wanted.data.values())
+    values = *wanted.data.values(), *wanted.reads
     try:
         for size in wanted.sizes:
             key = "" if wanted.description is None else key_of(wanted, size)
@@ -205,10 +209,10 @@ def traces(wanted: Wanted, mode: str, store: CodeStore) -> tuple[dict[int, tuple
             if function is None:
                 parts = wanted.module, wanted.arena, wanted.loss, wanted.precision, wanted.data, wanted.names
                 function = GradientFunction(*parts)
-            _, script = traced.trace(function, size, values)
+            script = traced.trace(function, size, values)
             key = key or key_of(wanted, size, script)
             store.put(key, traced.TRACE, traced.save_script(script))
-            store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values)))
+            store.put(key, ahead.ARGUMENTS, ahead.describe(function.examples(size, values), len(wanted.reads)))
             found[size] = key, script
     except Exception as error:  # whatever tracing may raise: eager is always right
         return found, one_line(f"cannot be traced: {type(error).__name__}: {error}")

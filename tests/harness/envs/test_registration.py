@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,8 @@ from tests.harness.envs.oddities import Odd
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[None]:
+    with suppress(ImportError):
+        import ale_py  # noqa: F401 (registers its games when it is first loaded, and never again)
     before = dict(gym.registry)
     yield
     gym.registry.clear()

@@ -15,6 +15,8 @@ import torch
 from harness.algorithms import Algorithm, Evaluation
 from harness.algorithms.base import Context, Iteration
 from harness.config import load_run_config
+from harness.distributed.mesh import mesh_on_one_channel
+from harness.distributed.sync.allreduce import AllReduce
 from harness.distributed.transports.base import Alone
 from harness.lifecycle.checkpoints import checkpoint
 from harness.reporting.metrics import MetricsWriter
@@ -44,7 +46,8 @@ class Still(Algorithm):
 def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tmp_path: Path) -> None:
     go_on, told = threading.Event(), list[str]()
     config = load_run_config("ppo-cartpole", [])
-    checkpointer = Checkpointer(config, tmp_path, Still(), None, Alone(), told.append, lambda: go_on.wait(10) and None)
+    lone = Alone(), AllReduce(mesh_on_one_channel(Alone()))
+    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, told.append, lambda: go_on.wait(10) and None)
     checkpointer.save(1, 100, {"iteration": 1})
     checkpointer.due = True
     checkpointer.on_agreement(checkpointer.agenda())
@@ -74,9 +77,8 @@ def fails_once() -> Callable[..., None]:
 
 def test_a_boundary_whose_save_failed_is_saved_when_asked_again(tmp_path: Path) -> None:
     told = list[str]()
-    checkpointer = Checkpointer(
-        load_run_config("ppo-cartpole", []), tmp_path, Still(), None, Alone(), told.append, fails_once()
-    )
+    config, lone = load_run_config("ppo-cartpole", []), (Alone(), AllReduce(mesh_on_one_channel(Alone())))
+    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, told.append, fails_once())
     checkpointer.save(1, 100, {"iteration": 1})
     assert checkpointer.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
     checkpointer.save(1, 100, {"iteration": 1})
