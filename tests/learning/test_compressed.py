@@ -31,7 +31,7 @@ def test_a_row_has_reached_its_threshold_where_every_seed_has() -> None:
     diverged = replace(record(row("ppo-cartpole", "bf16"), 100), value=None)
     made[name("ppo-cartpole", "bf16")] = [diverged] * 5
     verdicts = [line.split(" | ")[-1].removesuffix(" |") for line in table(made).splitlines()[2:6]]
-    assert verdicts == ["yes", "**no**", "yes, of too few seeds", "**no**"]
+    assert verdicts == ["yes", "**no**", "not judged: 1 of 5 seeds", "**no**"]
 
 
 @pytest.mark.slow
