@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-PURPOSES = {"actions": 1, "minibatches": 2, "shuffle": 3, "augmentation": 4, "dropout": 5, "updates": 6}
+PURPOSES = {
+    "actions": 1,
+    "minibatches": 2,
+    "shuffle": 3,
+    "augmentation": 4,
+    "dropout": 5,
+    "updates": 6,
+    "compression": 7,
+}
 
 
 def generator(seed: int, purpose: str, *indices: int) -> np.random.Generator:

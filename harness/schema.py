@@ -8,6 +8,7 @@ import pydantic
 import tomli_w
 from pydantic import Field, model_validator
 
+from harness.compression_settings import CompressionSettings
 from harness.envs.settings import EnvSettings
 from harness.registry import Names
 from harness.settings import Settings, table_of
@@ -119,14 +120,6 @@ class SyncSettings(Settings):
     ([extending](extending.md#a-transport))."""
     check_every: int = Field(50, ge=1)
     """Iterations between checks that all ranks hold bit-equal parameters."""
-
-
-class CompressionSettings(Settings):
-    kind: Annotated[str, Names("none")] = "none"
-    """How a gradient is summed over the ranks in fewer bytes: `none`, as it is. One of your own is a `module:Class`
-    ([extending](extending.md#a-compressor))."""
-    kwargs: dict[str, Any] = {}
-    """Keyword arguments for a `kind` of your own."""
 
 
 class CheckpointSettings(Settings):
@@ -300,6 +293,7 @@ class RunConfig(Settings):
     @pydantic.model_validator(mode="after")
     def sections_fit_together(self) -> RunConfig:
         self.algorithm.check(self)
+        self.compression.check(self)
         return self
 
     def to_table(self) -> dict[str, Any]:

@@ -50,7 +50,9 @@ class Run:
         self.host_of: list[str] = self.communicator.gather_objects(self.world.place.host)
         """By rank."""
         self.hosts = sorted(set(self.host_of))
-        self.synchronizer = make_synchronizer(self.config.sync, self.config.compression, self.world.mesh)
+        self.synchronizer = make_synchronizer(
+            self.config.sync, self.config.compression, self.world.mesh, self.config.seed
+        )
         set_threads(self.config.run.threads or 1)
         keep_freed_memory()
         self.environments = self._make_environments()

@@ -104,6 +104,7 @@ def go(attempt: Attempt) -> Result:
             world.abort(result.exit_code)
         return result
     except BaseException as error:
+        requests.starting = False  # rank 0's end, which asks the others to stop, must not break off their own
         if attempt.membership is None or not is_about_ranks(error):
             leave_alone(attempt, run, error)
         raise  # a rank that is alone tells it itself

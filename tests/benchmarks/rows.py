@@ -333,5 +333,6 @@ def rows() -> dict[str, Row | Joined]:
         Joined("replay", "tests.benchmarks.replay_memory"),
         Joined("saving", "tests.benchmarks.saving"),
         Joined("serve", "tests.benchmarks.serving"),
+        Joined("compress", "tests.benchmarks.compressing"),
     ]
     return {row.key: row for row in every}

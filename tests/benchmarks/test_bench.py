@@ -353,6 +353,17 @@ def test_rows_of_a_module_that_takes_its_own_turns_are_joined(tmp_path: Path, mo
 
 
 @pytest.mark.slow
+def test_compressors_are_timed_beside_a_copy(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.compressing", "--side=300", "--seconds=0", "--rounds=1"]
+    subprocess.run([*command, "--json=found.json"], cwd=tmp_path, env=environment(), check=True)
+    large, small = read_json(tmp_path / "found.json")["rows"]
+    for row in (large, small):
+        scores = {score["name"]: score["values"] for score in row["scores"]}
+        assert scores["memcpy"][0] > 0 and {"int8", "top_k", "powersgd"} <= set(scores)
+    assert {claim["of"] for claim in large["claims"]} == {"int8", "top_k", "powersgd"}
+
+
+@pytest.mark.slow
 def test_stepping_environments_has_its_rows() -> None:
     results = Joined("7", "tests.benchmarks.environments").measure("make bench", rounds=2, seconds=0.02)
     claimed = {result.title: verdict for result in results for verdict in result.verdicts}

@@ -144,7 +144,7 @@ class Running:
             cpu=f"{len(available_cores())} cores of {cpu_model()}",
             date=self.date,
             versions=versions(),
-            backend=tomllib.loads((self.folder / "config.toml").read_text())["env"]["backend"],
+            backend=tomllib.loads((self.folder / "config.toml").read_text()).get("env", {}).get("backend", ""),
             curve=curve(read_json_lines(self.folder / "metrics.jsonl")[0]),
         )
 

@@ -32,6 +32,10 @@ def calls(group: Communicator) -> dict[str, Callable[[], Any]]:
         part = group.reduce_scatter_(torch.empty(2), halves.clone())
         return group.all_gather_(torch.empty(group.size, 2), part)
 
+    def exchanged() -> torch.Tensor:
+        rows = 10.0 * group.rank + torch.arange(float(group.size))[:, None]
+        return group.all_to_all_(torch.empty(group.size, 1), rows)[:, 0] - group.rank
+
     return {
         "all_reduce_": lambda: group.all_reduce_(own.clone()),
         "large all_reduce_": lambda: group.all_reduce_(torch.ones(300_000))[:3],
@@ -40,6 +44,7 @@ def calls(group: Communicator) -> dict[str, Callable[[], Any]]:
         "broadcast_object": lambda: group.broadcast_object("from 1" if group.rank == 1 else None, root=1),
         "agree": lambda: group.agree({"most": float(group.rank)}, "max"),
         "reduce_scatter_": scattered,
+        "all_to_all_": exchanged,
         "start_all_reduce": started,
     }
 

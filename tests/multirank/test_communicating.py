@@ -23,6 +23,7 @@ RESULTS = {
     "broadcast_object": "from 1",
     "agree": {"most": 1.0},
     "reduce_scatter_": [[0.0, 3.0], [6.0, 9.0]],
+    "all_to_all_": [0.0, 10.0],
     "start_all_reduce": [3.0] * 4,
 }
 

@@ -158,6 +158,14 @@ RANKS = {
             "gossip": ([*DQN, "sync.kind=gossip", "sync.gossip.overlap=true"], 10, STOP),
         },
     ),
+    "mpi, compressed": (
+        "mpi",
+        {
+            "top_k": ([*PPO, "compression.kind=top_k"], 10, STOP),
+            "powersgd": ([*PPO, "compression.kind=powersgd", "compression.warmup_updates=3"], 10, KILL),
+            "int8": ([*PENDULUM, "compression.kind=int8", "compression.error_feedback=true"], 10, STOP),
+        },
+    ),
     "gloo, sac": ("horovod-gloo", {"sac": (SAC, 4, STOP)}),
     "mpi, compiled": (
         "mpi",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from harness.compression_settings import CompressionSettings
 from harness.distributed.compression.base import Compressor
 from harness.errors import BadInput
 from harness.registry import named_class
-from harness.schema import CompressionSettings
 
-COMPRESSORS: dict[str, str] = {}
+COMPRESSORS = {
+    "fp16": "harness.distributed.compression.sixteen_bits:Fp16",
+    "bf16": "harness.distributed.compression.sixteen_bits:Bf16",
+    "int8": "harness.distributed.compression.quantized:Int8",
+    "sign": "harness.distributed.compression.sign:Sign",
+    "top_k": "harness.distributed.compression.top_k:TopK",
+    "random_k": "harness.distributed.compression.random_k:RandomK",
+    "powersgd": "harness.distributed.compression.powersgd:PowerSGD",
+}
 """By the name that `compression.kind` gives them, beside `none`."""
 
 
@@ -18,11 +26,11 @@ def compressor_class(settings: CompressionSettings) -> type[Compressor] | None:
     return named_class(settings.kind, COMPRESSORS, "compression.kind", Compressor)
 
 
-def make_compressor(settings: CompressionSettings) -> Compressor | None:
-    """A new one, or None where nothing compresses."""
+def make_compressor(settings: CompressionSettings, seed: int = 0) -> Compressor | None:
+    """A new one, or None where nothing compresses. `seed`: the run's."""
     kind = compressor_class(settings)
     try:
-        return None if kind is None else kind(**settings.kwargs)
+        return None if kind is None else kind.from_settings(settings, seed)
     except (TypeError, ValueError) as error:
         where = f"compression.kwargs = {settings.kwargs} with compression.kind = {settings.kind!r}"
         raise BadInput(f"{where}: {error}") from None

@@ -8,12 +8,23 @@ from typing import Any, Optional
 
 import torch
 
+from harness.compression_settings import CompressionSettings
+from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
 
 
 class Compressor(ABC):
-    """Sums one arena's gradient over the ranks, from end to end; made as `Class(**compression.kwargs)`, one for each
-    arena, so that it may keep what it has left out."""
+    """Sums one arena's gradient over the ranks, from end to end; one for each arena, so that it may keep what it has
+    left out."""
+
+    @classmethod
+    def from_settings(cls, settings: CompressionSettings, seed: int) -> Compressor:
+        """A new one: of the user's own as `Class(**compression.kwargs)`. `seed`: the run's."""
+        return cls(**settings.kwargs)
+
+    def attach(self, arena: Arena, group: Communicator) -> None:
+        """It is the gradients of `arena` that will be summed over `group`. BadInput, on all ranks alike, where that
+        makes no sense."""
 
     @abstractmethod
     def all_reduce_(self, vector: torch.Tensor, group: Communicator) -> None:

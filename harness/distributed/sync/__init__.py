@@ -24,6 +24,7 @@ def synchronizer_class(sync: SyncSettings, compression: CompressionSettings, ran
     together, or so many ranks cannot follow the settings."""
     kind: type[Synchronizer] = named_class(sync.kind, SYNCHRONIZERS, "sync.kind", Synchronizer)
     compressor_class(compression)
+    compression.check_ranks(ranks)
     if compression.kind != "none" and not kind.acts_on_gradients:
         raise BadInput(f"compression.kind must be 'none' with sync.kind = {sync.kind!r}, which sums no gradients")
     if sync.kwargs and sync.kind in SYNCHRONIZERS:
@@ -34,8 +35,8 @@ def synchronizer_class(sync: SyncSettings, compression: CompressionSettings, ran
     return kind
 
 
-def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh: Mesh) -> Synchronizer:
-    """The run's; collective. BadInput where the transport cannot do what it needs."""
+def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh: Mesh, seed: int = 0) -> Synchronizer:
+    """The run's, whose `seed` it is; collective. BadInput where the transport cannot do what it needs."""
     kind = synchronizer_class(sync, compression, mesh.world.size)
     missing = kind.needs - mesh.world.can
     if missing and mesh.world.size > 1:
@@ -44,6 +45,6 @@ def make_synchronizer(sync: SyncSettings, compression: CompressionSettings, mesh
     section = getattr(sync, sync.kind, None)
     given = sync.kwargs if section is None else section.model_dump()
     try:
-        return kind(mesh, partial(make_compressor, compression), **given)
+        return kind(mesh, partial(make_compressor, compression, seed), **given)
     except (TypeError, ValueError) as error:
         raise BadInput(f"sync.kwargs = {sync.kwargs} with sync.kind = {sync.kind!r}: {error}") from None

@@ -41,6 +41,8 @@ class ArenaAllReduce(ArenaSync):
         """Reduces a large eager gradient while it is made; None where it is reduced at once."""
         if compressor is None:
             self.overlap = overlap_where_it_pays(arena, group)
+        else:
+            compressor.attach(arena, group)
 
     @property
     def overlaps(self) -> bool:  # type: ignore[override]

@@ -119,6 +119,12 @@ class Communicator(ABC):
         out[self.rank] = tensor
         return self.all_reduce_(out, name="all_gather")
 
+    def all_to_all_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """Row r of `tensor` (size, *shape) goes to rank r; `out`, of the same shape, has in row r what rank r sent
+        here."""
+        every = self.all_gather_(tensor.new_empty(self.size, *tensor.shape), tensor)
+        return out.copy_(every[:, self.rank])
+
     def start_all_reduce(self, tensor: torch.Tensor, tag: int) -> Work:
         """Begins to sum `tensor` over the ranks in place; it must be left alone until the work is done. Started in the
         same order on all ranks; `tag` tells apart those that are under way together.
@@ -195,6 +201,10 @@ class Alone(Communicator):
 
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         return tensor
+
+    def all_gather_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        out[0].copy_(tensor)
+        return out
 
     def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
         return tensor

@@ -58,6 +58,16 @@ class HorovodCommunicator(Communicator):
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         return self.hvd.broadcast_object(value, root_rank=root, name="broadcast_object")
 
+    @blocking
+    def all_gather_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        gathered = self.hvd.allgather(tensor[None], name=f"all_gather.{tensor.numel()}.{tensor.dtype}")
+        return out.copy_(gathered.view_as(out))
+
+    @blocking
+    def all_to_all_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        exchanged = self.hvd.alltoall(tensor, name=f"all_to_all.{tensor.numel()}.{tensor.dtype}")
+        return out.copy_(exchanged.view_as(out))
+
     def start_all_reduce(self, tensor: torch.Tensor, tag: int) -> Work:
         """Horovod's own thread does it."""
         handle = self.hvd.allreduce_async_(tensor, op=self.hvd.Sum, name=f"started.{tag}.{tensor.numel()}")

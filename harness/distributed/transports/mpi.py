@@ -102,7 +102,17 @@ class MpiCommunicator(Communicator):
 
     @blocking
     def all_gather_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-        self.comm.Allgather(memory(tensor), memory(out))
+        if self.shared is not None and out.nbytes <= LARGEST:
+            super().all_gather_(
+                out.view(torch.uint8), tensor.view(torch.uint8)
+            )  # as bytes: the sum with zeros is exact
+        else:
+            self.comm.Allgather(memory(tensor), memory(out))
+        return out
+
+    @blocking
+    def all_to_all_(self, out: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        self.comm.Alltoall(memory(tensor), memory(out))
         return out
 
     def start_all_reduce(self, tensor: torch.Tensor, tag: int) -> Work:
