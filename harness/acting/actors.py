@@ -152,6 +152,10 @@ class MLPActor(Actor):
         self.policy, self.value = NumpyMLP(network.policy), NumpyMLP(network.value)
         self.distribution = self.in_numpy(self.head)
 
+    def parameters(self, observations: np.ndarray) -> np.ndarray:
+        """float32 (n, parameters) of the head, for observations (n, *obs_shape)."""
+        return self.policy(observations.reshape(len(observations), -1))
+
     def begin(self, rollout: Rollout, noise: np.ndarray) -> None:
         self.rollout, self.noise = rollout, noise
         assert self.distribution is not None

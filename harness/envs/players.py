@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from harness.envs.backends.base import Vector
+from harness.envs.backends.native import NativeBackend, is_cartpole
 from harness.envs.evaluation import Act, Episode, Noise, Players, noise_of, refuse_broken
 from harness.envs.factory import make_environment, number_of
 from harness.envs.info import metrics_of
@@ -132,6 +133,23 @@ class SeparateEnvironments(Players):
         self.envs = []
 
 
+class VectorEnvironments(SeparateEnvironments):
+    """CartPoles in one vector: each is its single environment, in a fraction of the time."""
+
+    def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:
+        if mine:
+            vector = NativeBackend().make(self.settings, min(self.at_once, len(mine)), 0, 1)
+            yield from steps_of_vector(self, vector, act, mine, seeds, noise)
+
+
+def separate_environments(
+    settings: EnvSettings, communicator: Communicator | None, at_once: int = AT_ONCE
+) -> SeparateEnvironments:
+    """What plays evaluations beside training, or without any."""
+    kind = VectorEnvironments if is_cartpole(settings) else SeparateEnvironments
+    return kind(settings, communicator, at_once)
+
+
 class TrainingEnvironments(Players):
     """All of a rank's environments play side by side; those whose episode is over are stepped on beside the others,
     and count no more. Who lends them puts back what training goes on from."""
@@ -143,32 +161,44 @@ class TrainingEnvironments(Players):
         self.vector, self.at_once = vector, vector.count
 
     def steps(self, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None) -> Iterator[None]:
-        vector, none = self.vector, (float("nan"),) * len(self.settings.info_metrics)
-        for first in range(0, len(mine), vector.count):
-            part = list(mine[first : first + vector.count])
-            rows = part + [part[-1]] * (vector.count - len(part))
-            observations = vector.reset([seeds[number] for number in rows])
-            playing = [self.episode(number, observations[row], seeds[number], noise) for row, number in enumerate(rows)]
-            left = set(range(len(part)))
-            while left:
-                refuse_broken(observations, playing)
-                actions = act(observations, noise_of(playing, noise))
-                for group, which in enumerate(vector.groups):
-                    vector.send(actions[which], group)
-                results = [vector.receive(group) for group in range(len(vector.groups))]
-                result = results[0] if len(results) == 1 else joined(results)
-                observations, over = result.observations, result.terminated | result.truncated
-                if result.lives_lost is not None:
-                    over = over & ~result.lives_lost
-                for row, episode in enumerate(playing):
-                    episode.total += float(result.true_rewards[row])
-                    episode.steps += 1
-                for row in sorted(left):
-                    if over[row] or self.is_cut(playing[row]):
-                        told = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
-                        self.end(playing[row], not over[row], told)
-                        left.remove(row)
+        yield from steps_of_vector(self, self.vector, act, mine, seeds, noise)
+
+
+def steps_of_vector(
+    players: Players, vector: Vector, act: Act, mine: Sequence[int], seeds: Sequence[int], noise: Noise | None
+) -> Iterator[None]:
+    """Plays the episodes `mine` into `players.finished`, as many side by side as the vector has environments."""
+    none = (float("nan"),) * len(players.settings.info_metrics)
+    for first in range(0, len(mine), vector.count):
+        part = list(mine[first : first + vector.count])
+        rows = part + [part[-1]] * (vector.count - len(part))
+        observations = vector.reset([seeds[number] for number in rows])
+        playing = [players.episode(number, observations[row], seeds[number], noise) for row, number in enumerate(rows)]
+        left = list(range(len(part)))
+        totals = np.zeros(vector.count)
+        while left:
+            refuse_broken(observations, playing)
+            actions = act(observations, noise_of(playing, noise))
+            for group, which in enumerate(vector.groups):
+                vector.send(actions[which], group)
+            results = [vector.receive(group) for group in range(len(vector.groups))]
+            result = results[0] if len(results) == 1 else joined(results)
+            observations, over = result.observations, result.terminated | result.truncated
+            if result.lives_lost is not None:
+                over = over & ~result.lives_lost
+            totals += result.true_rewards
+            for episode in playing:
+                episode.steps += 1
+            if not (over.any() or players.is_cut(playing[0])):  # they began together
                 yield
+                continue
+            for row in list(left):
+                if over[row] or players.is_cut(playing[row]):
+                    told = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
+                    playing[row].total = float(totals[row])
+                    players.end(playing[row], not over[row], told)
+                    left.remove(row)
+            yield
 
 
 def play_episodes(
@@ -184,7 +214,8 @@ def play_episodes(
     `act` takes observations (n, *obs_shape) and gives actions for them, n from 1 to `at_once`. Episodes are cut after
     `max_steps`, where that is given.
     """
-    players = SeparateEnvironments(settings, communicator, at_once, max_steps)
+    players = separate_environments(settings, communicator, at_once)
+    players.max_steps = max_steps
     try:
         return players.play(lambda observations, _: act(observations), seeds).returns
     finally:

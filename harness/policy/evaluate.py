@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.envs.evaluation import Act, Noise, episode_seeds
 from harness.envs.limits import longest_episode
-from harness.envs.players import AT_ONCE, SeparateEnvironments
+from harness.envs.players import AT_ONCE, SeparateEnvironments, separate_environments
 from harness.envs.returns import Evaluation
 from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
@@ -65,7 +65,7 @@ def of_run(
 
         film(policy, seeds[0], run_dir / "video.mp4", longest_episode(settings, evaluation.max_steps), stop)
     at_once = evaluation.at_once if evaluation.environments == "own" else min(evaluation.at_once, settings.count)
-    players = SeparateEnvironments(settings, None, at_once)
+    players = separate_environments(settings, None, at_once)
     return play(players, policy.act, seeds, evaluation.max_steps, None if deterministic else policy.drawn_from, stop)
 
 
@@ -76,7 +76,7 @@ def of_file(
         raise BadInput(f"--env ID is missing: where {policy.path} is to act; it was trained in {policy.card.env['id']}")
     settings = env if isinstance(env, EnvSettings) else env_settings(env)
     seeds = episode_seeds(policy.card.seed if seed is None else seed, "command", episodes)
-    players = SeparateEnvironments(settings, None, AT_ONCE)
+    players = separate_environments(settings, None, AT_ONCE)
     made = players.make()
     try:
         refuse_other_spaces(policy.card, settings.id, made.observation_space, made.action_space, str(policy.path))

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.envs.evaluation import episode_seeds
 from harness.envs.limits import longest_episode
-from harness.envs.players import SeparateEnvironments
+from harness.envs.players import separate_environments
 from harness.errors import BadInput
 from harness.policy.policy import Policy
 
@@ -49,7 +49,7 @@ def visit(policy: Policy, wanted: int) -> States:
     assert settings is not None
     halves = (wanted,) if drawn_from is None else (wanted - wanted // 2, wanted // 2)
     seen: list[np.ndarray] = []
-    players = SeparateEnvironments(settings, None, AT_ONCE)
+    players = separate_environments(settings, None, AT_ONCE)
     try:
         players.max_steps = longest_episode(settings, policy.config.evaluation.max_steps, players.make())
         for number, least in enumerate(halves):

@@ -13,7 +13,7 @@ from harness.envs import Environments
 from harness.envs.evaluation import Played, Players, episode_seeds
 from harness.envs.factory import one_line
 from harness.envs.limits import longest_episode
-from harness.envs.players import SeparateEnvironments, TrainingEnvironments
+from harness.envs.players import TrainingEnvironments, separate_environments
 from harness.errors import BadInput, StopHere
 from harness.models.probing import kept_buffers
 from harness.reporting import PhaseTimer
@@ -187,7 +187,7 @@ def make_players(attempt: Attempt, environments: Environments) -> Players:
     if evaluation.environments == "training":
         limit = longest_episode(settings, evaluation.max_steps)
         return TrainingEnvironments(settings, attempt.communicator, environments.vector, limit)
-    players = SeparateEnvironments(settings, attempt.communicator, evaluation.at_once)
+    players = separate_environments(settings, attempt.communicator, evaluation.at_once)
     try:
         first = players.make()
     except Exception as error:  # whatever a simulator raises that is open already

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from harness.acting.actors import MLPActor
 from harness.algorithms.base import Algorithm, Context, Evaluation, Iteration
 from harness.algorithms.common.collector import DATA, Collector
 from harness.algorithms.common.description import describe_loss
@@ -212,8 +213,13 @@ class OnPolicy(Algorithm):
 
     @torch.no_grad()
     def act_deterministic(self, observations: np.ndarray) -> np.ndarray:
-        parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
-        return self.head.for_environment(self.head.mode(parameters).cpu().numpy())
+        return self.head.for_environment(self.head.mode(self.parameters(observations)).cpu().numpy())
+
+    def parameters(self, observations: np.ndarray) -> torch.Tensor:
+        """float32 (n, parameters) of the head, by what training acts by."""
+        if isinstance(actor := self.collector.actor, MLPActor):
+            return torch.from_numpy(actor.parameters(observations))
+        return self.module(torch.from_numpy(observations).to(self.device))[0]
 
     @property
     def drawn_from(self) -> Noise:
@@ -221,8 +227,7 @@ class OnPolicy(Algorithm):
 
     @torch.no_grad()
     def act_sampled(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        parameters, _ = self.module(torch.from_numpy(observations).to(self.device))
-        actions = self.head.sample(parameters, torch.from_numpy(noise).to(self.device))
+        actions = self.head.sample(self.parameters(observations), torch.from_numpy(noise).to(self.device))
         return self.head.for_environment(actions.cpu().numpy())
 
     def evaluate(self, episodes: int, final: bool = False) -> Evaluation:

@@ -13,7 +13,13 @@ from harness.distributed.transports.base import Alone
 from harness.envs import EnvSettings, make_environments
 from harness.envs.evaluation import Act, Noise, episode_seeds
 from harness.envs.limits import LONGEST, is_limited, longest_episode
-from harness.envs.players import SeparateEnvironments, TrainingEnvironments, play_episodes
+from harness.envs.players import (
+    SeparateEnvironments,
+    TrainingEnvironments,
+    VectorEnvironments,
+    play_episodes,
+    separate_environments,
+)
 from tests.environments import Count, Line
 
 made = 0
@@ -181,3 +187,25 @@ def test_a_limit_stands_where_the_environment_has_none() -> None:
     assert is_limited(endless, gym.wrappers.TimeLimit(gym.make("NeverOver-v0"), 9))
     assert [longest_episode(endless, steps) for steps in (None, 5)] == [LONGEST, 5]
     assert longest_episode(EnvSettings(id="CartPole-v1"), None) is None
+
+
+def balance(observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    """Keeps CartPole up for a while."""
+    return (observations @ np.array([0.0, 0.1, 1.0, 0.6], np.float32) > 0).astype(np.int64)
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_episodes_in_a_vector_are_those_of_single_environments(limit: int | None) -> None:
+    settings, seeds = EnvSettings(id="CartPole-v1"), episode_seeds(3, "final", 40)
+    played = []
+    for kind in (SeparateEnvironments, VectorEnvironments):
+        players = kind(settings, None, 16, limit)
+        played.append(players.play(balance, seeds))
+        again = players.play(balance, seeds)
+        assert (again.returns == played[-1].returns).all()
+        players.close()
+    one, other = played
+    assert (one.returns == other.returns).all() and one.cut == other.cut and len(set(one.returns)) > (limit is None)
+    assert isinstance(separate_environments(settings, None), VectorEnvironments)
+    noted = EnvSettings(id="CartPole-v1", info_metrics=["is_success"])
+    assert not isinstance(separate_environments(noted, None), VectorEnvironments)
