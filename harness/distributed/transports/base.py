@@ -84,10 +84,6 @@ class Communicator(ABC):
     derived: tuple[Communicator, ...] = ()
     """Those that `split` and `duplicate` made of it."""
 
-    @property
-    def path(self) -> str:
-        return self.transport
-
     @abstractmethod
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         """Reduces `tensor` over the ranks in place; the result is bit-equal on all of them.
