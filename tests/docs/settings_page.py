@@ -180,7 +180,7 @@ def word(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {len(inner)} {plural(inner[0])}"
     if is_model(annotation):
-        return "name, or table with a `name`" if issubclass(annotation, STRATEGIES) else "table"
+        return "name, `module:Class`, or table with a `name`" if issubclass(annotation, STRATEGIES) else "table"
     if annotation is Any:
         return "value"
     return PLAIN.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
