@@ -17,7 +17,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from harness.envs.registration import register_from_parent
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
 from harness.settings import named_object
@@ -143,7 +142,6 @@ def as_vector(space: Any) -> spaces.Box:
 def registered(settings: EnvSettings, **kwargs: Any) -> gym.Env:
     if is_atari(settings.id):
         import_module("ale_py")  # registers its games
-    register_from_parent(settings.id)
     if settings.game is None:
         return gym.make(settings.id, disable_env_checker=True, **kwargs)
     from harness.envs.games.atari import make_game

@@ -16,6 +16,7 @@ from harness.cluster.handshake import Handshake
 from harness.distributed.sync import synchronizer_class
 from harness.distributed.world import World
 from harness.envs.inspection import close_spare, forget
+from harness.envs.registration import register_from_parent
 from harness.errors import StopAtStart
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.elastic import Membership, keep_going
@@ -45,6 +46,8 @@ def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") 
     run_dir, handshake = Path(run_dir) if run_dir is not None else default_run_dir(config), Handshake.read(os.environ)
     with threads_restored():
         try:
+            if config.env is not None and handshake.registration is not None:
+                register_from_parent(config.env.id, handshake.registration)
             start = train_elastic if handshake.elastic else train_on_world
             return start(config, run_dir, resume, handshake)
         finally:
