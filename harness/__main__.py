@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--elastic", metavar="MIN:MAX", help="MIN to MAX ranks, which may come and go; in place of --ranks"
     )
     train.add_argument("--output", type=Path, metavar="DIR", help="the run's directory; default: runs/NAME-seedS")
-    train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="whether to go on from a checkpoint")
+    train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to resume from")
 
     evaluate = commands.add_parser("evaluate", help="whole episodes of a trained policy")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR|FILE.onnx")
@@ -117,8 +117,8 @@ def is_other_rank() -> bool:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
+    from harness.policy.evaluate import environment_notice
     from harness.policy.evaluate import evaluate as evaluate_policy
-    from harness.policy.evaluate import remark
     from harness.text import listed
 
     for name, least in (("episodes", 1), ("seed", 0)):
@@ -137,7 +137,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             stop=lambda: requests.received is not None,
             env=arguments.env,
         )
-    if (line := remark(arguments.run_dir, arguments.env)) is not None:
+    if (line := environment_notice(arguments.run_dir, arguments.env)) is not None:
         print(line)
     policy = f"the {which} policy" if arguments.run_dir.is_dir() else arguments.run_dir
     early = len(found.returns) < arguments.episodes

@@ -88,7 +88,7 @@ class Throughput:
         return cls(
             ranks=found["ranks"],
             line=found["line"],
-            notices=found["remarks"],
+            notices=found["notices"],
             iterations=iterations,
             env_steps_per_second=Figure.of([repeat["env_steps"] / repeat["seconds"] for repeat in repeats]),
             gradient_steps_per_second=Figure.of([repeat["gradient_steps"] / repeat["seconds"] for repeat in repeats]),

@@ -76,7 +76,7 @@ def identity(settings: EnvSettings) -> tuple[Any, ...]:
     return made_of, id(gym.registry.get(settings.id.rpartition(":")[2]))
 
 
-def take_spare(settings: EnvSettings) -> gym.Env | None:
+def claim_spare(settings: EnvSettings) -> gym.Env | None:
     """The environment that was looked at, for the caller to keep and to close; None where there is none such."""
     found = inspected(settings)
     if found is None:

@@ -134,7 +134,7 @@ class SeparateEnvironments(Players):
 
 class TrainingEnvironments(Players):
     """All of a rank's environments play side by side; those whose episode is over are stepped on beside the others,
-    and count no more. Who lends them puts back what training goes on from."""
+    and count no more. Who lends them puts back their state."""
 
     def __init__(
         self, settings: EnvSettings, communicator: Communicator, vector: Vector, max_steps: int | None = None

@@ -2,7 +2,7 @@
 
 A rank that is lost breaks the collectives of the others with an error; one that could join is told to rank 0, and the
 ranks agree on it at a boundary, with a checkpoint. Both ways the attempt ends on all that are left, Horovod starts
-again with the new number, and the next attempt goes on from the last checkpoint, which loads on any number of ranks.
+again with the new number, and the next attempt resumes from the last checkpoint, which loads on any number of ranks.
 """
 
 from __future__ import annotations

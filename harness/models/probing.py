@@ -113,7 +113,7 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def network_remarks(network: nn.Module, algorithm: str, changed: tuple[str, ...]) -> list[str]:
+def network_notices(network: nn.Module, algorithm: str, changed: tuple[str, ...]) -> list[str]:
     """What a person should know of a network of theirs that `algorithm` keeps in evaluation mode, a line each.
     `changed`: as `probe` gives them."""
     notices = []

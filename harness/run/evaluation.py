@@ -166,7 +166,7 @@ class Evaluations:
         return self._played.returns
 
     def _restore_training(self, lent: dict[str, Any] | None) -> None:
-        """After an evaluation in the environments of training, whose state was `lent`: they go on from it."""
+        """After an evaluation in the environments of training, whose state was `lent`: it is put back."""
         if isinstance(self.players, TrainingEnvironments):
             assert self.environments is not None
             goes_on, begun = self.environments.restart_episodes(self.seed, self.counters.iteration, lent)

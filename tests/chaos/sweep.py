@@ -214,7 +214,7 @@ def last_attempts(scene: Scene, found: list[Struck]) -> dict:
 
 
 def note_corrupt(found: list[Struck], scene: Scene) -> None:
-    """Notes with the last fault whether this attempt, the one after it, went on from what that had damaged."""
+    """Notes with the last fault whether this attempt, the one after it, resumed from what that had damaged."""
     damaged = re.search(r"(step-\d+)/", found[-1].what) if found else None
     if damaged is not None and scene.resumed_from() == damaged[1]:
         found[-1].corrupt = True

@@ -44,7 +44,7 @@ class Record:
     cpu_seconds: float
     """Of all its processes, with start-up and compilation."""
     interrupted: int
-    """How often it was stopped and went on from its checkpoint."""
+    """How often it was stopped and resumed from its checkpoint."""
     command: str
     commit: str | None
     cpu: str
@@ -105,7 +105,7 @@ class Running:
 
     @classmethod
     def start(cls, row: Row, seed: int, folder: Path) -> Running:
-        """Goes on from a checkpoint where there is one."""
+        """Resumes from a checkpoint where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "harness", *row.command(seed), "--output", str(folder)]
         with (folder / "output.log").open("ab") as log:

@@ -173,7 +173,7 @@ class Saver:
             if self.rank == 0:
                 self._write_rest(copy, aside)
         except Exception as error:  # the thread is not the run: what went wrong is told, and the run goes on
-            self.trouble = words_of(error)
+            self.trouble = reason_of(error)
             if self.rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -211,8 +211,8 @@ class Saver:
                 tidy()
             except OSError as error:
                 kept = f"the checkpoint of {copy.env_steps:,} steps is kept, but not all around it is in order"
-                self.notices.append(f"{kept} before the next: {words_of(error)}")
+                self.notices.append(f"{kept} before the next: {reason_of(error)}")
 
 
-def words_of(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

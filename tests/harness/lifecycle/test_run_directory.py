@@ -1,4 +1,4 @@
-"""What an attempt begins from, and where what it does not go on from is left."""
+"""What an attempt begins from, and where what it does not resume from is left."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_is_not_gone_on_with_at_all_is_set_aside_with_its_metrics(how: str,
         damage(path)
     start = prepare(run_dir, "auto" if how == "damaged" else str(other))
     assert start.checkpoint == (None if how == "damaged" else other)
-    assert ("begins anew" if how == "damaged" else "goes on from elsewhere") in start.notices[-1]
+    assert ("starts over" if how == "damaged" else "resumes from elsewhere") in start.notices[-1]
     assert "aside-1" in start.notices[-1]
     assert not names(run_dir) and not (run_dir / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "metrics.jsonl").exists()
