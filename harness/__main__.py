@@ -119,7 +119,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
     from harness.policy.evaluate import environment_notice
     from harness.policy.evaluate import evaluate as evaluate_policy
-    from harness.text import listed
+    from harness.text import metrics_suffix
 
     for name, least in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -145,7 +145,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(f"stopped ({requests.received}) after {len(found.returns)} of {arguments.episodes} episodes")
     if len(found.returns):
         print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of {policy}", end=" ")
-        print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){listed(found.metrics)}")
+        print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){metrics_suffix(found.metrics)}")
     if found.cut:
         print(f"{found.cut} of them were cut by evaluation.max_steps")
     if arguments.video:

@@ -20,6 +20,7 @@ from gymnasium import spaces
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
 from harness.settings import named_object
+from harness.text import one_line
 
 EXTRAS = {
     "box2d": ("LunarLander", "BipedalWalker", "CarRacing"),
@@ -190,10 +191,6 @@ def nearest(env_id: str) -> str:
     near = difflib.get_close_matches(env_id, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}It may be a registered gymnasium id or module:Name-v0".strip()
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def raised(error: BaseException) -> str:

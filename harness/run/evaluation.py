@@ -11,7 +11,6 @@ import numpy as np
 from harness.algorithms.base import Act, Algorithm, Evaluation
 from harness.envs import Environments
 from harness.envs.evaluation import Played, Players, episode_seeds
-from harness.envs.factory import one_line
 from harness.envs.limits import longest_episode
 from harness.envs.players import SeparateEnvironments, TrainingEnvironments
 from harness.errors import BadInput, StopHere
@@ -20,6 +19,7 @@ from harness.reporting import PhaseTimer
 from harness.run.attempt import Attempt
 from harness.run.counters import Counters
 from harness.run.stopping import StopAgreement
+from harness.text import one_line
 
 
 class Evaluations:

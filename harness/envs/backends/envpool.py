@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import Backend, InTurn, StepResult, Vector
-from harness.envs.factory import exists, one_line
+from harness.envs.factory import exists
 from harness.envs.inspection import check_environment
 from harness.envs.settings import EnvSettings, stickiness
 from harness.errors import BadInput
+from harness.text import one_line
 
 SAME = {
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),

@@ -19,10 +19,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.conformance import keeps_values
-from harness.envs.factory import one_line, raised
+from harness.envs.factory import raised
 from harness.envs.settings import EnvSettings
 from harness.envs.snapshots.snapshot import Snapshots, put_back
 from harness.errors import BadInput
+from harness.text import one_line
 
 INDEPENDENT = "seeds_per_environment"
 
