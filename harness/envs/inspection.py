@@ -54,9 +54,9 @@ def inspect_environment(settings: EnvSettings) -> Inspection:
     found = inspected(settings)
     if found is None:
         close_spare()
-        with warnings.catch_warnings(record=True) as told:  # what is refused is told in one line
+        with warnings.catch_warnings(record=True) as warned:  # what is refused is told in one line
             env = make_environment(settings)
-        for each in told:
+        for each in warned:
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)
         try:
             found = latest = looked_at(env, settings)

@@ -165,8 +165,8 @@ class TrainingEnvironments(Players):
                     episode.steps += 1
                 for row in sorted(left):
                     if over[row] or self.is_cut(playing[row]):
-                        told = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
-                        self.end(playing[row], not over[row], told)
+                        metrics = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
+                        self.end(playing[row], not over[row], metrics)
                         left.remove(row)
                 yield
 

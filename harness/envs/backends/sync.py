@@ -100,15 +100,15 @@ class Sync(InTurn):
 
     def step(self, actions: np.ndarray) -> StepResult:
         flags = np.zeros((3, self.count), dtype=bool)
-        rewards, told = np.empty(self.count, np.float32), self.no_metrics
+        rewards, values = np.empty(self.count, np.float32), self.no_metrics
         if self.metrics:
-            told = np.empty((self.count, len(self.metrics)))
-        out = Arrays(self.empty(), rewards, flags[0], flags[1], self.final, flags[2], told)
+            values = np.empty((self.count, len(self.metrics)))
+        out = Arrays(self.empty(), rewards, flags[0], flags[1], self.final, flags[2], values)
         final = lives_lost = None
         if step_in_turn(self.envs, actions, out, self.first, self.metrics):
             final, self.final = self.final, self.zeros()
             lives_lost = out.lives_lost
-        metrics = told if self.metrics and final is not None else None
+        metrics = values if self.metrics and final is not None else None
         return StepResult(
             out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost, info_metrics=metrics
         )

@@ -188,8 +188,8 @@ class Saver:
         parts = []
         deadline = time.monotonic() + PATIENCE
         for rank in self.writers:
-            told = f"rank-{rank}.json"
-            while told not in names_in(aside) or not isinstance(found := read_json(aside / told), dict):
+            name = f"rank-{rank}.json"
+            while name not in names_in(aside) or not isinstance(found := read_json(aside / name), dict):
                 if self.given_up.wait(POLL_SECONDS):
                     raise OSError(0, "another rank could not write its part")
                 if time.monotonic() > deadline:
@@ -197,7 +197,7 @@ class Saver:
             part = RankPart.from_json(found)
             parts.append(part.as_json())
             written[part.file] = CheckSum.from_json(found)
-            (aside / told).unlink()
+            (aside / name).unlink()
         self.settle_files()
         manifest = {**copy.manifest, "parts": parts}
         checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)

@@ -180,12 +180,12 @@ def test_a_rank_beats_while_its_training_thread_does_not_and_tells_where_that_is
 def test_a_beat_tells_whether_its_rank_waits_in_a_call_of_any_of_its_groups(tmp_path) -> None:
     world, control = Alone(), Alone("control")
     world.derived = (control,)
-    told = []
+    waits = []
     for group in (None, world, control):
         if group is not None:
             group.waiting = True
         with Heartbeat(tmp_path, 0, "here", group=world):
             wait_for(lambda: read_beats(tmp_path), 10, "beat")
-            told.append(read_beats(tmp_path)[0].waits)
+            waits.append(read_beats(tmp_path)[0].waits)
         world.waiting = control.waiting = False
-    assert told == [False, True, True]
+    assert waits == [False, True, True]

@@ -145,8 +145,8 @@ def test_without_locks_a_run_goes_on_and_says_so(
     settings = ["ppo-cartpole", "run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
     assert go(str(tmp_path), [*settings, "evaluation.final_episodes=1"])["status"] == "done"
     check_free(tmp_path)
-    told = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
-    assert capsys.readouterr().out.count(told) == 1
+    line = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
+    assert capsys.readouterr().out.count(line) == 1
 
 
 def test_a_start_whose_ranks_died_before_it_wrote_its_settings_may_be_made_again(tmp_path: Path) -> None:
