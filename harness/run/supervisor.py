@@ -25,9 +25,9 @@ from harness.launching import (
     Launcher,
     Outcome,
     available_hosts,
+    claim_slots,
     get_launcher,
     inside_launcher,
-    take_slots,
 )
 from harness.launching.own_module import python_module
 from harness.lifecycle.failures import claim_failures, made_of, report_end_without_result
@@ -61,7 +61,7 @@ def train_on_ranks(
             f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
         )
     starter = get_launcher(launcher) if least is None else ElasticHorovodrun(least)
-    hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
+    hosts = claim_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check(hosts)
     if config.sync.path == "mpi" and not starter.carries_mpi:
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
