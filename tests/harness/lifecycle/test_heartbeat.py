@@ -18,13 +18,13 @@ from harness.lifecycle.watchdog import Hang, RanksWatch, Watch
 from tests.conftest import wait_for
 
 FIRST = Beat(
-    rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0
+    rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (mpi.py:1)", time=0.0
 )
 SECOND = Beat(rank=1, host="b", pid=8, number=1, progress=1, waits=False, where="step (simulator.py:210)", time=0.0)
 
 
 class Ranks:
-    """Two ranks that beat as told, and the watch over them."""
+    """Two ranks that beat as the test has it, and the watch over them."""
 
     def __init__(self, folder: Path, clock: pytest.MonkeyPatch, state: str, hang_seconds: float = 60.0) -> None:
         self.folder, self.now, self.beats = folder, 100.0, [FIRST, SECOND]

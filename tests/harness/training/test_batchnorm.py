@@ -1,6 +1,6 @@
 """BatchNorm over ranks against torch's own on the whole batch.
 
-A second rank is stood in for by collectives that double every sum: what another rank with the same samples would bring
+A second rank is stood in for by a communicator that doubles every sum: what another rank with the same samples would bring
 about, so that the whole batch is the local one twice. Real ranks with unlike shares: tests/multirank.
 """
 
