@@ -135,19 +135,11 @@ RULES: dict[str, Callable[[Sources], set[str]]] = {
     "no transport is named outside distributed": transports_named,
     f"no file over {LONGEST} lines": too_long,
 }
-KNOWN: dict[str, set[str]] = {
-    "no transport is named outside distributed": {
-        "harness.bench.reducing",
-        "harness.bench.torch_distributed",
-        "harness.lifecycle.elastic",
-    },
-}
-"""What is yet to be mended."""
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_packages_keep_the_rule(rule: str) -> None:
-    assert RULES[rule](sources_of("harness", "search")) - KNOWN.get(rule, set()) == set()
+    assert RULES[rule](sources_of("harness", "search")) == set()
 
 
 PLANTED: dict[str, tuple[dict[str, str], set[str]]] = {

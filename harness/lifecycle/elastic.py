@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from harness.distributed.transports.horovod import HorovodCommunicator
 from harness.distributed.world import World, prepare_environment
 
 Outcome = TypeVar("Outcome")
@@ -54,7 +53,7 @@ def keep_going(attempt: Callable[[World, Membership], Outcome]) -> Outcome:
             names = "rank", "size", "local_rank", "local_size"
             world.place = replace(world.place, **dict(zip(names, numbers)), launcher="gloo")
             world.reason = "elastic ranks"
-            world.adopt(HorovodCommunicator())
+            world.adopt(world.start_transport("horovod"))
             world.cores = world.cores_beside_others()
             return attempt(world, membership)
         except (HorovodInternalError, HostsUpdatedInterrupt, RanksChange) as change:

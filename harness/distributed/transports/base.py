@@ -148,6 +148,10 @@ class Communicator(ABC):
     def close(self) -> None:
         """Ends what carries them; by all ranks, and nothing is called after it."""
 
+    def piece_of(self, size: int) -> int | None:
+        """Bytes that carry a reduce of `size` bytes at a time; None: memory that the ranks share carries it."""
+        return size
+
     def barrier(self) -> None:
         self.all_reduce_(torch.zeros(1), name="barrier")
 
