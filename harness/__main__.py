@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--elastic", metavar="MIN:MAX", help="MIN to MAX ranks, which may come and go; in place of --ranks"
     )
     train.add_argument("--output", type=Path, metavar="DIR", help="the run's directory; default: runs/NAME-seedS")
-    train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="whether to go on from a checkpoint")
+    train.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to resume from")
 
     evaluate = commands.add_parser("evaluate", help="whole episodes of a trained policy")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR|FILE.onnx")
@@ -122,9 +122,9 @@ def is_other_rank() -> bool:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from harness.lifecycle.signals import StopRequests
+    from harness.policy.evaluate import environment_notice
     from harness.policy.evaluate import evaluate as evaluate_policy
-    from harness.policy.evaluate import remark
-    from harness.text import listed
+    from harness.text import metrics_suffix
 
     for name, least in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -142,7 +142,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             stop=lambda: requests.received is not None,
             env=arguments.env,
         )
-    if (line := remark(arguments.run_dir, arguments.env)) is not None:
+    if (line := environment_notice(arguments.run_dir, arguments.env)) is not None:
         print(line)
     policy = f"the {which} policy" if arguments.run_dir.is_dir() else arguments.run_dir
     early = len(found.returns) < arguments.episodes
@@ -150,7 +150,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(f"stopped ({requests.received}) after {len(found.returns)} of {arguments.episodes} episodes")
     if len(found.returns):
         print(f"{found.mean:.4g} ± {found.std:.3g} over {len(found.returns)} episodes of {policy}", end=" ")
-        print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){listed(found.metrics)}")
+        print(f"(least {found.returns.min():.4g}, most {found.returns.max():.4g}){metrics_suffix(found.metrics)}")
     if found.cut:
         print(f"{found.cut} of them were cut by evaluation.max_steps")
     if arguments.video:

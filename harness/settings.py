@@ -60,7 +60,8 @@ def written(settings: Settings, dumped: Mapping[str, Any]) -> dict[str, Any]:
             table[key] = without_none(value)
         elif field.get_default(call_default_factory=True) is not None:
             table[key] = NONE
-    return table
+    more = getattr(settings, "model_extra", None) or {}  # of a class of the user's own
+    return table | {key: without_none(dumped[key]) for key in more}
 
 
 def without_none(value: Any) -> Any:

@@ -31,9 +31,9 @@ def printable(text: str, limit: int = LINE) -> str:
     return cut(CONTROLS.sub("", without_escapes(cut(text, 10 * limit)).replace("\t", "    ")), limit)
 
 
-def one_line(text: str, limit: int = REASON) -> str:
-    """`text` of several lines as one, with single spaces."""
-    return cut(" ".join(CONTROLS.sub(" ", without_escapes(cut(text, 10 * limit))).split()), limit)
+def one_line(text: object, limit: int = REASON) -> str:
+    """`text`, or an error's, of several lines as one, with single spaces."""
+    return cut(" ".join(CONTROLS.sub(" ", without_escapes(cut(str(text), 10 * limit))).split()), limit)
 
 
 def last_that_fit(lines: Iterable[str], size: int = LINES) -> tuple[str, ...]:
@@ -47,6 +47,6 @@ def last_that_fit(lines: Iterable[str], size: int = LINES) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def listed(metrics: Mapping[str, float]) -> str:
+def metrics_suffix(metrics: Mapping[str, float]) -> str:
     """`, is_success 0.93`; nothing of none."""
     return "".join(f", {name} {value:.4g}" for name, value in metrics.items())

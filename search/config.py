@@ -38,9 +38,12 @@ class StudySettings(Settings):
     """Minutes after which one `search run` stops, as on a stop request: trials that run are asked to stop and queued
     again, and the next `search run` resumes."""
     sampler: SerializeAsAny[SamplerSettings] = Tpe(name="tpe")
-    """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings."""
+    """Who proposes: tpe, gp, cmaes, random or grid; a name, or a table with the sampler's own settings. One of your own
+    is a `module:Class` ([extending](extending.md#a-sampler-a-pruner))."""
     pruner: SerializeAsAny[PrunerSettings] = Median(name="median")
-    """Who ends bad trials early: median, percentile, halving, hyperband, threshold, patient, wilcoxon or none."""
+    """Who ends bad trials early: median, percentile, halving, hyperband, threshold, patient, wilcoxon or none; a name,
+    or a table with the pruner's own settings. One of your own is a `module:Class`
+    ([extending](extending.md#a-sampler-a-pruner))."""
     storage: str | None = None
     """A database that Optuna can open (`postgresql://…`, `sqlite:///…`, …); unset: `studies/NAME/study.db`."""
     seed: int = Field(0, ge=0)

@@ -151,10 +151,6 @@ def plural(count: int, what: str) -> str:
     return f"{count} {what}" + ("" if count == 1 else "s")
 
 
-def one_line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
 def open_display() -> Display:
     return Guarded(LiveTable() if sys.stdout.isatty() else Lines())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, read_json_lines, write_json
-from harness.lifecycle.failures import take_failures
+from harness.lifecycle.failures import claim_failures
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TrialDir:
 
     def failure(self, seed: int) -> Failure | None:
         """Why the run of one seed has no result: of the ranks that recorded that, the first."""
-        for record in take_failures(self.seed_path(seed)):
+        for record in claim_failures(self.seed_path(seed)):
             return Failure(record["rank"], record["host"], record["reason"], tuple(record["lines"]))
         return None
 

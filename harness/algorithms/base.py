@@ -142,7 +142,7 @@ class Algorithm(ABC):
         return {}
 
     def load_local_state(self, state: dict[str, Any]) -> np.ndarray:
-        """After `load_state`, and once `rings` are filled: goes on from the `local_state` of the environments that are
+        """After `load_state`, and once `rings` are filled: restores the `local_state` of the environments that are
         this rank's now; bool (envs,), which of them go on with their episodes."""
         return np.zeros(0, dtype=bool)
 

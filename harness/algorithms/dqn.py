@@ -28,7 +28,7 @@ from harness.buffers.replay import Replay
 from harness.buffers.replay_memory import frames_of
 from harness.distributed.arena import Arena
 from harness.envs.evaluation import Noise
-from harness.models.probing import network_remarks
+from harness.models.probing import network_notices
 from harness.models.q_network import UsersQNetwork, make_q_network
 from harness.randomness import generator
 from harness.settings import named_object
@@ -131,7 +131,7 @@ class DQN(OffPolicy):
     def notices(self) -> list[str]:
         of_network: list[str] = []
         if isinstance(self.module, UsersQNetwork):
-            of_network = network_remarks(self.module.network, self.settings.name, self.module.changed)
+            of_network = network_notices(self.module.network, self.settings.name, self.module.changed)
         return [*super().notices(), *of_network]
 
     # -- acting --------------------------------------------------------------------------------------------------------

@@ -130,9 +130,9 @@ class SAC(Continuous):
             return super().draw_update_noise(draw, updates)
         return draw.standard_normal((updates, *self.matrix.shape), dtype=np.float32)
 
-    def take_noise(self, noise: np.ndarray) -> None:
+    def set_noise(self, noise: np.ndarray) -> None:
         if not self.settings.gsde:
-            super().take_noise(noise)
+            super().set_noise(noise)
 
     def update(self, number: int, part: slice, noise: np.ndarray) -> bool:
         if self.settings.gsde:

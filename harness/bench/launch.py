@@ -16,7 +16,7 @@ from typing import Any
 from harness.cluster.handshake import Handshake
 from harness.errors import BadInput
 from harness.files import plain, read_json, write_json
-from harness.launching import Host, JobSpec, available_hosts, get_launcher, inside_launcher, take_slots
+from harness.launching import Host, JobSpec, available_hosts, claim_slots, get_launcher, inside_launcher
 from harness.launching.outcome import split_output
 from harness.launching.own_module import python_module
 from harness.lifecycle.signals import StopRequests
@@ -52,7 +52,7 @@ class Places:
             raise BadInput(f"this bench starts ranks itself, but this process is a rank of {outer} already")
         hosts = tuple(available_hosts(hostfile, os.environ))
         for count in ranks:
-            take_slots(hosts, count, hostfile or "this machine")
+            claim_slots(hosts, count, hostfile or "this machine")
         name = launcher or default_launcher(os.environ)
         get_launcher(name)
         return cls(name, hosts)

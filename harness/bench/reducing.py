@@ -12,10 +12,7 @@ import numpy as np
 import torch
 
 from harness.bench.openmpi import allreduce_algorithm
-from harness.bench.torch_distributed import TorchCommunicator
 from harness.distributed.transports.base import Communicator
-from harness.distributed.transports.mpi import MOST_AT_ONCE, MpiCommunicator
-from harness.distributed.transports.shared_memory import LARGEST
 from harness.distributed.world import World
 from harness.errors import BadInput
 
@@ -42,22 +39,19 @@ def measure(world: World, path: str, hosts: list[str], sizes: list[int], seconds
         times[str(size)] = [round(each, 9) for each in time_calls(communicator, call, seconds)]
     device, ranks = device_of(world, path).type, world.place.size
     mpi = library() if path not in ("torch-gloo", "nccl") and device == "cpu" else None
-    found = {
+    return {
         "times": times,
         "device": device,
         "mpi": mpi,
         "cycle_milliseconds": os.environ.get("HOROVOD_CYCLE_TIME") if path.startswith("horovod") else None,
         "algorithms": {str(size): algorithm(communicator, path, mpi, ranks, size) for size in sizes},
     }
-    if isinstance(communicator, TorchCommunicator):
-        communicator.stop()
-    return found
 
 
 def start(world: World, path: str, hosts: list[str]) -> Communicator:
     """What carries `path`, as a run starts it where a run knows it."""
     if path in ("torch-gloo", "nccl"):
-        return TorchCommunicator(world, "nccl" if path == "nccl" else "gloo", hosts)
+        return world.start_torch("nccl" if path == "nccl" else "gloo", hosts)
     if world.place.size == 1:
         raise BadInput("an all-reduce needs at least 2 ranks")
     return world.start("mpi" if path.startswith("mpi") else "horovod")
@@ -71,23 +65,19 @@ def device_of(world: World, path: str) -> torch.device:
 def make_call(path: str, communicator: Communicator, tensor: torch.Tensor) -> Callable[[], object]:
     """One all-reduce of `tensor` in place."""
     if path in ("mpi-bare", "mpi-ring"):
-        assert isinstance(communicator, MpiCommunicator)
-        world, in_place, buffer = communicator.comm, communicator.mpi.IN_PLACE, tensor.numpy()
+        from mpi4py import MPI
+
+        world, in_place, buffer = MPI.COMM_WORLD, MPI.IN_PLACE, tensor.numpy()
         return lambda: world.Allreduce(in_place, buffer)
     return lambda: communicator.all_reduce_(tensor, "sum", "gradients")
 
 
 def algorithm(communicator: Communicator, path: str, mpi: str | None, ranks: int, size: int) -> str | None:
     """What MPI reduces `size` bytes by. Runs hand it large buffers in pieces, and small ones of one host not at all."""
-    if (
-        path == "mpi"
-        and isinstance(communicator, MpiCommunicator)
-        and communicator.shared is not None
-        and size <= LARGEST
-    ):
+    piece = communicator.piece_of(size) if path == "mpi" else size
+    if piece is None:
         return "shared memory"
-    piece = 4 * MOST_AT_ONCE if path == "mpi" else size
-    name = allreduce_algorithm(mpi, os.environ, ranks, min(size, piece))
+    name = allreduce_algorithm(mpi, os.environ, ranks, piece)
     return f"{name}, {piece >> 20} MB at a time" if name is not None and size > piece else name
 
 

@@ -59,7 +59,7 @@ def measure(
                 found.append(repeat)
             return {
                 "line": first_line(run),
-                "remarks": run.algorithm.notices(),
+                "notices": run.algorithm.notices(),
                 "config": resolved(run).to_table(),
                 "ranks": communicator.size,
                 "environments": None if run.environments is None else run.environments.share.total,
@@ -73,7 +73,7 @@ def measure(
 
 
 def iterate(run: Run) -> None:
-    """One iteration and all that follows it in a run, but evaluations; the budget begins anew where it ends."""
+    """One iteration and all that follows it in a run, but evaluations; the budget starts over where it ends."""
     if run.counters.iteration == run.algorithm.iterations:
         run.counters.iteration = 0
     if run.account(run.iterate()) != StopReason.GO_ON:  # agreed by all ranks

@@ -22,7 +22,7 @@ MEASURED = "iterations as `harness train` makes them, metrics included, without 
 
 
 @dataclass(frozen=True)
-class Share:
+class PhaseShare:
     """Of a run's time, what one phase of its loop takes; mean over the ranks."""
 
     phase: str
@@ -65,7 +65,7 @@ class Throughput:
     """Where there is no environment, samples."""
     gradient_steps_per_second: Figure
     iteration_milliseconds: Figure
-    phases: list[Share]
+    phases: list[PhaseShare]
     floor: FloorFigures | None
     config: dict[str, Any]
     """As the run resolved it."""
@@ -78,7 +78,7 @@ class Throughput:
         totals = [sum(repeat["phases"].values()) for repeat in repeats]
         spent = {name: [repeat["phases"].get(name, 0.0) for repeat in repeats] for name in names}
         phases = [
-            Share(
+            PhaseShare(
                 name,
                 Figure.of([seconds / total for seconds, total in zip(spent[name], totals)]),
                 per_iteration(spent[name], iterations),
@@ -88,7 +88,7 @@ class Throughput:
         return cls(
             ranks=found["ranks"],
             line=found["line"],
-            notices=found["remarks"],
+            notices=found["notices"],
             iterations=iterations,
             env_steps_per_second=Figure.of([repeat["env_steps"] / repeat["seconds"] for repeat in repeats]),
             gradient_steps_per_second=Figure.of([repeat["gradient_steps"] / repeat["seconds"] for repeat in repeats]),

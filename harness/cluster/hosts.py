@@ -184,7 +184,7 @@ def available_hosts(hostfile: str | Path | None, env: Mapping[str, str]) -> list
     return slurm_hosts(env) or local_hosts()
 
 
-def take_slots(hosts: Sequence[Host], ranks: int, source: str = "the hosts") -> tuple[Host, ...]:
+def claim_slots(hosts: Sequence[Host], ranks: int, source: str = "the hosts") -> tuple[Host, ...]:
     """The first `ranks` slots of `hosts`, in order; BadInput where there are fewer. `source` names the hosts in it."""
     hosts = merge_hosts(hosts)
     total = sum(host.slots for host in hosts)

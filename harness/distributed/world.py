@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -69,7 +69,7 @@ class World:
         if path == "auto":
             communicator, self.reason = start_quicker(self.place, self.device, needs)
         else:
-            communicator, self.reason = self._start(path), f"sync.path = {path}"
+            communicator, self.reason = self.start_transport(path), f"sync.path = {path}"
         if communicator.size != self.place.size or communicator.rank != self.place.rank:
             found = f"rank {communicator.rank} of {communicator.size}"
             raise BadInput(
@@ -80,7 +80,8 @@ class World:
         self.cores = self.cores_beside_others()
         return communicator
 
-    def _start(self, path: str) -> Communicator:
+    def start_transport(self, path: str) -> Communicator:
+        """The group of all ranks by this transport; BadInput where it refuses them."""
         transport = get_transport(path)
         refusal = transport.refuses(self.place, self.device)
         if refusal is not None:
@@ -90,6 +91,12 @@ class World:
         communicator = transport.start(self.place, self.device)
         communicator.transport = path
         return communicator
+
+    def start_torch(self, backend: str, hosts: Sequence[str]) -> Communicator:
+        """Starts `torch.distributed` in place of a transport, for benches that compare with it; see `start_group`."""
+        from harness.distributed.transports.torch import start_group
+
+        return self.adopt(start_group(self.place, self.device, backend, hosts))
 
     def adopt(self, communicator: Communicator) -> Communicator:
         """Takes the group of all ranks, which has started; collective."""

@@ -17,10 +17,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from harness.envs.registration import register_from_parent
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
 from harness.settings import named_object
+from harness.text import one_line
 
 EXTRAS = {
     "box2d": ("LunarLander", "BipedalWalker", "CarRacing"),
@@ -143,7 +143,6 @@ def as_vector(space: Any) -> spaces.Box:
 def registered(settings: EnvSettings, **kwargs: Any) -> gym.Env:
     if is_atari(settings.id):
         import_module("ale_py")  # registers its games
-    register_from_parent(settings.id)
     if settings.game is None:
         return gym.make(settings.id, disable_env_checker=True, **kwargs)
     from harness.envs.games.atari import make_game
@@ -192,10 +191,6 @@ def nearest(env_id: str) -> str:
     near = difflib.get_close_matches(env_id, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}It may be a registered gymnasium id or module:Name-v0".strip()
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def raised(error: BaseException) -> str:

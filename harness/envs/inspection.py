@@ -54,9 +54,9 @@ def inspect_environment(settings: EnvSettings) -> Inspection:
     found = inspected(settings)
     if found is None:
         close_spare()
-        with warnings.catch_warnings(record=True) as told:  # what is refused is told in one line
+        with warnings.catch_warnings(record=True) as warned:  # what is refused is told in one line
             env = make_environment(settings)
-        for each in told:
+        for each in warned:
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)
         try:
             found = latest = looked_at(env, settings)
@@ -76,7 +76,7 @@ def identity(settings: EnvSettings) -> tuple[Any, ...]:
     return made_of, id(gym.registry.get(settings.id.rpartition(":")[2]))
 
 
-def take_spare(settings: EnvSettings) -> gym.Env | None:
+def claim_spare(settings: EnvSettings) -> gym.Env | None:
     """The environment that was looked at, for the caller to keep and to close; None where there is none such."""
     found = inspected(settings)
     if found is None:

@@ -152,7 +152,7 @@ def separate_environments(
 
 class TrainingEnvironments(Players):
     """All of a rank's environments play side by side; those whose episode is over are stepped on beside the others,
-    and count no more. Who lends them puts back what training goes on from."""
+    and count no more. Who lends them puts back their state."""
 
     def __init__(
         self, settings: EnvSettings, communicator: Communicator, vector: Vector, max_steps: int | None = None
@@ -194,9 +194,9 @@ def steps_of_vector(
                 continue
             for row in list(left):
                 if over[row] or players.is_cut(playing[row]):
-                    told = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
+                    metrics = none if result.info_metrics is None else tuple(result.info_metrics[row].tolist())
                     playing[row].total = float(totals[row])
-                    players.end(playing[row], not over[row], told)
+                    players.end(playing[row], not over[row], metrics)
                     left.remove(row)
             yield
 

@@ -8,16 +8,13 @@ it.
 from __future__ import annotations
 
 import copy
-import os
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 import cloudpickle
 import gymnasium as gym
 
-from harness.cluster.handshake import REGISTERED
 from harness.envs.settings import EnvSettings, is_atari
 from harness.errors import BadInput
 
@@ -56,12 +53,12 @@ def refuse_names_of_the_script(setting: str, *names: str | None) -> None:
             )
 
 
-def register_from_parent(env_id: str, env: Mapping[str, str] = os.environ) -> None:
+def register_from_parent(env_id: str, written: Path) -> None:
     """In a rank: registers what its parent has written down, where this process does not know `env_id` itself."""
-    if REGISTERED not in env or env_id in gym.registry:
+    if env_id in gym.registry:
         return
     try:
-        search_path, spec = cloudpickle.loads(Path(env[REGISTERED]).read_bytes())
+        search_path, spec = cloudpickle.loads(written.read_bytes())
         sys.path += [each for each in search_path if each not in sys.path]
         gym.registry[spec.id] = spec
     except Exception as error:

@@ -123,12 +123,12 @@ class Environments:
             self.scaler.moments.load_state(state["returns"])
 
     def local_state(self) -> dict[str, Any]:
-        """What this rank's environments go on from, while no step is under way; see `Vector.state`."""
+        """The state of this rank's environments, while no step is under way; see `Vector.state`."""
         scaled = None if self.scaler is None else self.scaler.returns.copy()
         return {"vector": self.vector.state(), "returns": scaled}
 
     def load_local_state(self, state: dict[str, Any], begun: np.ndarray) -> np.ndarray:
-        """After a reset, whose observations are `begun` (envs, …): bool (envs,), which environments go on from the
+        """After a reset, whose observations are `begun` (envs, …): bool (envs,), which environments continue from the
         `local_state` of before; the others begin an episode."""
         goes_on = np.zeros(self.count, dtype=bool)
         if state["vector"] is not None:
@@ -142,8 +142,8 @@ class Environments:
     def restart_episodes(
         self, seed: int, iteration: int, before: dict[str, Any] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """After others have stepped the vector: bool (envs,), which environments go on from the vector's state
-        `before` that; and first observations (envs, …) of the others, whose episodes begin anew."""
+        """After others have stepped the vector: bool (envs,), which environments continue from the vector's state
+        `before` that; and first observations (envs, …) of the others, which begin new episodes."""
         observations = self.reset(seed, iteration)
         own = {"vector": before, "returns": None if self.scaler is None else self.scaler.returns.copy()}
         goes_on = self.load_local_state(own, observations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.cluster.hosts import Host, available_hosts, local_hosts, read_hosts, slurm_hosts, take_slots
+from harness.cluster.hosts import Host, available_hosts, claim_slots, local_hosts, read_hosts, slurm_hosts
 from harness.errors import BadInput
 from harness.launching.base import Job, JobSpec, Launcher
 from harness.launching.environment import inside_launcher
@@ -32,7 +32,7 @@ __all__ = [
     "local_hosts",
     "read_hosts",
     "slurm_hosts",
-    "take_slots",
+    "claim_slots",
 ]
 
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from harness.cluster.hosts import Host, take_slots
+from harness.cluster.hosts import Host, claim_slots
 from harness.errors import BadInput
 from harness.launching import processes, remote
 from harness.launching.base import Job, JobSpec, Launcher
@@ -186,7 +186,7 @@ class ProcessLauncher(Launcher):
 
         The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
         """
-        hosts = take_slots(spec.hosts, spec.ranks, f"the hosts of {spec.run_id}")
+        hosts = claim_slots(spec.hosts, spec.ranks, f"the hosts of {spec.run_id}")
         path = {"PATH": spec.env["PATH"]} if "PATH" in spec.env else os.environ
         spec = replace(spec, hosts=hosts, command=with_own_path(spec.command, path))
         env = {**launch_environment(os.environ), **spec.env, processes.RUN_ID: spec.run_id}

@@ -2,7 +2,7 @@
 
 A rank that is lost breaks the collectives of the others with an error; one that could join is told to rank 0, and the
 ranks agree on it at a boundary, with a checkpoint. Both ways the attempt ends on all that are left, Horovod starts
-again with the new number, and the next attempt goes on from the last checkpoint, which loads on any number of ranks.
+again with the new number, and the next attempt resumes from the last checkpoint, which loads on any number of ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from harness.distributed.transports.horovod import HorovodCommunicator
 from harness.distributed.world import World, prepare_environment
 
 Outcome = TypeVar("Outcome")
@@ -54,7 +53,7 @@ def keep_going(attempt: Callable[[World, Membership], Outcome]) -> Outcome:
             names = "rank", "size", "local_rank", "local_size"
             world.place = replace(world.place, **dict(zip(names, numbers)), launcher="gloo")
             world.reason = "elastic ranks"
-            world.adopt(HorovodCommunicator())
+            world.adopt(world.start_transport("horovod"))
             world.cores = world.cores_beside_others()
             return attempt(world, membership)
         except (HorovodInternalError, HostsUpdatedInterrupt, RanksChange) as change:

@@ -27,7 +27,7 @@ def made_of(record: Mapping[str, Any]) -> Made:
     return Made(**record.get("made", {}))
 
 
-def take_failures(run_dir: Path) -> list[dict[str, Any]]:
+def claim_failures(run_dir: Path) -> list[dict[str, Any]]:
     """The failures that ranks recorded, in the order of ranks; they are taken away with it."""
     found = []
     for path in sorted(run_dir.glob("failure.rank-*.json")):
@@ -60,7 +60,7 @@ def end_without_result(run_dir: Path) -> str | None:
     return f"its ranks were killed, or their hosts lost; last signs of life: {', '.join(signs)}" if signs else None
 
 
-def tell_end(run_dir: Path) -> None:
+def report_end_without_result(run_dir: Path) -> None:
     """Tells it, and keeps it in `attempts.jsonl`; before this attempt writes anything. What it is told from is taken
     away: it is told once, and is no later attempt's."""
     ended = end_without_result(run_dir)
@@ -70,5 +70,5 @@ def tell_end(run_dir: Path) -> None:
             append_json_line(
                 run_dir / "attempts.jsonl", {"ended": ended, "noticed": time.strftime("%Y-%m-%d %H:%M:%S")}
             )
-    take_failures(run_dir)
+    claim_failures(run_dir)
     clear_heartbeats(run_dir)

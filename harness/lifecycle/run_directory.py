@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import BadInput
 from harness.files import read_json
 from harness.lifecycle.checkpoints import checkpoint
-from harness.lifecycle.failures import take_failures
+from harness.lifecycle.failures import claim_failures
 from harness.lifecycle.result import read_result
 
 KEPT_DECISIONS = ("env.backend", "env.double_buffer", "sync.path", "compile.mode", "compile.products")
@@ -136,15 +136,15 @@ class Start:
 def prepare(run_dir: Path, resume: str) -> Start:
     """Makes the directory ready for another attempt.
 
-    `resume` is `auto`, `never`, or a checkpoint's path. What is not gone on with is set aside, where no later start
-    takes it for this run's: damaged checkpoints, those that are newer than the one, and all of a run that goes on from
+    `resume` is `auto`, `never`, or a checkpoint's path. What is not resumed from is moved aside, where no later start
+    takes it for this run's: damaged checkpoints, those that are newer than the one, and all of a run that resumes from
     elsewhere. `never` deletes it. Checkpoints share segments of the replay: where no checkpoint is whole for want of
-    these, its run goes on without the replay.
+    these, its run resumes without the replay.
     """
     kept = (run_dir / "checkpoints").resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "result.json").unlink(missing_ok=True)  # a result is that of the last attempt, or not there
-    take_failures(run_dir)
+    claim_failures(run_dir)
     checkpoint.delete_asides(kept)
     found = None if resume in ("auto", "never") else Path(resume).resolve()
     damaged: list[Path] = []
@@ -166,8 +166,8 @@ def prepare(run_dir: Path, resume: str) -> Start:
         return Start(found, notices, state_alone)
     series = [run_dir / "metrics.jsonl", run_dir / "tensorboard"]
     if steps and resume != "never":
-        anew = "the run begins anew, and" if found is None else "the run goes on from elsewhere;"
-        notices.append(f"{anew} what there was is in {move_aside(run_dir, [kept, *series])} now")
+        how = "the run starts over, and" if found is None else "the run resumes from elsewhere;"
+        notices.append(f"{how} what there was is in {move_aside(run_dir, [kept, *series])} now")
     for path in (*series, kept):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     (run_dir / "progress.json").unlink(missing_ok=True)

@@ -89,7 +89,7 @@ def refuse_batch_statistics(network: nn.Module, where: str) -> None:
     ]
     if names:
         raise BadInput(
-            f"{where}: {listed(names)} must have track_running_stats=True, or be a LayerNorm or GroupNorm: it "
+            f"{where}: {shortened(names)} must have track_running_stats=True, or be a LayerNorm or GroupNorm: it "
             "normalises by the batch, so an action would depend on which others are asked for beside it"
         )
 
@@ -108,23 +108,23 @@ def inert_layers(network: nn.Module) -> list[str]:
     return found
 
 
-def listed(names: list[str] | tuple[str, ...]) -> str:
+def shortened(names: list[str] | tuple[str, ...]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def network_remarks(network: nn.Module, algorithm: str, changed: tuple[str, ...]) -> list[str]:
+def network_notices(network: nn.Module, algorithm: str, changed: tuple[str, ...]) -> list[str]:
     """What a person should know of a network of theirs that `algorithm` keeps in evaluation mode, a line each.
     `changed`: as `probe` gives them."""
     notices = []
     if inert := inert_layers(network):
         notices.append(
             f"network.class: {algorithm} keeps networks in evaluation mode, in learning too, where these layers do "
-            f"nothing new: {listed(inert)}; statistics stay as they are, and nothing is dropped"
+            f"nothing new: {shortened(inert)}; statistics stay as they are, and nothing is dropped"
         )
     if changed:
         notices.append(
-            f"network.class changes its buffers whenever it is called ({listed(changed)}): after each iteration all "
+            f"network.class changes its buffers whenever it is called ({shortened(changed)}): after each iteration all "
             "ranks take rank 0's, and other numbers of ranks learn something else"
         )
     return notices

@@ -112,7 +112,7 @@ def env_settings(name: str) -> EnvSettings:
     return validate(EnvSettings, load_toml(path).get("env", {}), str(path), "env")
 
 
-def remark(path: Path | str, env: str | None) -> str | None:
+def environment_notice(path: Path | str, env: str | None) -> str | None:
     """A line where a file's policy was trained with more than the environment has that it is to act in."""
     policy = load_policy(path) if is_onnx(path) and env is not None else None
     if not isinstance(policy, OnnxPolicy) or env is None:

@@ -42,7 +42,7 @@ def session_of(path: Path, model: bytes | None, providers: list[Any]) -> Any:
         raise BadInput(f"{path} needs the extra 'export': pip install -e '.[export]' ({error})") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # an input with a default is remarked on as a warning
+    options.log_severity_level = 3  # an input with a default would be a warning
     if model is None:
         try:
             model = path.read_bytes()

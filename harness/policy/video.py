@@ -11,10 +11,10 @@ import gymnasium as gym
 import numpy as np
 
 from harness.envs import make_environment
-from harness.envs.factory import one_line
 from harness.envs.settings import LIFE_LOST
 from harness.errors import BadInput
 from harness.policy.policy import Policy
+from harness.text import one_line
 
 
 def film(

@@ -106,14 +106,14 @@ class MetricsWriter:
         self._lines.write(line.encode())
         if self._board is not None:
             self._board.log(update if env_steps is None else env_steps, scalars)
-        told, self._late = self._late, False
+        was_late, self._late = self._late, False
         try:
             self._lines.flush()
             if self._board is not None:
                 self._board.flush_where_due()
         except OSError as error:
             self._late = True
-            return None if told else f"metrics wait in memory until they can be written: {error.strerror}"
+            return None if was_late else f"metrics wait in memory until they can be written: {error.strerror}"
         return None
 
     def sync(self) -> None:

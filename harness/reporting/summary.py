@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.text import listed
+from harness.text import metrics_suffix
 
 if TYPE_CHECKING:
     from harness.lifecycle.result import Result
@@ -20,7 +20,7 @@ def summary(result: Result, run_dir: Path) -> str:
         value = f"{result.eval_return_mean:.4g} ± {result.eval_return_std:.3g} over {result.eval_episodes} episodes"
         early = f" ({result.reason})" if result.reason else ""
         means = {name.removesuffix("_mean"): mean for name, mean in result.eval_metrics.items()}
-        lines.append(f"done{early}: {value}{listed(means)}, {steps}, {ranks}")
+        lines.append(f"done{early}: {value}{metrics_suffix(means)}, {steps}, {ranks}")
     else:
         lines.append(f"{result.status}: {result.reason}; {steps}, {ranks}")
         lines += [f"  | {line}" for line in result.last_lines]

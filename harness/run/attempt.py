@@ -20,7 +20,7 @@ class Attempt:
     config: RunConfig
     run_dir: Path
     resume: str
-    """`auto` goes on from the directory's last checkpoint, `never` begins anew, a path names a checkpoint."""
+    """`auto` resumes from the directory's last checkpoint, `never` starts over, a path names a checkpoint."""
     world: World
     requests: StopRequests
     handshake: Handshake = Handshake()

@@ -1,4 +1,4 @@
-"""What a run keeps of itself while it goes on, and how another attempt goes on from it."""
+"""The checkpoints that a run makes, and how another attempt resumes from one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Checkpointer:
         places = share.first, share.count, share.total
         self.saver = Saver(directory, communicator, places, config.checkpoint.keep, settle_files)
         if blind := ", ".join(str(rank) for rank in range(communicator.size) if rank not in self.saver.writers):
-            say(f"rank {blind} does not see {directory}: checkpoints lack its part, and no run goes on from them there")
+            say(f"rank {blind} does not see {directory}: checkpoints lack its part, and no run resumes from them there")
         self.table = config.to_table()
         self.due = self.best = self.busy = False
         """Whether a save is due, whether it is of the best policy so far, and whether any rank still writes the one
@@ -112,13 +112,13 @@ class Checkpointer:
         self._report(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
             what = self.config.env.id
-            self.say(f"checkpoints do not hold what {what} goes on from: a resumed run begins new episodes")
+            self.say(f"checkpoints do not hold the state of {what}: a resumed run begins new episodes")
         elif self.iteration is None and own and self.config.env is not None:
             size = bytes_in(own["environments"]["vector"])
             if size >= MUCH:
                 count = f"{self.environments.share.count}" if self.environments is not None else "its"
                 self.say(
-                    f"what {count} environments of {self.config.env.id} on a rank go on from takes {size >> 20} MB in "
+                    f"the state of {count} environments of {self.config.env.id} on a rank takes {size >> 20} MB in "
                     "each checkpoint: all that they hold and a reset does not leave as it was; where they offer "
                     "get_state() and set_state(state), it is what these say"
                 )
@@ -154,7 +154,7 @@ class Checkpointer:
     def close(self) -> None:
         self.saver.close()
 
-    # -- when it goes on from a checkpoint -----------------------------------------------------------------------------
+    # -- when it resumes from a checkpoint -----------------------------------------------------------------------------
 
     def restore(self, directory: Path, state_alone: bool = False) -> dict[str, Any]:
         """Loads a checkpoint that rank 0 has found whole, or of which it has found `state.pt` whole; returns its
@@ -178,8 +178,8 @@ class Checkpointer:
         of_rank: dict[str, Any] | None = None
         if found.ranks != communicator.size:
             self.say(
-                f"{found.ranks} ranks wrote the checkpoint and {communicator.size} go on: the generators that Python, "
-                "numpy and torch have for a whole process begin anew"
+                f"{found.ranks} ranks wrote the checkpoint and {communicator.size} go on: the process-wide generators "
+                "of Python, numpy and torch are re-seeded"
             )
         elif own is not None:
             of_rank = found.part(own)[1]
@@ -209,4 +209,4 @@ class Checkpointer:
         begun = share.total - self.communicator.agree({"goes_on": float(goes_on)})["goes_on"]
         if begun:
             count = f"{begun:.0f} of {share.total} environments"
-            self.say(f"{count} begin a new episode: the checkpoint does not hold what they go on from")
+            self.say(f"{count} begin a new episode: the checkpoint does not hold their state")

@@ -11,7 +11,6 @@ import numpy as np
 from harness.algorithms.base import Act, Algorithm, Evaluation
 from harness.envs import Environments
 from harness.envs.evaluation import Played, Players, episode_seeds
-from harness.envs.factory import one_line
 from harness.envs.limits import longest_episode
 from harness.envs.players import TrainingEnvironments, separate_environments
 from harness.errors import BadInput, StopHere
@@ -20,6 +19,7 @@ from harness.reporting import PhaseTimer
 from harness.run.attempt import Attempt
 from harness.run.counters import Counters
 from harness.run.stopping import StopAgreement
+from harness.text import one_line
 
 
 class Evaluations:
@@ -166,7 +166,7 @@ class Evaluations:
         return self._played.returns
 
     def _restore_training(self, lent: dict[str, Any] | None) -> None:
-        """After an evaluation in the environments of training, whose state was `lent`: they go on from it."""
+        """After an evaluation in the environments of training, whose state was `lent`: it is put back."""
         if isinstance(self.players, TrainingEnvironments):
             assert self.environments is not None
             goes_on, begun = self.environments.restart_episodes(self.seed, self.counters.iteration, lent)

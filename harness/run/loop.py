@@ -36,6 +36,7 @@ class Run:
     def __init__(self, attempt: Attempt) -> None:
         self.attempt, self.config, self.run_dir = attempt, attempt.config, attempt.run_dir
         self.world, self.communicator, self.rank = attempt.world, attempt.communicator, attempt.rank
+        self.mesh = self.world.mesh
         self.reporter = Reporter(Trial.of(attempt.handshake), self.communicator)
         self.agreement = StopAgreement(attempt, self.reporter)
         self.counters, self.phases = Counters(), PhaseTimer()
@@ -65,17 +66,17 @@ class Run:
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _make_environments(self) -> Environments | None:
-        config, communicator, world = self.config, self.communicator, self.world
+        config, data, world = self.config, self.mesh.data, self.world
         if config.env is None:
             return None
         gamma = float(getattr(config.algorithm, "gamma", 0.99))
-        chosen = agree_on_backend(config.env, communicator, world.cores, world.device.type)
-        return make_environments(chosen, communicator.rank, communicator.size, gamma, world.cores)
+        chosen = agree_on_backend(config.env, self.communicator, world.cores, world.device.type)
+        return make_environments(chosen, data.rank, data.size, gamma, world.cores)
 
     def _build(self) -> Algorithm:
         parts = self.config, self.communicator, self.world.device, self.phases, self.environments
         calls = self.evaluations.play, self._settle_threads, self.agreement.listen
-        context = Context(*parts, *calls, self.world.mesh, self.synchronizer)
+        context = Context(*parts, *calls, self.mesh, self.synchronizer)
         return algorithm_class(self.config.algorithm.name)(context)
 
     def _settle_threads(self, module: torch.nn.Module) -> None:
@@ -151,7 +152,7 @@ class Run:
         counters.pending = None
         if counters.iteration % self.config.sync.check_every == 0:
             self.synchronizer.check(self._parameters())
-        if self.rank == 0:
+        if self.mesh.speaks:
             self.progress.update(status(self))
         reason = self.agreement.reason()
         if self.checkpointer is not None and self.checkpointer.ready:
@@ -186,7 +187,7 @@ class Run:
     def settle_policy(self) -> None:
         """One policy on all ranks, to the bit; collective."""
         self.synchronizer.settle()
-        check_equal(self.world.mesh.data, self._parameters())
+        check_equal(self.mesh.data, self._parameters())
 
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())
@@ -196,21 +197,21 @@ class Run:
         self.counters.seconds = self.resumed_seconds + time.monotonic() - self.began
 
     def say(self, line: str) -> None:
-        if self.rank == 0:
+        if self.mesh.speaks:
             self.progress.say(line)
 
     # -- its start and its end -----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Rank 0 prepares the directory; all ranks load the checkpoint that it names."""
+        """The rank that speaks prepares the directory; all ranks load the checkpoint that it names."""
         start, config = Start(None, []), resolved(self)
-        if self.rank == 0:
+        if self.mesh.speaks:
             start = prepare(self.run_dir, self.attempt.resume)
             write_text(self.run_dir / "config.toml", config.to_toml())
         start = self.communicator.broadcast_object(start)
         shown = self.config.run.name, self.world.place, self.run_dir, self.attempt.handshake.has_parent
         self.progress = open_progress(*shown, every=self.config.logging.every_seconds)
-        if self.rank == 0:
+        if self.mesh.speaks:
             stepped_by = None if self.environments is None else self.environments.vector.notice
             first = [first_line(self)] + ([] if stepped_by is None else [stepped_by])
             for line in (*first, *self.algorithm.notices(), *self.notices, *start.notices):
@@ -242,8 +243,8 @@ class Run:
         self.algorithm.close()
 
     def write(self, ended: Result) -> None:
-        """On rank 0: result.json, unless a newer attempt of this trial writes its own."""
-        if self.rank == 0 and not self.reporter.superseded():
+        """By the rank that speaks: result.json, unless a newer attempt of this trial writes its own."""
+        if self.mesh.speaks and not self.reporter.superseded():
             ended.write(self.run_dir)
 
     def made(self) -> Made:

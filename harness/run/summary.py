@@ -19,7 +19,7 @@ def first_line(run: Run) -> str:
     config, world, threads = run.config, run.world, torch.get_num_threads()
     size = world.place.size
     ranks = f"{size} rank{'s' if size > 1 else ''} on {', '.join(run.hosts)}"
-    sync = f"sync {run.communicator.path} ({world.reason})"
+    sync = f"sync {run.communicator.transport} ({world.reason})"
     if not run.synchronizer.same_experiment:
         sync += ", which makes N ranks another experiment than one"
     share = f"{threads} thread{'s' if threads > 1 else ''} a rank"
@@ -38,7 +38,7 @@ def resolved(run: Run) -> RunConfig:
         "compile": config.compile.model_copy(update={"mode": mode, "products": products}),
     }
     if run.communicator.size > 1:
-        changes["sync"] = config.sync.model_copy(update={"path": run.communicator.path})
+        changes["sync"] = config.sync.model_copy(update={"path": run.communicator.transport})
     if config.env is not None and run.environments is not None:
         changes["env"] = run.environments.settings
     return config.model_copy(update=changes)
@@ -53,7 +53,7 @@ def status(run: Run) -> Status:
         env_steps_per_second=counters.env_steps_per_second,
         seconds=counters.seconds,
         ranks=run.communicator.size,
-        sync_path=run.communicator.path,
+        sync_path=run.communicator.transport,
         eta_seconds=counters.seconds * (run.total_steps - counters.env_steps) / counters.env_steps,
         return_mean=run.return_mean,
         eval_mean=None if evaluation is None else evaluation.mean,
@@ -76,7 +76,7 @@ def result(run: Run, status: str, reason: str | None, value: float | None = None
         wall_seconds=counters.seconds,
         env_steps_per_second=counters.env_steps_per_second,
         ranks=run.communicator.size,
-        sync_path=run.communicator.path,
+        sync_path=run.communicator.transport,
         sync_reason=run.world.reason,
         eval_return_mean=None if evaluation is None else evaluation.mean,
         eval_return_std=None if evaluation is None else evaluation.std,

@@ -25,12 +25,12 @@ from harness.launching import (
     Launcher,
     Outcome,
     available_hosts,
+    claim_slots,
     get_launcher,
     inside_launcher,
-    take_slots,
 )
 from harness.launching.own_module import python_module
-from harness.lifecycle.failures import made_of, take_failures, tell_end
+from harness.lifecycle.failures import claim_failures, made_of, report_end_without_result
 from harness.lifecycle.heartbeat import clear_heartbeats
 from harness.lifecycle.result import Made, Result, failed_result, read_result
 from harness.lifecycle.run_directory import refuse_unwritable, saves
@@ -61,7 +61,7 @@ def train_on_ranks(
             f"--ranks {ranks} starts ranks itself, but this process is a rank of {outer} already: leave it out"
         )
     starter = get_launcher(launcher) if least is None else ElasticHorovodrun(least)
-    hosts = take_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
+    hosts = claim_slots(available_hosts(hostfile, os.environ), ranks, str(hostfile or "this machine"))
     starter.check(hosts)
     if config.sync.path == "mpi" and not starter.carries_mpi:
         raise BadInput(f"sync.path = 'mpi' needs ranks started by mpirun or horovodrun; this is {starter.name}")
@@ -82,7 +82,7 @@ def train_on_ranks(
     ):
         refuse_names_of_the_script(setting, name)
     fresh = not run_dir.exists()
-    tell_end(run_dir)
+    report_end_without_result(run_dir)
     settings, handed = run_dir / "requested.toml", run_dir / "registration.pkl"
     write_text(settings, config.to_toml())
     if registered is not None:
@@ -198,7 +198,7 @@ class RunDisplay:
 def conclude(run_dir: Path, outcome: Outcome, asked: str | None, config: RunConfig, ranks: int, begun: bool) -> Result:
     """The result that rank 0 wrote, or else one that says who died and how; BadInput for what the ranks refused, which
     they do not once training has `begun`."""
-    failures, made = take_failures(run_dir), Made()
+    failures, made = claim_failures(run_dir), Made()
     written = read_result(run_dir)
     # a rank that dies at the start has its launcher end the others, to which that looks like a request
     died = bool(failures) or (outcome.signal is not None and outcome.signal != "SIGTERM")

@@ -16,10 +16,11 @@ from harness.cluster.handshake import Handshake
 from harness.distributed.sync import synchronizer_class
 from harness.distributed.world import World
 from harness.envs.inspection import close_spare, forget
+from harness.envs.registration import register_from_parent
 from harness.errors import StopAtStart
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.elastic import Membership, keep_going
-from harness.lifecycle.failures import has_failures, take_failures, tell_end
+from harness.lifecycle.failures import claim_failures, has_failures, report_end_without_result
 from harness.lifecycle.heartbeat import Heartbeat, clear_heartbeats
 from harness.lifecycle.lock import DirectoryLock
 from harness.lifecycle.result import Result, versions
@@ -38,13 +39,15 @@ from harness.training.process import threads_restored
 def train(config: RunConfig, run_dir: Path | None = None, resume: str = "auto") -> Result:
     """Trains on the ranks that this process was started with; returns the same result on all of them.
 
-    `resume`: `auto` goes on from the directory's last checkpoint, `never` begins anew, a path names a checkpoint.
+    `resume`: `auto` resumes from the directory's last checkpoint, `never` starts over, a path names a checkpoint.
     Raises BadInput before anything is written where the run cannot be started. Nothing of the run is left in the
     process: it may train again.
     """
     run_dir, handshake = Path(run_dir) if run_dir is not None else default_run_dir(config), Handshake.read(os.environ)
     with threads_restored():
         try:
+            if config.env is not None and handshake.registration is not None:
+                register_from_parent(config.env.id, handshake.registration)
             start = train_elastic if handshake.elastic else train_on_world
             return start(config, run_dir, resume, handshake)
         finally:
@@ -60,7 +63,7 @@ def train_on_world(config: RunConfig, run_dir: Path, resume: str, handshake: Han
         known = finished(run_dir, config, resume)
         if known is None:
             refuse_unwritable(run_dir)
-            tell_end(run_dir)  # here, while the other ranks still wait for this one
+            report_end_without_result(run_dir)  # here, while the other ranks still wait for this one
         if resume != "never":
             config = with_decisions(config, run_dir, world, resume)
     communicator = world.start(config.sync.path, synchronizer_class(config.sync, config.compression).needs)
@@ -160,7 +163,7 @@ def train_elastic(config: RunConfig, run_dir: Path, resume: str, handshake: Hand
         known: Result | None = None
         if attempt.rank == 0:  # it was there before, if any was
             how, decided = "auto" if saves(run_dir) - before else resume, config
-            failures = take_failures(run_dir) if tried else []
+            failures = claim_failures(run_dir) if tried else []
             clear_heartbeats(run_dir)
             if failures:  # that would come again
                 known = failure(failures[0], config, world.place.size)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, de
 from harness.distributed.transports.base import Communicator
 from harness.training.containers import count_samples, to_device
 
-__all__ = ["Share", "Shares", "count_samples", "part_of", "to_device"]
+__all__ = ["BatchShare", "Shares", "count_samples", "part_of", "to_device"]
 
 KEPT = (
     "num_workers",
@@ -31,7 +31,7 @@ KEPT = (
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShare:
     """This rank's part of one batch."""
 
     batch: Any
@@ -67,13 +67,13 @@ class Shares:
         self.communicator, self.seed, self.count = communicator, seed, count
         self.loaders: WeakKeyDictionary[DataLoader, tuple[RankBatches, DataLoader]] = WeakKeyDictionary()
 
-    def of(self, loader: Iterable[Any], epoch: int) -> Iterator[Share]:
+    def of(self, loader: Iterable[Any], epoch: int) -> Iterator[BatchShare]:
         """This rank's share of each batch, in turn: as many on every rank."""
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
             return self.of_dataset(loader, epoch)
         return self.of_stream(loader)
 
-    def of_dataset(self, loader: DataLoader, epoch: int) -> Iterator[Share]:
+    def of_dataset(self, loader: DataLoader, epoch: int) -> Iterator[BatchShare]:
         """Every batch of `loader` cut into parts as numpy.array_split does it, one for each rank in turn.
 
         The loader's own sampler draws the batches, from random numbers that follow from the seed and the epoch.
@@ -92,7 +92,7 @@ class Shares:
             last = share.batch
             yield share
 
-    def share_of(self, loaded: Any, loader: DataLoader, batch: list[Any], part: int, last: Any) -> Share:
+    def share_of(self, loaded: Any, loader: DataLoader, batch: list[Any], part: int, last: Any) -> BatchShare:
         """What was `loaded` for the `part` indices that this rank has of `batch`; `last`: a batch that can stand in.
 
         A collate function that leaves samples out may have nothing left of a part, and fail or give None, where the
@@ -100,20 +100,20 @@ class Shares:
         """
         if isinstance(loaded, ExceptionWrapper):
             if last is not None and not part:
-                return Share(last, 0, len(batch))
+                return BatchShare(last, 0, len(batch))
             try:
                 loaded_whole = loader.collate_fn(fetched(loader.dataset, batch))
             except Exception:
                 loaded.reraise()
             held = self.counted(loaded_whole, loader, len(batch)) if loaded_whole is not None else 0
-            return Share(loaded_whole, 0, len(batch), held if part else None)
+            return BatchShare(loaded_whole, 0, len(batch), held if part else None)
         if loaded is None:
             stand_in = last if last is not None else loader.collate_fn(fetched(loader.dataset, batch))
-            return Share(stand_in, 0, len(batch))
+            return BatchShare(stand_in, 0, len(batch))
         if not part:
-            return Share(loaded, 0, len(batch))
+            return BatchShare(loaded, 0, len(batch))
         samples = self.counted(loaded, loader, part)
-        return Share(loaded if samples or last is None else last, samples, len(batch))
+        return BatchShare(loaded if samples or last is None else last, samples, len(batch))
 
     def counted(self, loaded: Any, loader: DataLoader, indices: int) -> int:
         """The samples in a batch that was loaded for so many `indices`: torch's own collate function leaves none out,
@@ -156,7 +156,7 @@ class Shares:
             self.loaders[loader] = own, own_loader
         return self.loaders[loader]
 
-    def of_stream(self, loader: Iterable[Any]) -> Iterator[Share]:
+    def of_stream(self, loader: Iterable[Any]) -> Iterator[BatchShare]:
         """What `loader` gives is this rank's alone; the ranks agree at each batch whether any of them has more.
 
         A rank whose stream has ended takes part without samples until all have.
@@ -192,7 +192,7 @@ class Shares:
                 lent = self.communicator.broadcast_object(last if self.communicator.rank == holding else None, holding)
                 last = lent if last is None else last
             if agreed["samples"]:
-                yield Share(batch if samples else last, samples, int(agreed["samples"]))
+                yield BatchShare(batch if samples else last, samples, int(agreed["samples"]))
 
 
 ENDED = object()

@@ -18,7 +18,7 @@ from harness.errors import Diverged
 from harness.schema import OptimizerSettings, PrecisionSettings
 from harness.training.batchnorm import GlobalBatchNorm, agree_on_buffers
 from harness.training.containers import is_sequence, to_device
-from harness.training.data import Share, Shares
+from harness.training.data import BatchShare, Shares
 from harness.training.epoch_results import Tally, Tested, Trained
 from harness.training.first_batch import CannotTrain, look_at
 from harness.training.losses import Loss, Losses, Measured
@@ -170,7 +170,7 @@ class DistributedTrainer:
             yield share.batch if share.samples else None
         self.epoch += 1
 
-    def train_on(self, shares: Iterable[Share], before_step: Callable[[int], None] | None = None) -> Trained:
+    def train_on(self, shares: Iterable[BatchShare], before_step: Callable[[int], None] | None = None) -> Trained:
         step, tally = self.step, Tally()
         self.lay_out()
         self.modes.train()
@@ -198,7 +198,7 @@ class DistributedTrainer:
         self.unsettled += tally.own_samples
         return Trained(tally.mean, tally.samples, step.gradient_steps - taken, step.skipped_steps - skipped)
 
-    def fill(self, share: Share, norm: GlobalBatchNorm, nominal: float, add: bool) -> None:
+    def fill(self, share: BatchShare, norm: GlobalBatchNorm, nominal: float, add: bool) -> None:
         """This rank's part of the gradient: of the sums that its loss is made of, divided by `nominal`."""
         norm.counted = share.samples > 0
         takes_part = norm.counted or share.batch is not None and (bool(norm.layers) or self.losses.collective)
@@ -225,7 +225,7 @@ class DistributedTrainer:
         if self.step.apply(divisor) and count:
             tally.loss, tally.counted = tally.loss + loss * count, tally.counted + count
 
-    def look_at(self, share: Share, norm: GlobalBatchNorm, learns: bool) -> None:
+    def look_at(self, share: BatchShare, norm: GlobalBatchNorm, learns: bool) -> None:
         """Looks at the first batch, once for learning and once for testing; collective."""
         purpose = "learning" if learns else "testing"
         if purpose in self.looked_at or "learning" in self.looked_at:
@@ -311,10 +311,10 @@ class DistributedTrainer:
             batch = batch[0]
         return self.model(**batch) if isinstance(batch, Mapping) else self.model(batch), batch
 
-    def measure(self, share: Share) -> tuple[Any, Any, Measured]:
+    def measure(self, share: BatchShare) -> tuple[Any, Any, Measured]:
         return self.losses.compute(functools.partial(self.predict, share.batch), self.loss_fn, share.samples)
 
-    def loss_and_statistics(self, share: Share, nominal: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_and_statistics(self, share: BatchShare, nominal: float) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's part of the loss, and of STATISTICS."""
         measured = self.measure(share)[2]
         count, part = measured.count, measured.value * (measured.factor / nominal)

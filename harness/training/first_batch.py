@@ -74,8 +74,8 @@ def look_at(
     if failed is not None:
         if error is not None:
             raise error
-        told = all_seen[failed]
-        raise CannotTrain(f"the first batch failed on rank {failed}: {told.problem}" if told.own else told.problem)
+        why, own = all_seen[failed].problem, all_seen[failed].own
+        raise CannotTrain(f"the first batch failed on rank {failed}: {why}" if own else why)
     forms = [other.form for other in all_seen if other.form is not None]
     if not forms:
         return None

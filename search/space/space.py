@@ -83,7 +83,7 @@ class Space:
         if any(count is None or count > MOST_GRID_POINTS for count in counts):
             return None
         try:
-            return len(self.grid()) if self.conditional else listed(math.prod(count or 0 for count in counts))
+            return len(self.grid()) if self.conditional else checked_size(math.prod(count or 0 for count in counts))
         except BadInput:
             return None
 
@@ -100,7 +100,7 @@ class Space:
                 for chosen in ([{parameter.name: value} for value in values] if parameter.exists_under(point) else [{}])
             )
             points = list(itertools.islice(pairs, MOST_GRID_POINTS + 1))
-            listed(len(points))
+            checked_size(len(points))
         return points
 
     def from_settings(self, settings: Mapping[str, Any]) -> Stored:
@@ -153,7 +153,7 @@ def too_many(why: str) -> BadInput:
     )
 
 
-def listed(points: int) -> int:
+def checked_size(points: int) -> int:
     """`points` where so many can be listed, else `BadInput`."""
     if points > MOST_GRID_POINTS:
         raise too_many("all parameters together")

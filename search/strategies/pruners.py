@@ -1,7 +1,7 @@
 """Pruners by name: `pruner = "median"`, or a table with Optuna's arguments, `{name = "median", n_startup_trials = 5}`.
 
 Steps are evaluations, 1 … K of each seed in turn, so `n_warmup_steps` and `min_resource` count evaluations.
-A new one is a class with `build` and a line in `PRUNERS`.
+A new one is a class with `build` and a line in `PRUNERS`; a user's own `module:Class` is such a class, or Optuna's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner
 from pydantic import Field
 
 from harness.settings import Settings
+from search.strategies.own import make, own_class
 
 
 class PrunerSettings(Settings):
@@ -146,6 +147,16 @@ class NoPruner(PrunerSettings):
 
     def build(self, steps: int | None) -> BasePruner:
         return optuna_pruners.NopPruner()
+
+
+class OwnPruner(PrunerSettings):
+    """A pruner's class as Optuna has them, by `module:Class`; the other settings are arguments of the class."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    def build(self, steps: int | None) -> BasePruner:
+        made_by = own_class(self.name, "study.pruner", BasePruner)
+        return make(made_by, "pruner", self.name, self.model_extra or {})
 
 
 PRUNERS: dict[str, type[PrunerSettings]] = {

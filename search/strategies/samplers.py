@@ -1,6 +1,6 @@
 """Samplers by name: `sampler = "tpe"`, or a table with Optuna's own arguments, `{name = "tpe", n_startup_trials = 5}`.
 
-A new one is a class with `build` and a line in `SAMPLERS`.
+A new one is a class with `build` and a line in `SAMPLERS`; a user's own `module:Class` is such a class, or Optuna's.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import optuna
+import pydantic
 from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from harness.settings import Settings
 from search.space.space import Space
+from search.strategies.own import arguments_of, make, own_class
 
 
 class SamplerSettings(Settings):
@@ -83,6 +85,18 @@ class ExhaustiveSampler(BruteForceSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Optuna stops the study here, which raises outside `study.optimize`; the driver asks its drawer instead."""
+
+
+class OwnSampler(SamplerSettings):
+    """A sampler's class as Optuna has them, by `module:Class`; the other settings are arguments of the class. Where it
+    takes a `seed`, that follows from `study.seed`."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    def build(self, space: Space, seed: int) -> BaseSampler:
+        made_by = own_class(self.name, "study.sampler", BaseSampler)
+        seeded = {"seed": seed} if "seed" in arguments_of(made_by) else {}
+        return make(made_by, "sampler", self.name, {**seeded, **(self.model_extra or {})})
 
 
 SAMPLERS: dict[str, type[SamplerSettings]] = {"tpe": Tpe, "gp": Gp, "cmaes": CmaEs, "random": Random, "grid": Grid}

@@ -14,8 +14,8 @@ from optuna.samplers import RandomSampler
 from harness.errors import BadInput
 from harness.launching import Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
 from harness.settings import apply_overrides
+from harness.text import one_line
 from search.config import StudyConfig, dotted, load_study, resolve_study
-from search.display import one_line
 from search.launchers.slots import Slots
 from search.space.constraints import Constraint, check_names, read_constraints
 from search.space.parameter import show

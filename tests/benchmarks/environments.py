@@ -49,10 +49,10 @@ def main() -> None:
     rows = {"stepping": stepping, "slow": slow, "halves": halves}
     names = args.rows or ("stepping" if args.json else "stepping,slow,halves")
     with Watch() as watch:
-        told = [row for name in names.split(",") for row in rows[name](partial(compare, args.seconds, args.rounds))]
+        measured = [row for name in names.split(",") for row in rows[name](partial(compare, args.seconds, args.rounds))]
     tell(birth=asdict(watch.birth("python -m tests.benchmarks.environments")))
     if args.json:
-        write_json(args.json, {"rows": told})
+        write_json(args.json, {"rows": measured})
 
 
 def tell(**row: Any) -> None:

@@ -279,8 +279,8 @@ def test_the_table_tells_what_was_measured_and_keeps_other_rows(tmp_path: Path) 
     assert kept == {"9": result}
     assert table.count("Two networks") == 2
     median = f"| plain | {number(result.scores[0].median)} |"
-    for told in (median, "`make bench ROWS=9`", result.birth.date, result.birth.commit, result.birth.cpu):
-        assert told in table
+    for said in (median, "`make bench ROWS=9`", result.birth.date, result.birth.commit, result.birth.cpu):
+        assert said in table
     assert 0.0 <= result.birth.others < 64.0 and result.birth.load_during >= result.birth.load_before
 
 

@@ -48,5 +48,5 @@ def test_the_verdict_is_on_the_captured_bf16_against_the_faster_eager_fp32() -> 
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    told = subprocess.run([sys.executable, "-m", "tests.benchmarks.gpu"], capture_output=True, text=True, check=True)
-    assert told.stdout.count("\n") == 1 and told.stdout.startswith("no GPU here")
+    ran = subprocess.run([sys.executable, "-m", "tests.benchmarks.gpu"], capture_output=True, text=True, check=True)
+    assert ran.stdout.count("\n") == 1 and ran.stdout.startswith("no GPU here")

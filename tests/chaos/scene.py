@@ -205,7 +205,7 @@ class Scene:
         return found.state["module"]
 
     def resumed_from(self) -> str | None:
-        """The checkpoint that this attempt says it went on from."""
+        """The checkpoint that this attempt says it resumed from."""
         found = re.search(r"resumed from .*/(step-\d+)", self.said())
         return found[1] if found else None
 

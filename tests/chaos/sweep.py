@@ -148,10 +148,10 @@ def endure(
             if struck is not None:
                 struck.seconds = time.monotonic() - began
                 found.append(struck)
-                told = (
+                line = (
                     f"{struck.fault} ({struck.what}) after {struck.updates} updates, {struck.launcher}: {struck.ended}"
                 )
-                tell(f"run {number}: {told}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
+                tell(f"run {number}: {line}, {struck.seconds:.0f} s" + "".join(f"\n  {t}" for t in struck.troubles))
         result = last_attempts(scene, found)
         done = result.get("status") == "done"
         equal = done and calm.same(scene, any(struck.fault == DiskFull.name for struck in found))
@@ -214,7 +214,7 @@ def last_attempts(scene: Scene, found: list[Struck]) -> dict:
 
 
 def note_corrupt(found: list[Struck], scene: Scene) -> None:
-    """Notes with the last fault whether this attempt, the one after it, went on from what that had damaged."""
+    """Notes with the last fault whether this attempt, the one after it, resumed from what that had damaged."""
     damaged = re.search(r"(step-\d+)/", found[-1].what) if found else None
     if damaged is not None and scene.resumed_from() == damaged[1]:
         found[-1].corrupt = True
@@ -228,7 +228,7 @@ def ended(scene: Scene, code: int | None) -> str:
         return "went on to the end"
     if code == 75:
         return "stopped with a checkpoint"
-    told = re.findall(r"^(?:failed|harness): (.*)", scene.said(), re.M)
-    reason = str(scene.result().get("reason") or (told[-1] if told else "nothing was said"))
+    said = re.findall(r"^(?:failed|harness): (.*)", scene.said(), re.M)
+    reason = str(scene.result().get("reason") or (said[-1] if said else "nothing was said"))
     reason = re.split(": |; ", re.sub(r" on \S+ ", " ", reason))[0]
     return "failed: " + re.sub(r"\d+", "N", reason)[:90]

@@ -76,7 +76,7 @@ class Section:
         return "".join("\n".join(part) + "\n\n" for part in parts if any(part))
 
     def row(self, name: str, field: FieldInfo) -> str:
-        about = one_line(field.description or "")
+        about = unwrapped(field.description or "")
         cells = [f"`{self.prefix}{field.alias or name}`", kind(field), default(field), about]
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -113,7 +113,7 @@ def study_sections() -> Iterator[Section]:
             yield from nested(name, model)
     for kind_of, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
         for name, model in known.items():
-            about = f'`study.{kind_of} = "{name}"`. {one_line(inspect.getdoc(model) or "")}'
+            about = f'`study.{kind_of} = "{name}"`. {unwrapped(inspect.getdoc(model) or "")}'
             yield Section(f"{kind_of}: {name}", f"study.{kind_of}.", model, about, True)
 
 
@@ -129,7 +129,7 @@ def nested(name: str, model: type[Settings]) -> Iterator[Section]:
 def opening(algorithm: str) -> str:
     """The first paragraph of an algorithm's module: what it is, and whose."""
     module = inspect.getmodule(algorithm_class(algorithm))
-    return one_line((inspect.getdoc(module) or "").partition("\n\n")[0])
+    return unwrapped((inspect.getdoc(module) or "").partition("\n\n")[0])
 
 
 def is_row(field: FieldInfo) -> bool:
@@ -180,7 +180,7 @@ def word(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {len(inner)} {plural(inner[0])}"
     if is_model(annotation):
-        return "name, or table with a `name`" if issubclass(annotation, STRATEGIES) else "table"
+        return "name, `module:Class`, or table with a `name`" if issubclass(annotation, STRATEGIES) else "table"
     if annotation is Any:
         return "value"
     return PLAIN.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
@@ -217,8 +217,8 @@ def toml(given: Any) -> str:
         return f"{{ {', '.join(f'{key} = {toml(value)}' for key, value in given.items())} }}" if given else "{}"
     if isinstance(given, (list, tuple)):
         return f"[{', '.join(map(toml, given))}]"
-    return one_line(tomli_w.dumps({"x": given}).removeprefix("x = "))
+    return unwrapped(tomli_w.dumps({"x": given}).removeprefix("x = "))
 
 
-def one_line(text: str) -> str:
+def unwrapped(text: str) -> str:
     return " ".join(text.split())

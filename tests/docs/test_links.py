@@ -22,6 +22,8 @@ QUESTIONS = {
     "on two machines": "docs/launching.md#on-several-machines",
     "on Slurm": "slurm/README.md",
     "why did my run stop": "docs/failures.md#why-a-run-ended",
+    "why does my run stand still": "docs/failures.md#when-a-rank-hangs",
+    "where is the code of GAE": "docs/architecture.md#where-to-change-what",
     "how do I resume": "docs/checkpoints.md#resuming",
     "where is my checkpoint": "docs/checkpoints.md#where-they-are",
     "what does gae_lambda mean": "docs/settings.md#algorithm-ppo",

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import tomllib
+import typing
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harness import load_policy, train
-from harness.algorithms import ALGORITHMS, algorithm_class, settings_class
+from harness.algorithms import ALGORITHMS, SETTINGS, algorithm_class, settings_class
 from harness.algorithms.ppo import PPO
 from harness.algorithms.settings.on_policy import PPOSettings
 from harness.config import load_run_config, preset_names, preset_path, resolve
+from harness.distributed.compression import COMPRESSORS
+from harness.distributed.sync import SYNCHRONIZERS
+from harness.distributed.transports import TRANSPORTS
+from harness.envs.backends import BACKENDS
+from harness.envs.settings import EnvSettings
 from harness.errors import BadInput
-from harness.settings import apply_overrides
+from harness.registry import Names
+from harness.schema import CompressionSettings, OptimizerSettings, SyncSettings
+from harness.settings import Settings, apply_overrides, named_object
+from harness.training.optimizers import OPTIMIZERS
 
 
 class PatientSettings(PPOSettings):
@@ -43,6 +54,32 @@ def test_the_defaults_of_an_algorithm_fit_together(name: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_settings_that_are_had_without_an_algorithm_are_its_own(name: str) -> None:
     assert settings_class(name) is algorithm_class(name).Settings
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "registry", "others"),
+    [
+        (SyncSettings, "kind", SYNCHRONIZERS, set()),
+        (SyncSettings, "path", TRANSPORTS, {"auto"}),
+        (CompressionSettings, "kind", COMPRESSORS, {"none"}),
+        (OptimizerSettings, "name", OPTIMIZERS, set()),
+        (EnvSettings, "backend", BACKENDS, {"auto"}),
+    ],
+)
+def test_the_names_that_a_setting_takes_are_those_of_its_registry(
+    section: type[Settings], setting: str, registry: Mapping[str, Any], others: set[str]
+) -> None:
+    """Settings load no torch, so that some names stand twice: beside a setting and in a registry that loads it."""
+    field = section.model_fields[setting]
+    named = {name for each in field.metadata if isinstance(each, Names) for name in each.known}
+    for part in typing.get_args(field.annotation):
+        named |= set(typing.get_args(part))
+    assert named == {*registry, *others}
+    assert all(callable(named_object(it, setting) if isinstance(it, str) else it) for it in registry.values())
+
+
+def test_each_algorithm_has_settings_in_the_table_without_torch() -> None:
+    assert set(SETTINGS) == set(ALGORITHMS)
 
 
 def test_an_algorithm_may_be_a_class_of_the_users_own(tmp_path: Path) -> None:

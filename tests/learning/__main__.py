@@ -1,8 +1,8 @@
 """Trains presets over seeds and writes RESULTS.md: `python -m tests.learning [--rows A,B] [--seeds N|A,B] [--jobs N]`.
 
 A run that has finished, here or wherever the RESULTS.json that stands was made, is not made again while its preset
-stays as it is; another --output and --runs begin anew. Runs are kept in a folder that git ignores. One that was
-stopped, by a signal or by --minutes, goes on from its checkpoint next time. RESULTS.md is written after each run; rows
+stays as it is; another --output and --runs start over. Runs are kept in a folder that git ignores. One that was
+stopped, by a signal or by --minutes, resumes from its checkpoint next time. RESULTS.md is written after each run; rows
 that were not asked for stay as they are.
 """
 

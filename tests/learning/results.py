@@ -202,14 +202,14 @@ def section(each: Standing, folder: Path) -> str:
     lines = [f"## {row.preset}", ""]
     if (folder / "curves" / f"{row.preset}.svg").exists():
         lines += [f"![learning curves of {row.preset}](curves/{row.preset}.svg)", ""]
-    seeds = "; ".join(f"{record.seed}: {told(record)}" for record in records)
+    seeds = "; ".join(f"{record.seed}: {outcome(record)}" for record in records)
     lines += [f"Each seed, mean ± deviation over {records[0].episodes} episodes: {seeds}.", ""]
     lines += [row.note, ""] if row.note else []
     lines.append(f"`python -m harness {' '.join(row.command('SEED'))}`, {origin(records)}.")
     return "\n".join([*lines, "", ""])
 
 
-def told(record: Record) -> str:
+def outcome(record: Record) -> str:
     if record.value is None or record.std is None:
         return f"diverged ({record.reason})"
     shown = f"{number(record.value)} ± {number(record.std)}"

@@ -44,7 +44,7 @@ class Record:
     cpu_seconds: float
     """Of all its processes, with start-up and compilation."""
     interrupted: int
-    """How often it was stopped and went on from its checkpoint."""
+    """How often it was stopped and resumed from its checkpoint."""
     command: str
     commit: str | None
     cpu: str
@@ -105,7 +105,7 @@ class Running:
 
     @classmethod
     def start(cls, row: Row, seed: int, folder: Path) -> Running:
-        """Goes on from a checkpoint where there is one."""
+        """Resumes from a checkpoint where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "harness", *row.command(seed), "--output", str(folder)]
         with (folder / "output.log").open("ab") as log:
@@ -174,7 +174,7 @@ class StopRequest:
 
 
 def run_all(
-    wanted: Sequence[tuple[Row, int]], ledger: Ledger, jobs: int, stop: StopRequest, told: Callable[[str], None]
+    wanted: Sequence[tuple[Row, int]], ledger: Ledger, jobs: int, stop: StopRequest, say: Callable[[str], None]
 ) -> Iterator[Record]:
     """Runs (row, seed), `jobs` at once, and gives each as it ends. On a request to stop, runs are asked to stop too."""
     waiting, running, asked = list(wanted), list[Running](), False
@@ -199,8 +199,8 @@ def run_all(
                 yield record
             elif code == STOPPED:
                 ledger.stopped(run, cpu_seconds)
-                told(f"{run.row.preset} seed {run.seed}: stopped; it goes on next time")
+                say(f"{run.row.preset} seed {run.seed}: stopped; it goes on next time")
             else:
-                told(f"{run.row.preset} seed {run.seed}: failed with exit code {code}: {run.folder / 'output.log'}")
+                say(f"{run.row.preset} seed {run.seed}: failed with exit code {code}: {run.folder / 'output.log'}")
     if stop.wanted and waiting:
-        told(f"{len(waiting)} runs were not begun")
+        say(f"{len(waiting)} runs were not begun")

@@ -145,8 +145,8 @@ def test_a_run_is_kept_with_the_backend_that_it_took(tmp_path: Path) -> None:
     made = run.record(1.0, 0)
     assert made is not None and made.backend == "native" and made.value is not None and made.curve
     assert made.versions["numpy"] == np.__version__
-    told = origin([made, replace(made, backend="envpool"), replace(made, backend="")])
-    assert ", environments by native, envpool; python" in told
+    line = origin([made, replace(made, backend="envpool"), replace(made, backend="")])
+    assert ", environments by native, envpool; python" in line
     assert "environments by" not in origin([record(PENDULUM, 100)]), "what was kept before does not tell"
 
 
@@ -161,8 +161,8 @@ def learn(folder: Path, *arguments: str, module: str = "tests.learning") -> str:
 def test_seeds_that_stand_are_not_run_again_on_another_machine(tmp_path: Path) -> None:
     save(tmp_path, PENDULUM, records(PENDULUM, -1, -2, -3))
     Ledger(tmp_path / "runs").add(record(PENDULUM, 103, -4))
-    told = learn(tmp_path, "--rows", "ppo-pendulum", "--seeds", "4")
-    assert told.startswith("0 runs of 1 rows to make, 4 there already")
+    printed = learn(tmp_path, "--rows", "ppo-pendulum", "--seeds", "4")
+    assert printed.startswith("0 runs of 1 rows to make, 4 there already")
     assert [each.seed for each in load(tmp_path)[PENDULUM.preset]] == [100, 101, 102, 103]
 
 

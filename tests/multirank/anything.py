@@ -371,7 +371,7 @@ def train(name: str, communicator: Any) -> dict[str, Any]:
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     torch.manual_seed(3 + communicator.rank)
     trained = []
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for _ in range(EPOCHS):
             trained.append(trainer.train_epoch(case.loader))
@@ -382,7 +382,7 @@ def train(name: str, communicator: Any) -> dict[str, Any]:
         "trained": trained,
         "tested": tested,
         "steps": len(steps),
-        "told": [str(warning.message) for warning in told],
+        "told": [str(warning.message) for warning in warned],
         "random": (torch.rand(1).item(), random.getstate()[1][:3]),
     }
 
@@ -418,11 +418,11 @@ def refuse(name: str, communicator: Any) -> dict[str, Any]:
     before, generator = state_of(model), torch.get_rng_state()
     try:
         trainer.train_epoch(loader_of(x, y))
-        told = "nothing"
+        raised = "nothing"
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
+        raised = f"{type(error).__name__}: {error}"
     same = all(torch.equal(before[key], value) for key, value in state_of(model).items())
-    return {"told": told, "untouched": same and torch.equal(generator, torch.get_rng_state())}
+    return {"told": raised, "untouched": same and torch.equal(generator, torch.get_rng_state())}
 
 
 def step_by_step(communicator: Any) -> dict[str, Any]:

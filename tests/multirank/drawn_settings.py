@@ -1,7 +1,7 @@
 """A rank that trains what a small generator draws, beside the other ranks and alone, and gives how far apart they are.
 
 For CASES drawn settings (environment, algorithm, network) it makes three iterations, or one of several updates, twice:
-as one rank with the collectives of one. Each rank makes the reference of every so many cases.
+as one rank with a communicator of one. Each rank makes the reference of every so many cases.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def told(communicator: Communicator, name: str, env: dict[str, Any], kwargs: dict[str, Any]) -> tuple[str, int, bool]:
+def raised(communicator: Communicator, name: str, env: dict[str, Any], kwargs: dict[str, Any]) -> tuple[str, int, bool]:
     """What is raised, whose environment it is, and whether all that was learned is finite."""
     Sensor.made = 0
     env_id = f"tests.harness.algorithms.test_faults:{'Push' if name == 'td3' else 'Sensor'}-v0"
@@ -58,5 +58,5 @@ def told(communicator: Communicator, name: str, env: dict[str, Any], kwargs: dic
 
 if __name__ == "__main__":
     world, communicator = join()
-    give({case: told(communicator, *rest) for case, rest in CASES.items()})
+    give({case: raised(communicator, *rest) for case, rest in CASES.items()})
     world.stop()

@@ -32,7 +32,7 @@ for part, count in [each for parts, counts in plans for each in zip(parts, count
 given = {
     "start": start,
     "end": ppo.learner.step.arena.parameters,
-    "path": communicator.path,
+    "path": communicator.transport,
     "compiled": bool(ppo.compiled),
 }
 give({**given, "steps": ppo.learner.step.gradient_steps})

@@ -106,7 +106,7 @@ def load(folder: Path, rank: int) -> Any:
 
 
 def join() -> tuple[World, Communicator]:
-    """In a rank: its place, and the collectives of the sync path that the test chose."""
+    """In a rank: its place, and the communicator of the sync path that the test chose."""
     torch.set_num_threads(1)
     world = World()
     return world, world.start(os.environ[SYNC_PATH])

@@ -55,7 +55,7 @@ gym.register("Careless-v0", Careless)
 def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, sync_path: str = "auto") -> Any:
     """Trains by a preset and overrides; after `stop_after` iterations (0: never) the process sends itself the signal
     `how`; or KILL while it writes the checkpoint that follows, all but its manifest. Returns how the run ended, and
-    everything that it would go on from."""
+    everything that it would resume from."""
     preset, *overrides = settings
     runs: list[Run] = []
     begin, iterate, in_place = Run.go, Run.iterate, checkpoint.put_in_place
@@ -68,7 +68,7 @@ def go(run_dir: str, settings: list[str], stop_after: int = 0, how: str = STOP, 
         metrics = iterate(self)
         if stop_after and self.counters.iteration == stop_after and how != KILL_IN_SAVE:
             if self.checkpointer is not None and how == KILL:
-                self.checkpointer.close()  # so that it is known which checkpoint the run goes on from
+                self.checkpointer.close()  # so that it is known which checkpoint the run resumes from
             os.kill(os.getpid(), signal.Signals[how])
         return metrics
 

@@ -127,7 +127,7 @@ def test_an_error_that_would_come_again_ends_the_run_with_its_reason(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "says"),
     [
         (["--elastic", "2"], "--elastic must be MIN:MAX"),
         (["--elastic", "3:2"], "--elastic must be MIN:MAX"),
@@ -135,7 +135,7 @@ def test_an_error_that_would_come_again_ends_the_run_with_its_reason(tmp_path: P
         (["--elastic", "1:9"], "env.count must be at least the number of ranks, 9"),
     ],
 )
-def test_what_cannot_be_elastic_is_refused_in_a_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_elastic_is_refused_in_a_line(arguments: list[str], says: str, tmp_path: Path) -> None:
     ran = harness("train", "ppo-cartpole", *arguments, cwd=tmp_path)
-    assert ran.code == 2 and told in ran.err and len(ran.err.splitlines()) == 1
+    assert ran.code == 2 and says in ran.err and len(ran.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -182,7 +182,7 @@ RANKS = {
 
 @pytest.mark.parametrize("kind", [*list(RANKS)[:3], *map(slow, list(RANKS)[3:])])
 def test_two_ranks_too_also_where_all_were_killed(kind: str, tmp_path: Path) -> None:
-    """A killed run goes on from the checkpoint of its last evaluation, of several hundred steps before."""
+    """A killed run resumes from the checkpoint of its last evaluation, of several hundred steps before."""
     way, cases = RANKS[kind]
     if "compiled" in kind:
         need(shutil.which("g++"), "a C++ compiler")
@@ -313,7 +313,7 @@ def test_environments_without_a_state_begin_new_episodes_and_the_run_says_so(
     need(exists("Box2D"), "the extra box2d")
     settings = [*DQN, "env.id=LunarLander-v3", "env.backend=sync", "algorithm.buffer_size=4000"]
     stopped = go(str(tmp_path), settings, stop_after=5)
-    assert "checkpoints do not hold what LunarLander-v3 goes on from" in capsys.readouterr().out
+    assert "checkpoints do not hold the state of LunarLander-v3" in capsys.readouterr().out
     resumed = go(str(tmp_path), settings)
     assert "4 of 4 environments begin a new episode" in capsys.readouterr().out
     assert resumed["status"] == "done" and resumed["iterations"] == 10

@@ -116,8 +116,8 @@ def test_what_the_attempt_before_left_is_told_once_and_is_no_reason_of_this_one(
     write_json(tmp_path / "run" / "failure.rank-0.json", left)
     result = broken("raise", tmp_path)
     assert result["failed_rank"] == 1 and "broke on purpose" in result["reason"]
-    (told,) = (tmp_path / "run" / "attempts.jsonl").read_text().splitlines()
-    assert "it was long ago" in told
+    (attempt,) = (tmp_path / "run" / "attempts.jsonl").read_text().splitlines()
+    assert "it was long ago" in attempt
 
 
 DRIFTS = """

@@ -30,7 +30,7 @@ def test_ranks_on_a_full_disk_end_with_a_line(left: int, small_disk: Path) -> No
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - left))
     options = ["run.name=full", "run.steps=4096", "--ranks", "2", "--launcher", "mpirun", "--output", "run"]
     ran = harness("train", "ppo-cartpole", *options, cwd=small_disk, seconds=60)
-    told = ran.out + ran.err
-    assert ran.code == 1 and "No space left on device" in told, told
-    assert "Traceback" not in "".join(line for line in told.splitlines(True) if not line.startswith("  | ")), told
+    printed = ran.out + ran.err
+    assert ran.code == 1 and "No space left on device" in printed, printed
+    assert "Traceback" not in "".join(line for line in printed.splitlines(True) if not line.startswith("  | ")), printed
     assert not left_of("full-")

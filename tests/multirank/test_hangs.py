@@ -46,7 +46,7 @@ def test_a_run_that_may_start_again_completes(number: signal.Signals, tmp_path: 
     out, _ = running.communicate(timeout=300)
     assert running.returncode == 0, out
     assert f"rank 1 on {os.uname().nodename} was" in out and "starting again from the last checkpoint" in out, out
-    assert "steps done" in out, "it began anew"
+    assert "steps done" in out, "it started over"
     result = read_json(tmp_path / "run" / "result.json")
     assert result["status"] == "done" and result["env_steps"] == 39_936
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

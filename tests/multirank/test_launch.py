@@ -12,7 +12,7 @@ from tests.multirank.launch import give, join
 world, communicator = join()
 total = communicator.all_reduce_(torch.tensor([float(world.place.rank + 1)]))
 print("rank", world.place.rank, flush=True)
-give((communicator.path, float(total), sys.argv[1]))
+give((communicator.transport, float(total), sys.argv[1]))
 world.stop()
 """
 

@@ -26,19 +26,19 @@ if rank == 0:
     in_the_way.write_text("where rank 1 wants a folder")
 communicator.barrier()
 saver = Saver(folder, communicator, (rank, 1, 2))
-told, seconds = [], []
+problems, seconds = [], []
 for step in (1, 2):
     end = np.array([step])
     rings = {"rewards": Ring(np.full((1, 4), 10.0 * rank + step), end - 4, end)}
     own = {"observations": np.full((1, 3), float(rank))}
     began = time.monotonic()
     saver.save(Snapshot(step, {"weight": torch.ones(3)}, {"env_steps": step}, {}, own, rings))
-    told.append(saver.settle())
+    problems.append(saver.settle())
     seconds.append(time.monotonic() - began)
     if rank == 0 and step == 1:
         in_the_way.unlink()
     communicator.barrier()
-give((told, max(seconds)))
+give((problems, max(seconds)))
 world.stop()
 """
 
@@ -48,8 +48,8 @@ def test_a_rank_that_cannot_write_its_part_costs_a_checkpoint_and_nobody_waits_f
     launcher, sync_path = WAYS[way]
     folder = tmp_path / "checkpoints"
     given = run_ranks(2, launcher, SCRIPT, tmp_path, str(folder), sync_path=sync_path).given
-    for told, seconds in given:
-        assert told == ["no checkpoint of 1 steps: rank 1: File exists", None] and seconds < 20
+    for problems, seconds in given:
+        assert problems == ["no checkpoint of 1 steps: rank 1: File exists", None] and seconds < 20
     assert [path.name for path in checkpoint.saved_steps(folder)] == ["step-000000002"]
     assert not list(folder.glob(".step-*"))
     found = checkpoint.load(folder / "latest")

@@ -90,7 +90,7 @@ if {hosts} == 2:
 ours = world.start("auto")
 total = ours.all_reduce_(torch.ones(100))
 again = ours.gather_objects(ours.rank)
-give((ours.path, world.reason, total.unique().tolist(), again))
+give((ours.transport, world.reason, total.unique().tolist(), again))
 world.stop()
 """
     for found, reason, total, ranks in run_ranks(2, launcher, code, tmp_path).given:

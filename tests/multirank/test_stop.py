@@ -1,4 +1,4 @@
-"""A request to stop: all ranks leave at one boundary, with a checkpoint, and the run goes on from it."""
+"""A request to stop: all ranks leave at one boundary, with a checkpoint, and the run resumes from it."""
 
 from __future__ import annotations
 

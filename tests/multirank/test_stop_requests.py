@@ -112,8 +112,8 @@ def test_a_rank_that_is_stopped_ends_the_run_under_a_bare_launcher_and_the_next_
         for pid in left_of(run_id):
             os.kill(int(pid), KILL)
     again = harness("train", *LONG, "run.max_minutes=0.01", "--output", "run", cwd=tmp_path)
-    told = f"rank {rank} on {os.uname().nodename} failed: was stopped by SIGSTOP: no sign of life for 10 s"
-    assert again.code == 75 and told in again.err
+    line = f"rank {rank} on {os.uname().nodename} failed: was stopped by SIGSTOP: no sign of life for 10 s"
+    assert again.code == 75 and line in again.err
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def loss(outputs, targets):
 
 model = nn.Linear(2, 1)
 trainer = DistributedTrainer(model, "sgd", loss)
-give((trainer.communicator.path, trainer.communicator.size))
+give((trainer.communicator.transport, trainer.communicator.size))
 trainer.train_epoch([(torch.ones(4, 2), torch.ones(4, 1))] * 100)
 give("got to the end")
 """

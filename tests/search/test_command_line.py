@@ -73,9 +73,9 @@ def test_bad_input_is_one_line_and_makes_nothing(
 
     code = main(words)
 
-    told = capsys.readouterr()
-    assert code == 2 and says in told.err, told.err
-    assert told.err.count("\n") == 1 and told.out == ""
+    printed = capsys.readouterr()
+    assert code == 2 and says in printed.err, printed.err
+    assert printed.err.count("\n") == 1 and printed.out == ""
     assert not Path("studies").exists()
 
 
@@ -87,8 +87,8 @@ def test_a_study_that_exists_with_another_space_or_direction_is_left_alone(workp
         ("space.x.low=1.5", "exists with another space (x was"),
         ("study.direction=minimize", "direction"),
     ):
-        told = workplace.run(change, rc=2)
-        assert says in told and told.count("\n") == 1
+        printed = workplace.run(change, rc=2)
+        assert says in printed and printed.count("\n") == 1
     assert workplace.trials() == before
 
 
@@ -96,9 +96,9 @@ def test_a_directory_of_another_study_of_the_same_name_is_refused(workplace: Wor
     workplace.run("study.trials=1")
     (workplace.path / "studies/s/study.db").unlink()
 
-    told = workplace.run(rc=2)
+    printed = workplace.run(rc=2)
 
-    assert "holds trials of another study" in told and told.count("\n") == 1
+    assert "holds trials of another study" in printed and printed.count("\n") == 1
 
 
 def test_a_search_is_not_started_by_a_launcher(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,9 @@ def test_a_url_that_cannot_be_is_one_line_that_shows_no_password(url: str, shown
     assert without_password(url) == shown
     with pytest.raises(BadInput) as refused:
         open_storage(url)
-    told = str(refused.value)
-    assert says in told and "\n" not in told and shown in told
-    assert not any(secret in told for secret in ("p@ss", "ssw0rd", "pass@", "secret@", "=secret")) or "://" not in url
+    line = str(refused.value)
+    assert says in line and "\n" not in line and shown in line
+    assert not any(secret in line for secret in ("p@ss", "ssw0rd", "pass@", "secret@", "=secret")) or "://" not in url
 
 
 @given(st.text(max_size=40), st.text(min_size=1, max_size=20))

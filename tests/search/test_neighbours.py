@@ -97,8 +97,8 @@ def test_trials_told_or_stopped_by_others_end_their_jobs_alone(workplace: Workpl
     )  # fmt: skip
     assert not any(left_of(workplace, number) for number in range(5))
 
-    code, told = command(workplace, "stop", "--study", "s")
-    assert code == 2 and "study s is not running here" in told
+    code, printed = command(workplace, "stop", "--study", "s")
+    assert code == 2 and "study s is not running here" in printed
 
 
 def test_a_study_that_is_deleted_while_it_runs_ends_its_jobs_and_says_so(workplace: Workplace) -> None:

@@ -56,18 +56,18 @@ def test_each_way_to_end_is_told_with_its_reason(workplace: Any) -> None:
     workplace.run(*workplace.slots(6))
 
     trials = {trial.user_attrs["settings"]["x"]: trial for trial in workplace.trials()}
-    told = {how: (trial.state.name, trial.value, trial.user_attrs.get("reason", "")) for how, trial in trials.items()}
+    ends = {how: (trial.state.name, trial.value, trial.user_attrs.get("reason", "")) for how, trial in trials.items()}
     host = trials["argparse"].user_attrs["hosts"][0]
-    assert told["simulator"] == ("COMPLETE", 2.5, "")
-    assert told["simulator that asked"] == ("COMPLETE", 2.5, "")
+    assert ends["simulator"] == ("COMPLETE", 2.5, "")
+    assert ends["simulator that asked"] == ("COMPLETE", 2.5, "")
     for how, reason in {
         "argparse": "with exit code 2: ends.py: error: argument --seed: invalid int value: 'many'",
         "words of rank 1": "with exit code 1: no data set at /data/mnist",
         "bar": "with exit code 1: ValueError: exploded in the bar!!!",
         "latin": "with exit code 1: Prüfstand fehlt",
     }.items():
-        assert told[how][0] == "FAIL" and reason in told[how][2] and f" on {host} ended " in told[how][2], told[how]
-    assert told["words of rank 1"][2].startswith("rank 1 on ")
+        assert ends[how][0] == "FAIL" and reason in ends[how][2] and f" on {host} ended " in ends[how][2], ends[how]
+    assert ends["words of rank 1"][2].startswith("rank 1 on ")
     # MySQL takes 64 KB for an attribute
     assert all(len(json.dumps(value)) < 16_000 for trial in trials.values() for value in trial.user_attrs.values())
 

@@ -138,7 +138,7 @@ class Continuous(OffPolicy):
             chosen = draws[first : first + self.at_once]
             minibatches.draw(self.updates + first, chosen)
             noise = self.update_noise[first_of_round + first : first_of_round + first + len(chosen)]
-            self.take_noise(noise)
+            self.set_noise(noise)
             for number in range(len(chosen)):
                 applied += self.update(self.updates + first + number, minibatches.part(number), noise[number])
         phases.start("rest")
@@ -153,7 +153,7 @@ class Continuous(OffPolicy):
         NOISES, a)."""
         return draw.standard_normal((updates, self.minibatches.batch_size, *self.noise.shape[1:]), dtype=np.float32)
 
-    def take_noise(self, noise: np.ndarray) -> None:
+    def set_noise(self, noise: np.ndarray) -> None:
         """Of the noise (minibatches, …) of what was drawn together, this rank's rows."""
         own = self.minibatches.own
         self.noise[: len(own)] = noise.reshape(-1, *self.noise.shape[1:])[own]

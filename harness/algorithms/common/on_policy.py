@@ -27,7 +27,7 @@ from harness.envs.evaluation import Noise
 from harness.errors import Diverged
 from harness.models.action_heads import HeadOptions
 from harness.models.actor_critic import ActorCritic, make_actor_critic
-from harness.models.probing import network_remarks
+from harness.models.probing import network_notices
 from harness.randomness import generator
 from harness.settings import named_object
 from harness.training.compile.gradient import sizes_of
@@ -115,7 +115,7 @@ class OnPolicy(Algorithm):
         return make_actor_critic(config.network, observation_space, action_space, config.env, user_class, options)
 
     def notices(self) -> list[str]:
-        of_network = network_remarks(self.module.network, self.settings.name, self.module.changed) if self.own else []
+        of_network = network_notices(self.module.network, self.settings.name, self.module.changed) if self.own else []
         notices = (self.learner.notice, self.loop.notice, self.collector.actor.notice, *of_network)
         return [notice for notice in notices if notice]
 

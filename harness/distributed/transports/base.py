@@ -84,10 +84,6 @@ class Communicator(ABC):
     derived: tuple[Communicator, ...] = ()
     """Those that `split` and `duplicate` made of it."""
 
-    @property
-    def path(self) -> str:
-        return self.transport
-
     @abstractmethod
     def all_reduce_(self, tensor: torch.Tensor, op: Operation = "sum", name: str = "value") -> torch.Tensor:
         """Reduces `tensor` over the ranks in place; the result is bit-equal on all of them.
@@ -157,6 +153,10 @@ class Communicator(ABC):
 
     def close(self) -> None:
         """Ends what carries them; by all ranks, and nothing is called after it."""
+
+    def piece_of(self, size: int) -> int | None:
+        """Bytes that carry a reduce of `size` bytes at a time; None: memory that the ranks share carries it."""
+        return size
 
     def barrier(self) -> None:
         self.all_reduce_(torch.zeros(1), name="barrier")

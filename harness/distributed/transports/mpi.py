@@ -82,6 +82,9 @@ class MpiCommunicator(Communicator):
         finally:
             self.waiting = False
 
+    def piece_of(self, size: int) -> int | None:
+        return None if self.shared is not None and size <= LARGEST else min(size, 4 * MOST_AT_ONCE)
+
     @blocking
     def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
         self.comm.Bcast(memory(tensor), root=root)

@@ -70,13 +70,13 @@ class Vector(ABC):
         """Waits for the step that `send` started."""
 
     def state(self) -> dict[str, Any] | None:
-        """What the environments go on from, while no step is under way: each value an array (envs, …) of its own, a
+        """The environments' state, while no step is under way: each value an array (envs, …) of its own, a
         list of as many, or a dict of these. None where it cannot be had."""
         return None
 
     def load_state(self, state: dict[str, Any]) -> np.ndarray:
-        """After a reset: bool (envs,), which environments go on from `state`, as that of another vector (or the parts
-        of several) gave it; the others stay as the reset left them."""
+        """After a reset: bool (envs,), which environments continue from `state`, as that of another vector (or the
+        parts of several) gave it; the others stay as the reset left them."""
         return np.zeros(self.count, dtype=bool)
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Backend(ABC):
     its vector of them."""
 
     takes_spare: ClassVar[bool] = False
-    """Whether `make` takes the environment that was looked at before the run (`inspection.take_spare`); for others it
+    """Whether `make` takes the environment that was looked at before the run (`inspection.claim_spare`); for others it
     is closed first."""
 
     @abstractmethod

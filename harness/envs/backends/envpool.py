@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium import spaces
 
 from harness.envs.backends.base import Backend, InTurn, StepResult, Vector
-from harness.envs.factory import exists, one_line
+from harness.envs.factory import exists
 from harness.envs.inspection import check_environment
 from harness.envs.settings import EnvSettings, stickiness
 from harness.errors import BadInput
+from harness.text import one_line
 
 SAME = {
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
@@ -122,12 +123,12 @@ class EnvPool(InTurn):
         return observations
 
     def step(self, actions: np.ndarray) -> StepResult:
-        observations, rewards, terminated, truncated, told = self.pool.step(actions)
+        observations, rewards, terminated, truncated, info = self.pool.step(actions)
         final, lives_lost, done = None, None, terminated | truncated
         if np.count_nonzero(done):
             final = observations
             if self.game is not None:
-                lives_lost = terminated & (told["terminated"] == 0)
+                lives_lost = terminated & (info["terminated"] == 0)
             which = np.flatnonzero(done).astype(np.int32)
             if self.game is None:
                 begun, info = self.pool.reset(which)

@@ -19,11 +19,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from harness.envs.backends.base import InTurn, StepResult
 from harness.envs.conformance import keeps_values
-from harness.envs.factory import one_line, raised
-from harness.envs.registration import register_from_parent
+from harness.envs.factory import raised
 from harness.envs.settings import EnvSettings
 from harness.envs.snapshots.snapshot import Snapshots, put_back
 from harness.errors import BadInput
+from harness.text import one_line
 
 INDEPENDENT = "seeds_per_environment"
 
@@ -31,7 +31,6 @@ INDEPENDENT = "seeds_per_environment"
 def has_vector_class(settings: EnvSettings) -> bool:
     """Whether a vector class is registered. Wrappers, options of resets, metrics of infos and the preprocessing of
     Atari games need single environments."""
-    register_from_parent(settings.id)
     module, colon, _ = settings.id.partition(":")
     if colon:
         with suppress(ImportError):  # whoever makes the environment tells

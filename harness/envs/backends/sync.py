@@ -12,7 +12,7 @@ from gymnasium import spaces
 from harness.envs.backends.base import Backend, InTurn, StepResult, Vector
 from harness.envs.factory import make_environment, number_of
 from harness.envs.info import metrics_of
-from harness.envs.inspection import take_spare
+from harness.envs.inspection import claim_spare
 from harness.envs.settings import LIFE_LOST, EnvSettings
 from harness.envs.snapshots.snapshot import Snapshots, put_back
 
@@ -63,7 +63,7 @@ def step_in_turn(
 
 
 def put_back_each(envs: list[gym.Env], states: list[Any], seeds: list[int]) -> np.ndarray:
-    """bool (envs,): which go on from their state; the others are as a reset by their seed leaves them."""
+    """bool (envs,): which continue from their state; the others are as a reset by their seed leaves them."""
     goes_on = np.zeros(len(envs), dtype=bool)
     for row, (env, state, seed) in enumerate(zip(envs, states, seeds)):
         goes_on[row] = state is not None and put_back(env, state)
@@ -76,7 +76,7 @@ class Sync(InTurn):
     def __init__(self, settings: EnvSettings, count: int, first: int = 0) -> None:
         """`first`: the global index of the first environment."""
         self.first, self.snapshots, self.metrics = first, Snapshots(), settings.info_metrics
-        spare = take_spare(settings)
+        spare = claim_spare(settings)
         self.envs = [] if spare is None else [spare]
         self.envs += [make_environment(settings) for _ in range(count - len(self.envs))]
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
@@ -100,15 +100,15 @@ class Sync(InTurn):
 
     def step(self, actions: np.ndarray) -> StepResult:
         flags = np.zeros((3, self.count), dtype=bool)
-        rewards, told = np.empty(self.count, np.float32), self.no_metrics
+        rewards, values = np.empty(self.count, np.float32), self.no_metrics
         if self.metrics:
-            told = np.empty((self.count, len(self.metrics)))
-        out = Arrays(self.empty(), rewards, flags[0], flags[1], self.final, flags[2], told)
+            values = np.empty((self.count, len(self.metrics)))
+        out = Arrays(self.empty(), rewards, flags[0], flags[1], self.final, flags[2], values)
         final = lives_lost = None
         if step_in_turn(self.envs, actions, out, self.first, self.metrics):
             final, self.final = self.final, self.zeros()
             lives_lost = out.lives_lost
-        metrics = told if self.metrics and final is not None else None
+        metrics = values if self.metrics and final is not None else None
         return StepResult(
             out.observations, rewards, rewards, out.terminated, out.truncated, final, lives_lost, info_metrics=metrics
         )

@@ -108,12 +108,12 @@ class Process:
         answer = os.read(self.answers, 1)
         if answer == DONE:
             return
-        told = b""
+        sent = b""
         while more := os.read(self.answers, 65536):
-            told += more
+            sent += more
         code = self.popen.wait()
         if answer:
-            failure: Failure = pickle.loads(told)
+            failure: Failure = pickle.loads(sent)
             if failure.bad_input:
                 raise BadInput(failure.error)
             error = EnvironmentFailed(failure.error)

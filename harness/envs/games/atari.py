@@ -20,7 +20,7 @@ from harness.envs.snapshots.ale import emulator_state, load_emulator
 
 FRAMES_PER_SECOND = 60
 KEPT = ("frames", "last", "stack", "steps", "lives", "goes_on")
-"""What a game goes on from beside the emulator's own."""
+"""The attributes that are a game's state, beside the emulator's own."""
 
 
 def make_game(env_id: str, settings: AtariSettings, **kwargs: Any) -> Atari:
@@ -124,7 +124,7 @@ class Atari(gym.Env):
         return self.stack.copy(), reward, over or self.goes_on, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """What the game goes on from (its random numbers come beside)."""
+        """The game's state (its random numbers come beside)."""
         kept = {name: getattr(self, name) for name in KEPT}
         return {"emulator": emulator_state(self.ale), **kept}
 

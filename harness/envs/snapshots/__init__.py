@@ -1,1 +1,1 @@
-"""What an environment goes on from, taken out of it and put back."""
+"""An environment's state, taken out of it and put back."""

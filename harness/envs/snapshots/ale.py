@@ -1,4 +1,4 @@
-"""What an Atari game's emulator goes on from, its sticky actions included."""
+"""The state of an Atari game's emulator, its sticky actions included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MuJoCo's physics goes on from."""
+"""The state of MuJoCo's physics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DERIVED += ("sensordata", "energy", "actuator_force", "actuator_length", "actuat
 def physics_of(data: Any) -> dict[str, Any]:
     """All arrays of MuJoCo's `MjData` whose size does not depend on what touches what.
 
-    What the physics goes on from is less (mjSTATE_INTEGRATION); but rewards and observations are made of what the last
+    What the physics itself needs is less (mjSTATE_INTEGRATION); but rewards and observations are made of what the last
     step derived from it, which lags behind by one.
     """
     model, kind = data.model, mujoco.mjtState.mjSTATE_INTEGRATION

@@ -1,4 +1,4 @@
-"""What an environment goes on from, taken out of it and put back, so that its next steps are those that it would have
+"""An environment's state, taken out of it and put back, so that its next steps are those that it would have
 made.
 
 Each layer of an environment, from its outermost wrapper inward, gives its own part. A layer that offers `get_state()`
@@ -57,7 +57,7 @@ def state_of(
     unchanged: frozenset[str] = frozenset(),
     known: dict[int, tuple[Any, str | None]] | None = None,
 ) -> list[Any] | None:
-    """What each layer goes on from, the outermost first, as plain values, lists, dicts and arrays of its own; None
+    """The state of each layer, the outermost first, as plain values, lists, dicts and arrays of its own; None
     where it cannot be had. `unchanged`, `known`: as `Around` has them."""
     each, met = layers(env), dict[int, Any]()
     own = met, unchanged, {} if known is None else known

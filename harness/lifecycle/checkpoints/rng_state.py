@@ -12,7 +12,7 @@ from harness.lifecycle.checkpoints.serialization import as_arrays
 
 
 def generators_state() -> dict[str, Any]:
-    """What they go on from. Nothing here draws from them; users' networks and environments may."""
+    """Their states. Nothing here draws from them; users' networks and environments may."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
         "python": random.getstate(),

@@ -173,7 +173,7 @@ class Saver:
             if self.rank == 0:
                 self._write_rest(copy, aside)
         except Exception as error:  # the thread is not the run: what went wrong is told, and the run goes on
-            self.trouble = words_of(error)
+            self.trouble = reason_of(error)
             if self.rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -188,8 +188,8 @@ class Saver:
         parts = []
         deadline = time.monotonic() + PATIENCE
         for rank in self.writers:
-            told = f"rank-{rank}.json"
-            while told not in names_in(aside) or not isinstance(found := read_json(aside / told), dict):
+            name = f"rank-{rank}.json"
+            while name not in names_in(aside) or not isinstance(found := read_json(aside / name), dict):
                 if self.given_up.wait(POLL_SECONDS):
                     raise OSError(0, "another rank could not write its part")
                 if time.monotonic() > deadline:
@@ -197,7 +197,7 @@ class Saver:
             part = RankPart.from_json(found)
             parts.append(part.as_json())
             written[part.file] = CheckSum.from_json(found)
-            (aside / told).unlink()
+            (aside / name).unlink()
         self.settle_files()
         manifest = {**copy.manifest, "parts": parts}
         checkpoint.put_in_place(self.directory, copy.env_steps, aside, written, manifest)
@@ -211,8 +211,8 @@ class Saver:
                 tidy()
             except OSError as error:
                 kept = f"the checkpoint of {copy.env_steps:,} steps is kept, but not all around it is in order"
-                self.notices.append(f"{kept} before the next: {words_of(error)}")
+                self.notices.append(f"{kept} before the next: {reason_of(error)}")
 
 
-def words_of(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -38,12 +38,12 @@ def start(place: int, limits: Limits, gpus: tuple[int, ...]) -> Process:
     """On a core of its own, as far as there are any; or with one of the GPUs."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     cores = sorted(os.sched_getaffinity(0))
-    told = {
+    setup = {
         "limits": asdict(limits),
         "core": None if gpus else cores[place % len(cores)],
         "gpu": gpus[place % len(gpus)] if gpus else None,
     }
-    command = [sys.executable, "-m", "harness.policy.serving.worker", str(theirs.fileno()), json.dumps(told)]
+    command = [sys.executable, "-m", "harness.policy.serving.worker", str(theirs.fileno()), json.dumps(setup)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
     theirs.close()

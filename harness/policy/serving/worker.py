@@ -70,7 +70,7 @@ class Worker:
         self.poll.register(parent.fileno(), IN)
 
     def run(self) -> None:
-        report = told = time.monotonic()
+        report = looked = time.monotonic()
         closed = 0
         while not self.draining:
             soon = closed != self.counts.closed
@@ -79,8 +79,8 @@ class Worker:
             requests = self.read(events, now)
             if requests:
                 self.answer(requests, now)
-            if now >= report or self.loaded or soon and now >= told + SOON_SECONDS:
-                closed, told, report = self.counts.closed, now, now + REPORT_SECONDS
+            if now >= report or self.loaded or soon and now >= looked + SOON_SECONDS:
+                closed, looked, report = self.counts.closed, now, now + REPORT_SECONDS
                 self.look_after(now)
         self.drain()
 
@@ -230,12 +230,12 @@ class Worker:
         if not message:  # the parent is gone
             self.draining = True
             return
-        told = json.loads(message)
-        if "connection" in told:
+        order = json.loads(message)
+        if "connection" in order:
             self.add(fds[0], now)
-        elif "policy" in told:
-            threading.Thread(target=self.load, args=(fds[0], told["policy"]), daemon=True).start()
-        elif "drain" in told:
+        elif "policy" in order:
+            threading.Thread(target=self.load, args=(fds[0], order["policy"]), daemon=True).start()
+        elif "drain" in order:
             self.draining = True
 
     def load(self, fd: int, version: int) -> None:
@@ -275,17 +275,17 @@ class Worker:
 
 def main() -> None:
     """`python -m harness.policy.serving.worker FD JSON`: the socket to the parent, and what it says."""
-    told = json.loads(sys.argv[2])
+    setup = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the parent decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if told["core"] is not None:
-        os.sched_setaffinity(0, {told["core"]})
+    if setup["core"] is not None:
+        os.sched_setaffinity(0, {setup["core"]})
     parent = socket.socket(fileno=int(sys.argv[1]))
     parent.setblocking(False)
     providers = None
-    if told["gpu"] is not None:
-        providers = [("CUDAExecutionProvider", {"device_id": told["gpu"]}), "CPUExecutionProvider"]
-    Worker(parent, Limits(**told["limits"]), providers).run()
+    if setup["gpu"] is not None:
+        providers = [("CUDAExecutionProvider", {"device_id": setup["gpu"]}), "CPUExecutionProvider"]
+    Worker(parent, Limits(**setup["limits"]), providers).run()
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def compile_in_turn(
     make: Callable[[str], CompiledGradient], communicator: Communicator, products: str, *beside: Beside
 ) -> tuple[CompiledGradient | None, str]:
     """Rank 0 compiles first, then the others, from the disk cache where they share a host; (None, why) on all ranks
-    where any of them could not. `make` takes what `compile.products` came to be; the text is a remark of that.
+    where any of them could not. `make` takes what `compile.products` came to be; the text is a notice of that.
     `beside`: what is compiled too.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")

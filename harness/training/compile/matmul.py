@@ -55,7 +55,7 @@ def onednn_is_quicker() -> bool:
 
 
 def choose_products(communicator: Communicator, asked: str) -> tuple[str, str]:
-    """What all ranks multiply by, `onednn` or `torch`, and a remark where it is not what was asked for.
+    """What all ranks multiply by, `onednn` or `torch`, and a notice where it is not what was asked for.
 
     Rank 0's `asked`, or else its timing, decides, so that they compile the same code. Collective, also where this
     process knows the answer already: a rank that joins an elastic run does not.

@@ -90,7 +90,7 @@ def found_by_ranks(*repeats: dict, ranks: int = 2, **config) -> dict:
     config = {"algorithm": {"minibatch_size": 64}, "env": {"count": 4}, **config}
     return {
         "line": "a run",
-        "remarks": [],
+        "notices": [],
         "ranks": ranks,
         "environments": 4,
         "iterations": 5,

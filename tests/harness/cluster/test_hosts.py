@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.hosts import Host, available_hosts, local_hosts, parse_hosts, read_hosts, slurm_hosts, take_slots
+from harness.cluster.hosts import Host, available_hosts, claim_slots, local_hosts, parse_hosts, read_hosts, slurm_hosts
 from harness.cluster.slurm import expand_counts, expand_nodes
 from harness.errors import BadInput
 
@@ -138,16 +138,16 @@ def test_this_machine_has_a_slot_for_each_core_that_this_process_may_use() -> No
 
 def test_slots_are_taken_in_the_order_of_the_hosts() -> None:
     hosts = [Host("a", 2), Host("b", 2), Host("c", 2)]
-    assert take_slots(hosts, 3) == (Host("a", 2), Host("b", 1))
-    assert take_slots([Host("a", 1), Host("b", 1), Host("a", 1)], 2) == (Host("a", 2),)
+    assert claim_slots(hosts, 3) == (Host("a", 2), Host("b", 1))
+    assert claim_slots([Host("a", 1), Host("b", 1), Host("a", 1)], 2) == (Host("a", 2),)
 
 
 def test_more_ranks_than_slots_are_refused_with_both_numbers_and_the_remedy() -> None:
     with pytest.raises(BadInput) as refused:
-        take_slots([Host("a", 2), Host("b", 1)], 5, "hosts.txt")
+        claim_slots([Host("a", 2), Host("b", 1)], 5, "hosts.txt")
     assert str(refused.value).startswith("5 ranks are more than the 3 slots of hosts.txt (a:2, b:1): ask for at most 3")
 
 
 def test_less_than_one_rank_is_refused() -> None:
     with pytest.raises(BadInput, match="ranks must be at least 1, got 0"):
-        take_slots([Host("a", 2)], 0)
+        claim_slots([Host("a", 2)], 0)

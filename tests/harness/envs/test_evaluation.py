@@ -40,8 +40,8 @@ class Told(Line):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         observation, reward, terminated, truncated, _ = super().step(action)
         self.right += int(action)
-        told = {"is_success": self.right == self.steps, "count": np.int64(self.steps), "always": "here"}
-        return observation, reward, terminated, truncated, told if terminated else {}
+        info = {"is_success": self.right == self.steps, "count": np.int64(self.steps), "always": "here"}
+        return observation, reward, terminated, truncated, info if terminated else {}
 
 
 class Connected(Count):

@@ -131,8 +131,8 @@ def test_what_means_the_same_is_taken(what: str) -> None:
     ],
 )
 def test_what_is_worth_knowing_is_told(kwargs: dict[str, Any], words: str) -> None:
-    (told,) = [line for line in inspect_environment(settings(kwargs=kwargs)).notices if words in line]
-    assert "\n" not in told and "Odd-v0" in told
+    (line,) = [line for line in inspect_environment(settings(kwargs=kwargs)).notices if words in line]
+    assert "\n" not in line and "Odd-v0" in line
 
 
 def test_a_time_limit_of_any_kind_is_one() -> None:
@@ -263,13 +263,13 @@ def test_wrappers_that_are_none_are_refused(wrong: Any) -> None:
 
 @pytest.mark.parametrize("backend", ["sync", "workers"])
 def test_each_reset_is_given_the_options(backend: str) -> None:
-    told = settings("Told", reset_options={"points": 3.0}, backend=backend)
-    envs = make_environments(told, 0, 1)
+    given = settings("Told", reset_options={"points": 3.0}, backend=backend)
+    envs = make_environments(given, 0, 1)
     envs.reset(seed=0)
     rewards = [envs.step(np.zeros(2, np.int64)).rewards.tolist() for _ in range(25)]
     envs.close()
     assert rewards == [[3.0, 3.0]] * 25, "after the resets between episodes too"
-    returns = play_episodes(told, lambda seen: np.zeros(len(seen), np.int64), [1, 2], Alone())
+    returns = play_episodes(given, lambda seen: np.zeros(len(seen), np.int64), [1, 2], Alone())
     assert returns.tolist() == [30.0, 30.0]
 
 

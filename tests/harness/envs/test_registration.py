@@ -12,7 +12,7 @@ import gymnasium as gym
 import pytest
 
 from harness.envs import EnvSettings, make_environment
-from harness.envs.registration import REGISTERED, register_from_parent, registration
+from harness.envs.registration import register_from_parent, registration
 from harness.errors import BadInput
 from tests.harness.envs.oddities import Odd
 
@@ -27,7 +27,7 @@ def registry() -> Iterator[None]:
     gym.registry.update(before)
 
 
-def test_another_process_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_makes_it(tmp_path: Path) -> None:
     gym.register("Mine-v0", Odd, max_episode_steps=3, kwargs={"what": "far"})
     written = registration(EnvSettings(id="Mine-v0"))
     assert written is not None
@@ -35,7 +35,7 @@ def test_another_process_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BadInput, match="Mine-v0' does not exist"):
         make_environment(EnvSettings(id="Mine-v0"))
     (tmp_path / "registration.pkl").write_bytes(written)
-    monkeypatch.setenv(REGISTERED, str(tmp_path / "registration.pkl"))
+    register_from_parent("Mine-v0", tmp_path / "registration.pkl")
     env = make_environment(EnvSettings(id="Mine-v0"))
     assert isinstance(env.unwrapped, Odd) and env.unwrapped.what == "far"
     assert env.spec is not None and env.spec.max_episode_steps == 3
@@ -50,7 +50,7 @@ def test_a_string_that_names_the_script_is_its_object(tmp_path: Path, monkeypatc
     assert written is not None
     (tmp_path / "it").write_bytes(written)
     del gym.registry["Here-v0"]
-    register_from_parent("Here-v0", {REGISTERED: str(tmp_path / "it")})
+    register_from_parent("Here-v0", tmp_path / "it")
     assert gym.registry["Here-v0"].entry_point is Odd
 
 
@@ -69,4 +69,4 @@ def test_what_cannot_be_handed_over_is_told_with_what_to_write() -> None:
 
 def test_what_cannot_be_read_is_told_with_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="write env.id = 'module:Mine-v0'"):
-        register_from_parent("Mine-v0", {REGISTERED: str(tmp_path / "gone")})
+        register_from_parent("Mine-v0", tmp_path / "gone")

@@ -18,13 +18,13 @@ from harness.lifecycle.watchdog import Hang, RanksWatch, Watch
 from tests.conftest import wait_for
 
 FIRST = Beat(
-    rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (collectives.py:1)", time=0.0
+    rank=0, host="a", pid=7, number=1, progress=1, waits=True, where="all_reduce_ (mpi.py:1)", time=0.0
 )
 SECOND = Beat(rank=1, host="b", pid=8, number=1, progress=1, waits=False, where="step (simulator.py:210)", time=0.0)
 
 
 class Ranks:
-    """Two ranks that beat as told, and the watch over them."""
+    """Two ranks that beat as the test has it, and the watch over them."""
 
     def __init__(self, folder: Path, clock: pytest.MonkeyPatch, state: str, hang_seconds: float = 60.0) -> None:
         self.folder, self.now, self.beats = folder, 100.0, [FIRST, SECOND]
@@ -180,12 +180,12 @@ def test_a_rank_beats_while_its_training_thread_does_not_and_tells_where_that_is
 def test_a_beat_tells_whether_its_rank_waits_in_a_call_of_any_of_its_groups(tmp_path) -> None:
     world, control = Alone(), Alone("control")
     world.derived = (control,)
-    told = []
+    waits = []
     for group in (None, world, control):
         if group is not None:
             group.waiting = True
         with Heartbeat(tmp_path, 0, "here", group=world):
             wait_for(lambda: read_beats(tmp_path), 10, "beat")
-            told.append(read_beats(tmp_path)[0].waits)
+            waits.append(read_beats(tmp_path)[0].waits)
         world.waiting = control.waiting = False
-    assert told == [False, True, True]
+    assert waits == [False, True, True]

@@ -1,4 +1,4 @@
-"""What an attempt begins from, and where what it does not go on from is left."""
+"""What an attempt begins from, and where what it does not resume from is left."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_is_not_gone_on_with_at_all_is_set_aside_with_its_metrics(how: str,
         damage(path)
     start = prepare(run_dir, "auto" if how == "damaged" else str(other))
     assert start.checkpoint == (None if how == "damaged" else other)
-    assert ("begins anew" if how == "damaged" else "goes on from elsewhere") in start.notices[-1]
+    assert ("starts over" if how == "damaged" else "resumes from elsewhere") in start.notices[-1]
     assert "aside-1" in start.notices[-1]
     assert not names(run_dir) and not (run_dir / "metrics.jsonl").exists()
     assert (run_dir / "aside-1" / "metrics.jsonl").exists()
@@ -145,8 +145,8 @@ def test_without_locks_a_run_goes_on_and_says_so(
     settings = ["ppo-cartpole", "run.steps=256", "evaluation.count=1", "evaluation.episodes=1", "compile.mode=off"]
     assert go(str(tmp_path), [*settings, "evaluation.final_episodes=1"])["status"] == "done"
     check_free(tmp_path)
-    told = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
-    assert capsys.readouterr().out.count(told) == 1
+    line = f"{tmp_path} lies in a file system without locks (no such luck): nothing keeps a second run out of it"
+    assert capsys.readouterr().out.count(line) == 1
 
 
 def test_a_start_whose_ranks_died_before_it_wrote_its_settings_may_be_made_again(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def test_lazy_parameters_come_to_be_and_buffers_stay_all_the_same() -> None:
 @pytest.mark.parametrize("name,network", [("ppo", "Normed"), ("a2c", "Normed"), ("dqn", "NormedValues")])
 def test_batchnorm_and_dropout_are_taken_and_told(name: str, network: str) -> None:
     algorithm = make(name, network)
-    (told,) = [line for line in algorithm.notices() if "network.class" in line]
-    assert f"{name} keeps networks in evaluation mode" in told and "norm (BatchNorm1d), trunk.1 (Dropout)" in told
+    (notice,) = [line for line in algorithm.notices() if "network.class" in line]
+    assert f"{name} keeps networks in evaluation mode" in notice and "norm (BatchNorm1d), trunk.1 (Dropout)" in notice
     algorithm.iterate(0)
     buffers = {key: value for key, value in algorithm.module.state_dict().items() if key.endswith("running_mean")}
     assert buffers and not any(value.any() for value in buffers.values()), "neither the probe nor learning moves them"
@@ -117,8 +117,8 @@ def test_batchnorm_and_dropout_are_taken_and_told(name: str, network: str) -> No
 
 def test_buffers_that_change_are_told_and_nothing_is_compiled() -> None:
     algorithm = make("ppo", "Counting")
-    (told,) = [line for line in algorithm.notices() if "network.class changes" in line and "eager" not in line]
-    assert "(calls, mean)" in told and algorithm.restless == [algorithm.module]
+    (notice,) = [line for line in algorithm.notices() if "network.class changes" in line and "eager" not in line]
+    assert "(calls, mean)" in notice and algorithm.restless == [algorithm.module]
     algorithm.close()
 
 

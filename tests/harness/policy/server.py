@@ -80,8 +80,8 @@ if __name__ == "__main__":
     from harness.policy.serving.connection import Limits
     from harness.policy.serving.server import Options, serve
 
-    told = json.loads(sys.argv[1])
-    limits = Limits(patience=told["patience"])
-    source, connections = Path(told["source"]), told["connections"]
-    options = Options(source, workers=told["workers"], port=0, limits=limits, connections=connections)
+    given = json.loads(sys.argv[1])
+    limits = Limits(patience=given["patience"])
+    source, connections = Path(given["source"]), given["connections"]
+    options = Options(source, workers=given["workers"], port=0, limits=limits, connections=connections)
     sys.exit(serve(options))

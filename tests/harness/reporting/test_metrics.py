@@ -100,10 +100,10 @@ def test_what_a_full_disk_does_not_take_is_written_once_there_is_room(tmp_path, 
     monkeypatch.setattr(Board, "flush_seconds", 0.0)
     writer = open_metrics(tmp_path, rank=0)
     with files_of_at_most(1010):
-        told = [writer.log(update, {"loss": 1.0 / update}) for update in range(1, 300)]
+        lines = [writer.log(update, {"loss": 1.0 / update}) for update in range(1, 300)]
         with pytest.raises(OSError):  # no checkpoint may be ahead of them
             writer.sync()
-    assert len(list(filter(None, told))) == 1, "told once"
+    assert len(list(filter(None, lines))) == 1, "told once"
     assert writer.log(300, {"loss": 0.5}) is None
     writer.close()
     assert [record["update"] for record in records(tmp_path)] == list(range(1, 301)), "each once, none torn"

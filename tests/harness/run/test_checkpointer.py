@@ -44,10 +44,10 @@ class Still(Algorithm):
 
 
 def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tmp_path: Path) -> None:
-    go_on, told = threading.Event(), list[str]()
+    go_on, lines = threading.Event(), list[str]()
     config = load_run_config("ppo-cartpole", [])
     lone = Alone(), AllReduce(mesh_on_one_channel(Alone()))
-    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, told.append, lambda: go_on.wait(10) and None)
+    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, lines.append, lambda: go_on.wait(10) and None)
     checkpointer.save(1, 100, {"iteration": 1})
     checkpointer.due = True
     checkpointer.on_agreement(checkpointer.agenda())
@@ -61,7 +61,7 @@ def test_a_save_that_is_due_waits_for_the_one_before_unless_it_is_of_the_best(tm
     checkpointer.on_agreement(checkpointer.agenda())
     assert checkpointer.ready
     checkpointer.save(3, 300, {"iteration": 3})
-    assert not checkpointer.due and checkpointer.settle() is None and not told
+    assert not checkpointer.due and checkpointer.settle() is None and not lines
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100", "step-000000300"]
 
 
@@ -76,11 +76,11 @@ def fails_once() -> Callable[..., None]:
 
 
 def test_a_boundary_whose_save_failed_is_saved_when_asked_again(tmp_path: Path) -> None:
-    told = list[str]()
+    lines = list[str]()
     config, lone = load_run_config("ppo-cartpole", []), (Alone(), AllReduce(mesh_on_one_channel(Alone())))
-    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, told.append, fails_once())
+    checkpointer = Checkpointer(config, tmp_path, Still(), None, *lone, lines.append, fails_once())
     checkpointer.save(1, 100, {"iteration": 1})
-    assert checkpointer.settle() == "no checkpoint of 100 steps: No space left on device" == told[-1]
+    assert checkpointer.settle() == "no checkpoint of 100 steps: No space left on device" == lines[-1]
     checkpointer.save(1, 100, {"iteration": 1})
     assert checkpointer.settle() is None
     assert [path.name for path in checkpoint.saved_steps(tmp_path)] == ["step-000000100"]

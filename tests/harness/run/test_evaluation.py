@@ -96,8 +96,8 @@ def test_a_limit_of_ours_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "has no time limit" not in capsys.readouterr().out
     gym.register("Unlimited-v0", Line)
     package.train(toml(tmp_path, {"id": "Unlimited-v0"}, PPO), output=tmp_path / "other")
-    told = f"Unlimited-v0 has no time limit: episodes of evaluations are cut after {LONGEST:,} steps"
-    assert told in capsys.readouterr().out
+    line = f"Unlimited-v0 has no time limit: episodes of evaluations are cut after {LONGEST:,} steps"
+    assert line in capsys.readouterr().out
     package.train(toml(tmp_path, {"id": LINE}, PPO, max_steps=5), output=tmp_path / "cut")
     assert "3 of 3 episodes of an evaluation were cut after 5 steps (evaluation.max_steps)" in capsys.readouterr().out
 

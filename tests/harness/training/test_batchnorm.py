@@ -1,7 +1,7 @@
 """BatchNorm over ranks against torch's own on the whole batch.
 
-A second rank is stood in for by collectives that double every sum: what another rank with the same samples would bring
-about, so that the whole batch is the local one twice. Real ranks with unlike shares: tests/multirank.
+A second rank is stood in for by a communicator that doubles every sum: what another rank with the same samples would
+bring about, so that the whole batch is the local one twice. Real ranks with unlike shares: tests/multirank.
 """
 
 from __future__ import annotations

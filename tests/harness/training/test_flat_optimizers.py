@@ -1,4 +1,4 @@
-"""Optimizers on one flat vector are torch's to the bit, whichever of the two goes on from the other's state."""
+"""Optimizers on one flat vector are torch's to the bit, whichever of the two loads the other's state."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_an_interrupted_plan_goes_on_and_a_finished_one_grows(tmp_path: Path) ->
     again.done()
     assert not TrialBudget(study, 4).resumes and TrialBudget(study, 4).left(0) == 4
     changed = TrialBudget(study, 9)
-    assert not changed.resumes and changed.left(0) == 9, "asked for another number, it begins anew"
+    assert not changed.resumes and changed.left(0) == 9, "asked for another number, it starts over"
 
 
 def test_the_worst_value_is_of_all_that_was_reported_and_the_best_of_what_was_completed(tmp_path: Path) -> None:

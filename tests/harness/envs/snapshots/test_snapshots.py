@@ -1,4 +1,4 @@
-"""What an environment goes on from: taken out, stored, put into another one, it makes the same steps."""
+"""An environment's state: taken out, stored, put into another one, it makes the same steps."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ class Opaque(Remembers):
 
 
 class Speaks(Opaque):
-    """The same, which says itself what it goes on from."""
+    """The same, which says itself what its state is."""
 
     def get_state(self) -> dict[str, Any]:
         return {"past": self.past}
