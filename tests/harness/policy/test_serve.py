@@ -108,6 +108,10 @@ def test_answers_are_those_of_the_file_alone_in_batches_and_drawn(server: Servin
 
 
 def test_requests_that_wait_together_are_one_batch(server: Serving) -> None:
+    refused = server.metric("refused_total")
+    with connect(server) as connection:
+        connection.sendall(REQUEST.pack(MAGIC, 9, 0, 0, 1, 0, 0))
+    wait_for(lambda: server.metric("refused_total") > refused, 5, "count of all that came before")
     before = server.metric("batches_total"), server.metric("requests_total")
     message = request(ACT, 0, 1, 7, None, STATES[:1].tobytes())
 
