@@ -39,10 +39,12 @@ def run_study(
     """
     prepared = prepare(study, overrides, name=name, storage=storage, hostfile=hostfile)
     display = display or open_display()
+    prepared.launcher.open()
     try:
         with StopRequests() as stop:
             return search(prepared, display, stop)
     finally:
+        prepared.launcher.close()
         display.close()
         prepared.directory.unlock()
 
@@ -99,7 +101,7 @@ def first_lines(prepared: Prepared, context: StudyContext, budget: TrialBudget) 
     does = "resumes an interrupted run" if budget.resumes else "begins"
     yield (
         f"study {config.study.name} {does}: {plural(budget.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} "
-        f"by {prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
+        f"by {prepared.launcher.told} on {plural(slots.total, 'slot')} ({hosts})"
     )
     for change in changed_settings(context.study, config):
         yield f"note: {change}; values of earlier trials may not compare"

@@ -98,6 +98,11 @@ class Launcher(ABC):
     elastic: bool = False
     """Whether a job continues with fewer ranks when it loses one."""
 
+    @property
+    def told(self) -> str:
+        """Its name, and what users should know beside it."""
+        return self.name
+
     @abstractmethod
     def check(self, hosts: Sequence[Host] = ()) -> None:
         """BadInput, with the remedy, where this launcher cannot work here, or not on `hosts`. Starts nothing."""

@@ -67,6 +67,10 @@ class Pool(ProcessLauncher):
         self._notices: list[str] = []
         self._known_refusals: set[str] = set()
 
+    @property
+    def told(self) -> str:
+        return f"{self.name} (warm ranks, forked with their imports done; {self.inner.name} starts them)"
+
     def check(self, hosts: Sequence[Host] = ()) -> None:
         if sys.platform != "linux":
             raise BadInput(f"launcher {self.name} needs Linux: choose {self.inner.name}")

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -210,7 +210,13 @@ class ProcessLauncher(Launcher):
         The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
         """
         spec, env = self.completed(spec)
-        return self.started(spec, lambda output: self.start_program(self.command_line(spec, env), env, spec.cwd, output))
+        command = self.command_line(spec, env)
+        spec.output.parent.mkdir(parents=True, exist_ok=True)
+        with open(spec.output, "ab") as output:
+            output_start = output.tell()
+            process = self.start_program(command, env, spec.cwd, output)
+        started = {"pid": process.pid, "start_time": processes.start_time(process.pid), "output_start": output_start}
+        return self.job({**self.before_start(spec), **started}, process)
 
     def completed(self, spec: JobSpec) -> tuple[JobSpec, dict[str, str]]:
         """The job with as many slots as it has ranks, on this process's PATH; and its launcher's environment."""
@@ -230,15 +236,6 @@ class ProcessLauncher(Launcher):
             env=env,
             start_new_session=True,
         )
-
-    def started(self, spec: JobSpec, start: Callable[[IO[bytes]], Program]) -> ProcessJob:
-        """The job whose program `start` starts, given the file that it prints into."""
-        spec.output.parent.mkdir(parents=True, exist_ok=True)
-        with open(spec.output, "ab") as output:
-            output_start = output.tell()
-            process = start(output)
-        started = {"pid": process.pid, "start_time": processes.start_time(process.pid), "output_start": output_start}
-        return self.job({**self.before_start(spec), **started}, process)
 
     def job(self, saved: Mapping[str, Any], process: Program | None = None) -> ProcessJob:
         return self.job_class(saved, process)

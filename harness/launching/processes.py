@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 RUN_ID = "HARNESS_RUN_ID"
 ALONE = "HARNESS_RANK"  # of a rank that no launcher has started
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", ALONE)  # not Slurm's: a batch script and all below it carry it
+# not Slurm's: a batch script and all below it carry it
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", ALONE)
 STOP_SIGNAL = signal.SIGUSR2  # not USR1: NCCL catches that one
 
 

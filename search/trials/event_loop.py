@@ -5,7 +5,7 @@ It runs the trials of a study (search/driver.py), then the seeds of its confirma
 
 from __future__ import annotations
 
-import time
+import select
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
@@ -51,8 +51,16 @@ class EventLoop(ABC, Generic[R]):
             self.context.runner.launcher.refresh([run.job for run in self.running])
             for run in list(self.running):
                 self.watch(run)
+            for notice in self.context.runner.launcher.notices():
+                self.context.display.event(notice)
             self.context.display.rows([self.row(run) for run in self.running], self.summary())
-            time.sleep(POLL_SECONDS)
+            if not (self.context.slots.free >= self.ranks and self.wants_more()):
+                self.wait()
+
+    def wait(self) -> None:
+        """Until something that runs has ended, at most until it is time to look at reports and requests again."""
+        ends = [descriptor for run in self.running if (descriptor := run.job.descriptor()) is not None]
+        select.select(ends, [], [], POLL_SECONDS)
 
     @property
     def ending(self) -> bool:

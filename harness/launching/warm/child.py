@@ -54,7 +54,7 @@ def become(
         set_threads()
     random.seed()
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # type: ignore[attr-defined]
+        sys.modules["numpy"].random.seed()
     sys.orig_argv = [sys.executable, *asked["words"]]
     return run(program, path)
 

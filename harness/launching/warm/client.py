@@ -86,7 +86,8 @@ def stand_in(address, asked):
     if answer is None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
         return
-    code = wait_for(*answer, heeded)
+    child, connection = answer
+    code = wait_for(child, connection, heeded)
     code = 1 if code is None else code
     if code < 0:
         import resource

@@ -1,4 +1,4 @@
-"""What of an environment is read once, as libraries are loaded: another value than the server's needs a fresh process."""
+"""What of an environment is read once, as libraries are loaded: with another value a process must start fresh."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The server's own, since it must hold no thread."""
 ROOM = "HARNESS_WARM_ROOM"
 """Variables that only make room for a child's environment, where the kernel shows this process's."""
-
 
 
 def read_at_import(environ: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from harness.launching.warm.environment import ROOM, SINGLE_THREADED
 from harness.text import one_line
 
 MODULES = """
-torch numpy.random gymnasium harness.api harness.__main__
+torch numpy.random gymnasium harness.api harness.bench.arguments harness.policy.arguments harness.run.train
 """.split()
 """What ranks import. Nothing of a user's: what is on the path of the present folder is imported by each rank anew."""
 HOROVODRUN = "horovod.runner.launch"

@@ -52,7 +52,7 @@ def read_program(words: Sequence[str]) -> Program | None:
 
 
 def shadowed(folder: str) -> str | None:
-    """A module in `folder` that a fresh process would import where the server has imported another; None without one."""
+    """A module in `folder` that a fresh process would import where the server has imported another, if any."""
     loaded = {name for name in sys.modules if "." not in name}
     try:
         entries = os.listdir(folder)

@@ -49,7 +49,9 @@ class Child:
 class Server:
     """`before`: the environment before the imports, which add to it. `path`: sys.path of what it forks."""
 
-    def __init__(self, listener: socket.socket, lifeline: socket.socket, before: dict[str, str], path: list[str]) -> None:
+    def __init__(
+        self, listener: socket.socket, lifeline: socket.socket, before: dict[str, str], path: list[str]
+    ) -> None:
         self.listener, self.lifeline, self.path = listener, lifeline, path
         own = {*before, *SINGLE_THREADED}
         self.added = {name: value for name, value in os.environ.items() if name not in own}
@@ -67,8 +69,8 @@ class Server:
         """Until the owner is gone and the last child has ended."""
         while self.owned or self.children:
             own = [self.listener, self.lifeline] if self.owned else []
-            watched = [self.wake, *own, *(child.client for child in self.children.values() if child.client.fileno() >= 0)]
-            ready, _, _ = select.select(watched, [], [])
+            clients = [child.client for child in self.children.values() if child.client.fileno() >= 0]
+            ready, _, _ = select.select([self.wake, *own, *clients], [], [])
             if self.wake in ready:
                 self.wake.recv(4096)
             self.reap()
@@ -119,7 +121,8 @@ class Server:
         if pid == 0:
             self.become(asked, program, client, descriptors)  # does not return
         self.tell("forked")
-        self.children[pid] = Child(client, asked.get("outlives", False), os.dup(descriptors[2]) if asked.get("noted") else None)
+        noted = os.dup(descriptors[2]) if asked.get("noted") else None
+        self.children[pid] = Child(client, asked.get("outlives", False), noted)
         client.sendall(pid.to_bytes(4, "little"))
 
     def refusal(self, asked: dict[str, Any], program: Program) -> str | None:
@@ -224,4 +227,3 @@ def main(arguments: Sequence[str]) -> None:
     server.tell("ready")
     server.serve()
     shutil.rmtree(folder, ignore_errors=True)  # its owner may be gone
-
