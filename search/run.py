@@ -39,7 +39,7 @@ def run_study(
     """
     prepared = prepare(study, overrides, name=name, storage=storage, hostfile=hostfile)
     display = display or open_display()
-    prepared.launcher.open()
+    prepared.launcher.open(prepared.config.trial.ranks)
     try:
         with StopRequests() as stop:
             return search(prepared, display, stop)
@@ -92,6 +92,8 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     result = collect(study, space, directory, prepared.storage, confirmation, ending)
     for line in result.lines():
         display.event(line)
+    if (pace := prepared.slots.pace.describe(prepared.slots.total)) is not None:
+        display.event(pace)
     return result
 
 

@@ -128,8 +128,8 @@ class Launcher(ABC):
     def refresh(self, jobs: Iterable[Job]) -> None:
         """Called before each round of `poll` over `jobs`: a launcher that asks a cluster does so once for all."""
 
-    def open(self) -> None:
-        """Called before the first of many starts: what takes its time for them may begin now."""
+    def open(self, ranks: int) -> None:
+        """Called before the first of many starts of so many ranks: what takes its time for them may begin now."""
 
     def notices(self) -> list[str]:
         """Lines for the user, about all jobs, since the last call."""

@@ -24,9 +24,10 @@ from harness.launching.outcome import Outcome, read_outcome
 from harness.launching.output import LAST_LINES
 from harness.launching.process_job import ProcessJob, ProcessLauncher, Program
 from harness.launching.warm import client
-from harness.launching.warm.owner import HOROVODRUN, MODULES, WarmServer
+from harness.launching.warm.owner import HOROVODRUN, MODULES, SEVERAL, TRACING, WarmServer
 from harness.launching.warm.program import read_program
 from harness.text import last_that_fit
+from harness.training.compile.store import default_folder
 
 MOST_RESTARTS = 3
 """Of a server that dies: then all processes start fresh."""
@@ -76,8 +77,8 @@ class Pool(ProcessLauncher):
             raise BadInput(f"launcher {self.name} needs Linux: choose {self.inner.name}")
         self.inner.check(hosts)
 
-    def open(self) -> None:
-        self._renew()
+    def open(self, ranks: int) -> None:
+        self._renew(ranks)
 
     def close(self) -> None:
         if self._server is not None:
@@ -94,7 +95,7 @@ class Pool(ProcessLauncher):
         return lines
 
     def start(self, spec: JobSpec) -> ProcessJob:
-        self._renew()
+        self._renew(spec.ranks)
         return super().start(spec)
 
     def completed(self, spec: JobSpec) -> tuple[JobSpec, dict[str, str]]:
@@ -125,7 +126,7 @@ class Pool(ProcessLauncher):
     def before_start(self, spec: JobSpec) -> dict[str, Any]:
         return {**super().before_start(spec), "alone": is_alone(spec)}
 
-    def _renew(self) -> None:
+    def _renew(self, ranks: int) -> None:
         """Another server where there is none yet, where it has died, and where what it has imported has changed."""
         if self._gave_up:
             return
@@ -140,12 +141,17 @@ class Pool(ProcessLauncher):
             self._notices.append(f"packages have changed: the server of {self.name} is started again")
             self.close()
         if self._server is None and not self._gave_up:
-            modules = MODULES + ([HOROVODRUN] if isinstance(self.inner, Horovodrun) else [])
             try:
-                self._server = WarmServer(launch_environment(os.environ), modules)
+                self._server = WarmServer(launch_environment(os.environ), self._modules(ranks))
             except OSError as error:
                 self._gave_up = True
                 self._notices.append(f"{self.name} has no server, so that processes start with their imports: {error}")
+
+    def _modules(self, ranks: int) -> list[str]:
+        several = [*SEVERAL, *([HOROVODRUN] if isinstance(self.inner, Horovodrun) else [])]
+        folder = default_folder()
+        has_traces = folder is not None and any(folder.glob("*.trace"))
+        return [*MODULES, *(several if ranks > 1 else []), *([] if has_traces else [TRACING])]
 
 
 def is_alone(spec: JobSpec) -> bool:

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from harness.launching import Job
 from search.display import Row
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.trials.context import StudyContext
 from search.trials.outcome import End
 
@@ -30,6 +30,8 @@ class Running(Protocol):
     def ask_to_stop(self) -> None: ...
 
     def end_now(self) -> End: ...
+
+    def seconds_trained(self) -> float: ...
 
 
 R = TypeVar("R", bound=Running)
@@ -78,6 +80,7 @@ class EventLoop(ABC, Generic[R]):
     def release(self, run: R) -> None:
         """Its job is over: its slots are free."""
         self.running.remove(run)
+        self.context.slots.pace.trained += run.lease.size * run.seconds_trained()
         self.context.slots.give_back(run.lease)
 
     @abstractmethod

@@ -19,9 +19,18 @@ from harness.launching.warm.environment import ROOM, SINGLE_THREADED
 from harness.text import one_line
 
 MODULES = """
-torch numpy.random gymnasium harness.api harness.bench.arguments harness.policy.arguments harness.run.train
+torch numpy.random gymnasium gymnasium.envs.classic_control rich.console
+tensorboard.compat.proto.event_pb2 tensorboard.summary.writer.record_writer
+harness.api harness.bench.arguments harness.policy.arguments harness.run.train
+harness.algorithms.ppo harness.algorithms.a2c harness.algorithms.dqn harness.algorithms.sac harness.algorithms.td3
+harness.envs.backends.cartpole harness.envs.backends.registered harness.envs.backends.sync
+harness.envs.backends.workers harness.distributed.transports.mpi harness.distributed.transports.shared_memory
 """.split()
 """What ranks import. Nothing of a user's: what is on the path of the present folder is imported by each rank anew."""
+TRACING = "torch.fx.experimental.proxy_tensor"
+"""What a run imports that traces its gradient, in a second; others load a trace that is kept."""
+SEVERAL = ("mpi4py", "horovod.torch")
+"""What ranks import that are not alone."""
 HOROVODRUN = "horovod.runner.launch"
 """What horovodrun itself imports."""
 ROOM_BYTES = 200_000
