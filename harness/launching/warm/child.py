@@ -167,9 +167,9 @@ def finish(code: int) -> int:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
-        from mpi4py import MPI
+        from mpi4py import MPI, rc
 
-        if MPI.Is_initialized() and not MPI.Is_finalized():
+        if rc.finalize is not False and MPI.Is_initialized() and not MPI.Is_finalized():
             MPI.Finalize()
     for stream in (sys.stdout, sys.stderr):
         try:

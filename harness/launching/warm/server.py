@@ -137,8 +137,9 @@ class Server:
         if any(len(content) > end - start for content, (start, end) in zip(shown_by_kernel(asked), shown_memory())):
             return "its environment is too large"
         if asked.get("path") is None:
-            given = environ.get("PYTHONPATH")
-            if given != self.before.get("PYTHONPATH") or given and asked["cwd"] != self.cwd:
+            given = environ.get("PYTHONPATH", "")
+            relative = given and not all(map(os.path.isabs, given.split(os.pathsep)))
+            if given != self.before.get("PYTHONPATH", "") or relative and asked["cwd"] != self.cwd:
                 return "another PYTHONPATH, or from another folder"
         cores = 1 if program.confined and confined_to_one(environ, asked["cores"]) else len(asked["cores"])
         if not program.sets_threads and threads_wanted(environ, cores) is None:
