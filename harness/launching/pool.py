@@ -53,7 +53,8 @@ class LoneRank(ProcessJob):
         return read_outcome("".join(tagged), code, self.rank_hosts(), begun_before)
 
     def last_lines(self, rank: int) -> tuple[str, ...]:
-        return last_that_fit(self._tail()[0].splitlines()[-LAST_LINES:])
+        lines = [line for line in self._tail()[0].splitlines() if not NOTED.fullmatch(line)]
+        return last_that_fit(lines[-LAST_LINES:])
 
 
 class Pool(ProcessLauncher):
