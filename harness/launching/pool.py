@@ -24,10 +24,9 @@ from harness.launching.outcome import Outcome, read_outcome
 from harness.launching.output import LAST_LINES
 from harness.launching.process_job import ProcessJob, ProcessLauncher, Program
 from harness.launching.warm import client
-from harness.launching.warm.owner import HOROVODRUN, MODULES, SEVERAL, TRACING, WarmServer
+from harness.launching.warm.owner import HOROVODRUN, MODULES, SEVERAL, WarmServer
 from harness.launching.warm.program import read_program
 from harness.text import last_that_fit
-from harness.training.compile.store import default_folder
 
 MOST_RESTARTS = 3
 """Of a server that dies: then all processes start fresh."""
@@ -150,9 +149,7 @@ class Pool(ProcessLauncher):
 
     def _modules(self, ranks: int) -> list[str]:
         several = [*SEVERAL, *([HOROVODRUN] if isinstance(self.inner, Horovodrun) else [])]
-        folder = default_folder()
-        has_traces = folder is not None and any(folder.glob("*.trace"))
-        return [*MODULES, *(several if ranks > 1 else []), *([] if has_traces else [TRACING])]
+        return [*MODULES, *(several if ranks > 1 else [])]
 
 
 def is_alone(spec: JobSpec) -> bool:

@@ -334,5 +334,6 @@ def rows() -> dict[str, Row | Joined]:
         Joined("saving", "tests.benchmarks.saving"),
         Joined("serve", "tests.benchmarks.serving"),
         Joined("compress", "tests.benchmarks.compressing"),
+        Joined("warm", "tests.benchmarks.warm_ranks"),
     ]
     return {row.key: row for row in every}

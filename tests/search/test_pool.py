@@ -62,7 +62,8 @@ def test_a_presets_trials_are_on_warm_ranks_by_default_and_the_same_to_the_bit(w
     assert values[0] == values[1] and all(values[0])
     pace = warm.splitlines()[-1]
     assert re.fullmatch(
-        r"pace: 2 runs in \d+ s, [\d.]+ a minute; the slots were busy for \d+ % of the time, and trained for \d+ %", pace
+        r"pace: 2 runs in \d+ s, [\d.]+ a minute; the slots were busy for \d+ % of the time, and trained for \d+ %",
+        pace,
     )
 
 

@@ -27,8 +27,6 @@ harness.envs.backends.cartpole harness.envs.backends.registered harness.envs.bac
 harness.envs.backends.workers harness.distributed.transports.mpi harness.distributed.transports.shared_memory
 """.split()
 """What ranks import. Nothing of a user's: what is on the path of the present folder is imported by each rank anew."""
-TRACING = "torch.fx.experimental.proxy_tensor"
-"""What a run imports that traces its gradient, in a second; others load a trace that is kept."""
 SEVERAL = ("mpi4py", "horovod.torch")
 """What ranks import that are not alone."""
 HOROVODRUN = "horovod.runner.launch"
