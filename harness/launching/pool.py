@@ -70,7 +70,7 @@ class Pool(ProcessLauncher):
 
     @property
     def told(self) -> str:
-        return f"{self.name} (warm ranks, forked with their imports done; {self.inner.name} starts them)"
+        return f"{self.name} (warm ranks)"
 
     def check(self, hosts: Sequence[Host] = ()) -> None:
         if sys.platform != "linux":

@@ -56,7 +56,7 @@ def test_a_presets_trials_are_on_warm_ranks_by_default_and_the_same_to_the_bit(w
     warm = workplace.run("study.trials=2")
     fresh = workplace.run("study.trials=2", "trial.launcher=mpirun", "study.name=fresh")
 
-    assert "2 trials of 1 rank by pool (warm ranks, forked with their imports done" in warm
+    assert "2 trials of 1 rank by pool (warm ranks) on" in warm
     assert "2 trials of 1 rank by mpirun on" in fresh
     values = [[trial.intermediate_values for trial in workplace.trials(name)] for name in ("s", "fresh")]
     assert values[0] == values[1] and all(values[0])
