@@ -133,10 +133,12 @@ def test_it_ends_with_its_owner_once_all_that_it_has_forked_has_ended(kind: str,
     pid, folder = holder.stdout.readline().split()
     holder.kill()
     holder.wait()
-    if kind == "busy":
-        wait_for((tmp_path / "out").read_text, 30, "line of the child")
-        child = int((tmp_path / "out").read_text())
-        assert processes.start_time(int(pid)) is not None and processes.start_time(child) is not None
+    try:
+        if kind == "busy":
+            wait_for((tmp_path / "out").read_text, 30, "line of the child")
+            child = int((tmp_path / "out").read_text())
+            assert processes.start_time(int(pid)) is not None and processes.start_time(child) is not None
+    finally:
         (tmp_path / "go").touch()
     wait_for(lambda: processes.start_time(int(pid)) is None, 30, "end of the server")
     assert not Path(folder).exists()
