@@ -26,5 +26,5 @@ def become_client(address):
     client.stand_in(address, client.request(sys.orig_argv[1:], os.environ, os.getcwd(), path=list(sys.path)))
 
 
-if os.environ.get(ADDRESS) and served(sys.orig_argv[1:]):
+if __name__ == "sitecustomize" and os.environ.get(ADDRESS) and served(sys.orig_argv[1:]):
     become_client(os.environ[ADDRESS])
