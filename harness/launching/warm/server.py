@@ -31,6 +31,8 @@ from harness.launching.warm.client import REFUSED, network
 from harness.launching.warm.environment import ROOM, SINGLE_THREADED, read_at_import
 from harness.launching.warm.program import Program, read_program, shadowed
 
+MOST_CHILDREN = 500
+"""Processes at once, of which each has a connection; `select` knows 1,024."""
 CLIENT_SECONDS = 5.0
 """How long a client that has connected may take to say what it wants."""
 
@@ -132,6 +134,8 @@ class Server:
         differing = sorted(n for n in {*theirs, *self.at_import} if theirs.get(n) != self.at_import.get(n))
         if differing:
             return f"another {', '.join(differing)} than when libraries were loaded"
+        if len(self.children) >= MOST_CHILDREN:
+            return f"the server has {MOST_CHILDREN} processes already"
         if asked["network"] != network():
             return "it is in another network"
         if any(len(content) > end - start for content, (start, end) in zip(shown_by_kernel(asked), shown_memory())):
