@@ -71,7 +71,8 @@ class TrialSettings(Settings):
     seeds: int = Field(1, ge=1, le=1000)
     """Runs of a trial, one after the other on the same slots, each with another seed."""
     launcher: str | None = None
-    """horovodrun, horovodrun-gloo, mpirun, or your own, `module:Class`; unset: horovodrun, and mpirun inside a Slurm
+    """horovodrun, horovodrun-gloo, mpirun, your own, `module:Class`, or a pool of warm ranks: pool (by horovodrun),
+    pool-gloo, pool-mpirun. Unset: pool for a preset and horovodrun for a command, and mpirun inside a Slurm
     allocation."""
     max_minutes: float = Field(10.0, gt=0)
     """A trial that reports nothing for so long is ended and recorded as failed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,7 +14,7 @@ from optuna.trial import TrialState
 from harness.errors import BadInput
 from harness.files import write_text
 from search.display import Row, duration, number, plural
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.strategies.proposals import NothingLeft
 from search.study.budget import TrialBudget
 from search.study.storage import first_line
@@ -149,6 +151,7 @@ class Driver(EventLoop[TrialRun]):
     def start(self, trial: optuna.Trial, settings: dict[str, Any], lease: Lease) -> None:
         """Records what the trial is, and starts its job; UpdateFinishedTrialError where others have finished it."""
         directory = TrialDir(self.context.directory.trial(trial.number))
+        set_aside(directory.path)
         write_text(
             directory.path / "config.toml", self.context.runner.task.describe(settings, self.context.objective.seeds[0])
         )
@@ -238,6 +241,14 @@ class Driver(EventLoop[TrialRun]):
         step = max(run.reports, default=None)
         value = None if step is None else run.reports[step]
         return Row(str(run.number), run.state, self.shown(run), step, value, time.time() - run.began)
+
+
+def set_aside(path: Path) -> None:
+    """Another trial's directory, whose record was lost with the last commits before the machine went down."""
+    if (path / "job.json").exists():
+        kept = path.with_name(f"lost-{path.name}")
+        shutil.rmtree(kept, ignore_errors=True)
+        path.rename(kept)
 
 
 def describe(run: TrialRun, end: End) -> str:

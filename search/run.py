@@ -39,10 +39,12 @@ def run_study(
     """
     prepared = prepare(study, overrides, name=name, storage=storage, hostfile=hostfile)
     display = display or open_display()
+    prepared.launcher.open(prepared.config.trial.ranks)
     try:
         with StopRequests() as stop:
             return search(prepared, display, stop)
     finally:
+        prepared.launcher.close()
         display.close()
         prepared.directory.unlock()
 
@@ -90,6 +92,8 @@ def search(prepared: Prepared, display: Display, stop: StopRequests) -> StudyRes
     result = collect(study, space, directory, prepared.storage, confirmation, ending)
     for line in result.lines():
         display.event(line)
+    if (pace := prepared.slots.pace.describe(prepared.slots.total)) is not None:
+        display.event(pace)
     return result
 
 
@@ -99,7 +103,7 @@ def first_lines(prepared: Prepared, context: StudyContext, budget: TrialBudget) 
     does = "resumes an interrupted run" if budget.resumes else "begins"
     yield (
         f"study {config.study.name} {does}: {plural(budget.left(0), 'trial')} of {plural(config.trial.ranks, 'rank')} "
-        f"by {prepared.launcher.name} on {plural(slots.total, 'slot')} ({hosts})"
+        f"by {prepared.launcher.told} on {plural(slots.total, 'slot')} ({hosts})"
     )
     for change in changed_settings(context.study, config):
         yield f"note: {change}; values of earlier trials may not compare"

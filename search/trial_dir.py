@@ -32,6 +32,8 @@ class Result:
     value: float | None
     reason: str
     diverged: bool
+    seconds: float = 0.0
+    """How long its ranks trained and evaluated, as far as it says."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class TrialDir:
             finite(result.get("value")),
             str(result.get("reason") or ""),
             bool(result.get("divergence")),
+            finite(result.get("wall_seconds")) or 0.0,
         )
 
     def failure(self, seed: int) -> Failure | None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from harness.launching.warm.environment import AT_IMPORT
 from harness.training.compile.store import FOLDER
 from tests.forkserver import ADDRESS, ForkServer
-from tests.forkserver.client.sitecustomize import AT_IMPORT
 
 FRESH = "HARNESS_TESTS_FRESH"
 servers: list[ForkServer] = []

@@ -117,20 +117,30 @@ def show_one_gpu(slot: Slot, env: MutableMapping[str, str]) -> None:
     env["CUDA_VISIBLE_DEVICES"] = gpus[slot.index] if len(gpus) >= slot.of else ""
 
 
-def main() -> None:
-    env = os.environ
+def rank_slot(env: Mapping[str, str]) -> Slot | None:
+    """The slot of the rank that this environment was made for, whatever launched it."""
     names = ("OMPI_COMM_WORLD_LOCAL_RANK", "HOROVOD_LOCAL_RANK", "SLURM_LOCALID")
     local_rank = next((int(env[name]) for name in names if name in env), 0)
-    slot = slot_of_rank(env, env.get("SLURMD_NODENAME") or socket.gethostname(), local_rank)
-    if slot is not None:
-        shared_by = sharers(env, slot)
-        confine(slot)
-        show_one_gpu(slot, env)
-        threads, cores = within_quota(len(available_cores()), shared_by), len(available_cores())
-        if threads < cores:  # a library that counts cores does not see a quota
-            for name in THREADS:
-                env.setdefault(name, str(threads))
-        env[CONFINED] = str(shared_by)
+    return slot_of_rank(env, env.get("SLURMD_NODENAME") or socket.gethostname(), local_rank)
+
+
+def confine_rank(env: MutableMapping[str, str]) -> None:
+    """Confines this process to its rank's slot, and notes in `env`, its own, what that means for libraries."""
+    slot = rank_slot(env)
+    if slot is None:
+        return
+    shared_by = sharers(env, slot)
+    confine(slot)
+    show_one_gpu(slot, env)
+    threads, cores = within_quota(len(available_cores()), shared_by), len(available_cores())
+    if threads < cores:  # a library that counts cores does not see a quota
+        for name in THREADS:
+            env.setdefault(name, str(threads))
+    env[CONFINED] = str(shared_by)
+
+
+def main() -> None:
+    confine_rank(os.environ)
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

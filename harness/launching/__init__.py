@@ -12,6 +12,7 @@ from harness.launching.environment import inside_launcher
 from harness.launching.horovodrun import GLOO, MPI, ElasticHorovodrun, Horovodrun
 from harness.launching.mpirun import Mpirun
 from harness.launching.outcome import Outcome
+from harness.launching.pool import Pool, can_be_had
 from harness.launching.process_job import ProcessJob, ProcessLauncher
 from harness.settings import named_object
 
@@ -22,9 +23,11 @@ __all__ = [
     "JobSpec",
     "Launcher",
     "Outcome",
+    "Pool",
     "ProcessJob",
     "ProcessLauncher",
     "available_hosts",
+    "can_be_had",
     "find_job",
     "get_launcher",
     "inside_launcher",
@@ -39,6 +42,9 @@ LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "horovodrun": lambda: Horovodrun("horovodrun", MPI),
     "horovodrun-gloo": lambda: Horovodrun("horovodrun-gloo", GLOO),
     "mpirun": Mpirun,
+    "pool": lambda: Pool("pool", Horovodrun("horovodrun", MPI)),
+    "pool-gloo": lambda: Pool("pool-gloo", Horovodrun("horovodrun-gloo", GLOO)),
+    "pool-mpirun": lambda: Pool("pool-mpirun", Mpirun()),
 }
 
 

@@ -79,6 +79,10 @@ class Job(ABC):
     def save(self) -> dict[str, Any]:
         """What `Launcher.find` needs, as JSON holds it; `launcher` is the launcher's name."""
 
+    def descriptor(self) -> int | None:
+        """A file descriptor that is readable once the job is over; None where there is none to wait for."""
+        return None
+
     def complaint(self) -> str | None:
         """What a rank of a job that makes no progress printed about it, None where it printed nothing."""
         return None
@@ -93,6 +97,11 @@ class Launcher(ABC):
     """Whether its ranks can send messages by MPI."""
     elastic: bool = False
     """Whether a job continues with fewer ranks when it loses one."""
+
+    @property
+    def told(self) -> str:
+        """Its name, and what users should know beside it."""
+        return self.name
 
     @abstractmethod
     def check(self, hosts: Sequence[Host] = ()) -> None:
@@ -118,3 +127,13 @@ class Launcher(ABC):
 
     def refresh(self, jobs: Iterable[Job]) -> None:
         """Called before each round of `poll` over `jobs`: a launcher that asks a cluster does so once for all."""
+
+    def open(self, ranks: int) -> None:
+        """Called before the first of many starts of so many ranks: what takes its time for them may begin now."""
+
+    def notices(self) -> list[str]:
+        """Lines for the user, about all jobs, since the last call."""
+        return []
+
+    def close(self) -> None:
+        """Called after the last start; jobs that run go on."""

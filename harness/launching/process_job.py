@@ -12,8 +12,10 @@ import subprocess
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 from harness.cluster.hosts import Host, claim_slots
 from harness.errors import BadInput
@@ -28,10 +30,18 @@ LONG_TAIL_BYTES = 1 << 25  # …where that much does not show it: other ranks ma
 STOP_SECONDS = 8.0  # how long hosts have to answer a stop request
 
 
+class Program(Protocol):
+    """A process that this one has started, as subprocess.Popen has it."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+
 class ProcessJob(Job):
     """`process`: the launcher program, where this process started it."""
 
-    def __init__(self, saved: Mapping[str, Any], process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, saved: Mapping[str, Any], process: Program | None = None) -> None:
         self._saved = dict(saved)
         self._process = process  # None: not our child, its exit code cannot be read
         self._outcome: Outcome | None = None
@@ -40,6 +50,7 @@ class ProcessJob(Job):
         self.run_id: str = saved["run_id"]
         self.hosts = tuple(Host(**host) for host in saved["hosts"])
         self._others = remote.others([host.name for host in self.hosts])
+        self._descriptor: int | None = None
 
     def save(self) -> dict[str, Any]:
         return dict(self._saved)
@@ -58,7 +69,14 @@ class ProcessJob(Job):
                 running = self._launcher_lives()
             if not running:
                 self._outcome = self._read_outcome(code)
+                self._forget_descriptor()
         return self._outcome
+
+    def descriptor(self) -> int | None:
+        if self._descriptor is None and self._outcome is None:
+            with suppress(OSError, AttributeError):  # not on every system
+                self._descriptor = os.pidfd_open(self.pid)
+        return self._descriptor
 
     def request_stop(self) -> int:
         """Signals USR2 to each rank that listens to it, on all hosts, and to nothing else."""
@@ -117,6 +135,11 @@ class ProcessJob(Job):
                 problems.append(f"{host}: processes {answer} outlived their kill")
         self.poll()  # reaps the launcher
         return problems
+
+    def _forget_descriptor(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _launcher_lives(self) -> bool:
         return self._saved["start_time"] is not None and processes.start_time(self.pid) == self._saved["start_time"]
@@ -186,24 +209,36 @@ class ProcessLauncher(Launcher):
 
         The launcher leads a session of its own: no terminal's Ctrl-C reaches it, and it outlives this process.
         """
-        hosts = claim_slots(spec.hosts, spec.ranks, f"the hosts of {spec.run_id}")
-        path = {"PATH": spec.env["PATH"]} if "PATH" in spec.env else os.environ
-        spec = replace(spec, hosts=hosts, command=with_own_path(spec.command, path))
-        env = {**launch_environment(os.environ), **spec.env, processes.RUN_ID: spec.run_id}
+        spec, env = self.completed(spec)
+        command = self.command_line(spec, env)
         spec.output.parent.mkdir(parents=True, exist_ok=True)
         with open(spec.output, "ab") as output:
             output_start = output.tell()
-            process = subprocess.Popen(
-                self.command_line(spec, env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=spec.cwd,
-                env=env,
-                start_new_session=True,
-            )
+            process = self.start_program(command, env, spec.cwd, output)
         started = {"pid": process.pid, "start_time": processes.start_time(process.pid), "output_start": output_start}
-        return self.job_class({**self.before_start(spec), **started}, process)
+        return self.job({**self.before_start(spec), **started}, process)
+
+    def completed(self, spec: JobSpec) -> tuple[JobSpec, dict[str, str]]:
+        """The job with as many slots as it has ranks, on this process's PATH; and its launcher's environment."""
+        hosts = claim_slots(spec.hosts, spec.ranks, f"the hosts of {spec.run_id}")
+        path = {"PATH": spec.env["PATH"]} if "PATH" in spec.env else os.environ
+        spec = replace(spec, hosts=hosts, command=with_own_path(spec.command, path))
+        return spec, {**launch_environment(os.environ), **spec.env, processes.RUN_ID: spec.run_id}
+
+    def start_program(self, command: list[str], env: Mapping[str, str], cwd: Path, output: IO[bytes]) -> Program:
+        """The launcher program as a process of its own."""
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+
+    def job(self, saved: Mapping[str, Any], process: Program | None = None) -> ProcessJob:
+        return self.job_class(saved, process)
 
     def before_start(self, spec: JobSpec) -> dict[str, Any]:
         """As of a job whose launcher died at once."""
@@ -223,7 +258,7 @@ class ProcessLauncher(Launcher):
         here = socket.gethostname()
         if saved["host"] != here:
             raise BadInput(f"job {saved['run_id']} was started on host {saved['host']}, this is {here}: continue there")
-        return self.job_class(saved)
+        return self.job(saved)
 
 
 def hosts_argument(spec: JobSpec) -> str:

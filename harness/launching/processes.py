@@ -15,7 +15,9 @@ import time
 from dataclasses import dataclass
 
 RUN_ID = "HARNESS_RUN_ID"
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK")  # not Slurm's: a batch script and all below it carry it
+ALONE = "HARNESS_RANK"  # of a rank that no launcher has started
+# not Slurm's: a batch script and all below it carry it
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", ALONE)
 STOP_SIGNAL = signal.SIGUSR2  # not USR1: NCCL catches that one
 
 

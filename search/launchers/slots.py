@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from harness.cluster.hosts import Host, same_host
 from harness.errors import BadInput
 from harness.launching.remote import is_here
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Slots of one trial: host -> the ids of its slots, 0 … host.slots - 1."""
-
-    slots: Mapping[str, tuple[int, ...]]
-    of: Mapping[str, int]
-    """Host -> how many slots it has in all: an id is a share of its cores only beside that number."""
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.slots.values()))
-
-    @property
-    def hosts(self) -> tuple[Host, ...]:
-        """The hosts as a launcher wants them, each with the slots that this trial may use."""
-        return tuple(Host(name, len(ids)) for name, ids in self.slots.items())
-
-    @property
-    def host_names(self) -> list[str]:
-        return [socket.gethostname() if name == "localhost" else name for name in self.slots]
-
-    @property
-    def environment(self) -> str:
-        """`HARNESS_SLOTS`: `hostA:0,1/4;hostB:2,3/4`, ids and the number of that host's slots."""
-        return ";".join(f"{name}:{','.join(map(str, ids))}/{self.of[name]}" for name, ids in self.slots.items())
-
-    def to_json(self) -> dict[str, object]:
-        return {"slots": {name: list(ids) for name, ids in self.slots.items()}, "of": dict(self.of)}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Mapping]) -> Lease:
-        return Lease({name: tuple(ids) for name, ids in value["slots"].items()}, dict(value["of"]))
+from search.launchers.lease import Lease
+from search.launchers.pace import Pace
 
 
 class Slots:
@@ -51,6 +17,7 @@ class Slots:
     def __init__(self, hosts: Sequence[Host]) -> None:
         self.hosts = tuple(hosts)
         self._free: dict[str, list[int]] = {host.name: list(range(host.slots)) for host in hosts}
+        self.pace = Pace()
         self.left_out: set[str] = set()
         """Hosts that went while the search ran: nothing more is started there."""
 
@@ -88,11 +55,13 @@ class Slots:
 
     def claim(self, lease: Lease) -> None:
         """Marks the slots of `lease` as its own, for a job that a restarted driver finds running."""
+        self.pace.begin(lease)
         for name, ids in lease.slots.items():
             if name in self._free:
                 self._free[name] = [slot for slot in self._free[name] if slot not in ids]
 
     def give_back(self, lease: Lease) -> None:
+        self.pace.end(lease)
         for name, ids in lease.slots.items():
             if name in self._free:
                 known = (slot for slot in ids if slot < self._size(name))

@@ -77,7 +77,7 @@ def open_storage(url: str, create: bool = False) -> RDBStorage:
         prepare_sqlite(file, create)
         kwargs = {"connect_args": {"timeout": BUSY_SECONDS}}
         if not parsed.query:  # by the file itself: versions of SQLAlchemy read % and # in a URL in different ways
-            kwargs = {"creator": partial(sqlite3.connect, file, timeout=BUSY_SECONDS, check_same_thread=False)}
+            kwargs = {"creator": partial(connect, file)}
     elif parsed.host:
         port = parsed.port or DEFAULT_PORTS.get(kind)
         if port is not None:
@@ -92,6 +92,14 @@ def open_storage(url: str, create: bool = False) -> RDBStorage:
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, ValueError) as error:
         cause = getattr(error, "orig", None) or error
         raise BadInput(f"storage {shown} cannot be used: {first_line(cause)}") from None
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """A connection whose commits wait for no disk: in WAL mode they survive any end of the process, and where the
+    machine itself goes down the last of them may be missing, with the trials that ran on it."""
+    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
 
 
 def without_password(url: str) -> str:

@@ -17,7 +17,7 @@ from harness.errors import BadInput
 from harness.files import read_json, write_json
 from harness.launching import Job
 from search.display import Row, number
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.study.confirmed import CONFIRMATION, Confirmation
 from search.study.objective import confirm_seeds
 from search.trial_dir import TrialDir, open_trial_dir
@@ -101,6 +101,10 @@ class ConfirmationRun:
     @property
     def job(self) -> Job:
         return self.run.job
+
+    def seconds_trained(self) -> float:
+        result = self.run.directory.result(self.index)
+        return 0.0 if result is None else result.seconds
 
     def ask_to_stop(self) -> None:
         self.run.ask_to_stop("stopped")

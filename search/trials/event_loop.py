@@ -5,13 +5,13 @@ It runs the trials of a study (search/driver.py), then the seeds of its confirma
 
 from __future__ import annotations
 
-import time
+import select
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from harness.launching import Job
 from search.display import Row
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.trials.context import StudyContext
 from search.trials.outcome import End
 
@@ -30,6 +30,8 @@ class Running(Protocol):
     def ask_to_stop(self) -> None: ...
 
     def end_now(self) -> End: ...
+
+    def seconds_trained(self) -> float: ...
 
 
 R = TypeVar("R", bound=Running)
@@ -51,8 +53,16 @@ class EventLoop(ABC, Generic[R]):
             self.context.runner.launcher.refresh([run.job for run in self.running])
             for run in list(self.running):
                 self.watch(run)
+            for notice in self.context.runner.launcher.notices():
+                self.context.display.event(notice)
             self.context.display.rows([self.row(run) for run in self.running], self.summary())
-            time.sleep(POLL_SECONDS)
+            if not (self.context.slots.free >= self.ranks and self.wants_more()):
+                self.wait()
+
+    def wait(self) -> None:
+        """Until something that runs has ended, at most until it is time to look at reports and requests again."""
+        ends = [descriptor for run in self.running if (descriptor := run.job.descriptor()) is not None]
+        select.select(ends, [], [], POLL_SECONDS)
 
     @property
     def ending(self) -> bool:
@@ -70,6 +80,7 @@ class EventLoop(ABC, Generic[R]):
     def release(self, run: R) -> None:
         """Its job is over: its slots are free."""
         self.running.remove(run)
+        self.context.slots.pace.trained += run.lease.size * run.seconds_trained()
         self.context.slots.give_back(run.lease)
 
     @abstractmethod

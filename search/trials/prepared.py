@@ -12,7 +12,7 @@ import optuna
 from optuna.samplers import RandomSampler
 
 from harness.errors import BadInput
-from harness.launching import Launcher, get_launcher, inside_launcher, read_hosts, slurm_hosts
+from harness.launching import Launcher, can_be_had, get_launcher, inside_launcher, read_hosts, slurm_hosts
 from harness.settings import apply_overrides
 from harness.text import one_line
 from search.config import StudyConfig, dotted, load_study, resolve_study
@@ -75,8 +75,7 @@ def prepare(
         raise BadInput(
             'space is empty: it names the settings to search, such as "optimizer.lr" = {low = 1e-5, high = 1e-2}'
         )
-    # horovodrun reaches other hosts by ssh, which an allocation need not allow; mpirun has Slurm's own means
-    launcher = get_launcher(config.trial.launcher or ("mpirun" if "SLURM_JOB_ID" in os.environ else "horovodrun"))
+    launcher = get_launcher(config.trial.launcher or default_launcher(config))
     allocation = slurm_hosts(os.environ)
     hosts = read_hosts(hostfile) if hostfile is not None else allocation
     slots = Slots(launcher.capacity(hosts or [], config.trial.ranks, config.trial.cores))
@@ -97,6 +96,12 @@ def prepare(
         config, space, task, objective, slots, launcher, StudyDir(config.study.name), tuple(constraints)
     )  # fmt: skip
     return replace(prepared, first=tuple(read_first(config.study.first, space, prepared.check)))
+
+
+def default_launcher(config: StudyConfig) -> str:
+    if "SLURM_JOB_ID" in os.environ:
+        return "mpirun"  # horovodrun reaches other hosts by ssh, which an allocation need not allow
+    return "pool" if config.trial.preset is not None and can_be_had() else "horovodrun"
 
 
 def check_pruner(config: StudyConfig, objective: Objective) -> None:

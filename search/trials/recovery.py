@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import BadInput
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.study.study import OUTCOME, OWNER, enqueue_again, frozen_trial
 from search.trial_dir import open_trial_dir
 from search.trials.context import StudyContext

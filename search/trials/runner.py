@@ -10,7 +10,7 @@ from typing import Any
 from harness.launching import JobSpec, Launcher, find_job
 from harness.lifecycle.heartbeat import clear_heartbeats
 from search.config import TrialSettings
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.trial_dir import TrialDir
 from search.trials.seed_run import ID_SAFE, SeedRun
 from search.trials.task import Task

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from harness.launching import Job
-from search.launchers.slots import Lease
+from search.launchers.lease import Lease
 from search.study.objective import Objective
 from search.trial_dir import Report, TrialDir
 from search.trials.outcome import End
@@ -86,6 +86,11 @@ class TrialRun:
             result = self.directory.result(earlier)
             self.values.append(result.value if result and result.value is not None else math.nan)
         self._run = self.runner.find(self.directory, index)
+
+    def seconds_trained(self) -> float:
+        """Of all its seeds, as their results say."""
+        results = (self.directory.result(seed) for seed in self.directory.jobs)
+        return sum(result.seconds for result in results if result is not None)
 
     def ask_to_stop(self) -> None:
         """Because the driver is to stop: the trial is neither pruned nor failed by itself."""

@@ -38,13 +38,15 @@ class Contestant:
     """`("horovodrun", "-np", "2", "--mpi")`; empty: one process, no launcher."""
     env: Mapping[str, str] = field(default_factory=dict)
     """What the user of a peer would set by hand."""
+    limit: float = 240.0
+    """Seconds that a round may take."""
 
     def shown(self) -> str:
         """The command, as a person would type it."""
         settings = [f"{name}={value}" for name, value in self.env.items()]
         return shlex.join([*settings, *self.launcher, "python", "-m", self.module, *self.arguments])
 
-    def run(self, seed: int, *more: str, limit: float = 240.0) -> dict[str, Any]:
+    def run(self, seed: int, *more: str) -> dict[str, Any]:
         """One round: its figures. Raises RuntimeError, with what it printed, where it gave none within the limit."""
         with tempfile.TemporaryDirectory() as folder:
             figures, output = Path(folder) / "figures.json", Path(folder) / "output.log"
@@ -62,7 +64,7 @@ class Contestant:
                     start_new_session=True,
                 )
                 try:
-                    process.wait(limit)
+                    process.wait(self.limit)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGTERM)
                 finally:
@@ -148,7 +150,7 @@ class Joined:
     def measure(self, command: str, rounds: int | None = None, seconds: float | None = None) -> list[Result]:
         more = [part for part in (f"--rounds={rounds}", f"--seconds={seconds}") if not part.endswith("None")]
         with Watch() as watch:
-            rows = Contestant(self.module, self.module).run(0, *more, limit=900.0)["rows"]
+            rows = Contestant(self.module, self.module, limit=1800.0).run(0, *more)["rows"]
         results = []
         for row in rows:
             scores = [Score(**score) for score in row["scores"]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tests.benchmarks.contest import TUNED, YIELD, Contestant, Joined, Row
 from tests.benchmarks.figures import Claim
+from tests.benchmarks.studies import study
 
 MPI = ("horovodrun", "-np", "2", "--mpi")
 GLOO = ("horovodrun", "-np", "2", "--gloo")
@@ -330,9 +331,11 @@ def rows() -> dict[str, Row | Joined]:
         user("user-b", "`harness train ppo-acrobot`, 1,000,000 steps", "ppo-acrobot", 1, 1.0, 1.0),
         user("user-c", "`harness train dqn-cartpole`, 50,000 steps", "dqn-cartpole", 3, 1.0, 1.0),
         user("user-d", "`harness train sac-pendulum`, 20,000 steps", "sac-pendulum", 1, 1.0, 1.0),
+        study(),
         Joined("replay", "tests.benchmarks.replay_memory"),
         Joined("saving", "tests.benchmarks.saving"),
         Joined("serve", "tests.benchmarks.serving"),
         Joined("compress", "tests.benchmarks.compressing"),
+        Joined("warm", "tests.benchmarks.warm_ranks"),
     ]
     return {row.key: row for row in every}

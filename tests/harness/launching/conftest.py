@@ -11,17 +11,25 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from harness.launching import JobSpec, Outcome, ProcessJob, get_launcher, local_hosts
+from harness.launching import JobSpec, Launcher, Outcome, ProcessJob, get_launcher, local_hosts
 from harness.launching.outcome import split_output
 from tests.conftest import need, slow, wait_for
 
 Start = Callable[..., ProcessJob]
 
 # Each script begins with this: it needs no torch and no MPI to know its rank.
+launchers: dict[str, Launcher] = {}
 PREAMBLE = """
 import os, signal, subprocess, sys, time
 rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("HOROVOD_RANK", "-1")))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_pools() -> Iterator[None]:
+    yield
+    while launchers:
+        launchers.popitem()[1].close()
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         path.write_text(PREAMBLE + script)
         command = (*wrapper, sys.executable, str(path))
         output = tmp_path / f"{run_id}.log"
-        chosen = get_launcher(launcher)
+        chosen = launchers.setdefault(launcher, get_launcher(launcher))  # a pool's server serves all tests
         job = JobSpec(command, ranks, tuple(local_hosts(ranks)), env or {}, run_id, output, tmp_path)
         started.append(chosen.start(job))
         return started[-1]
@@ -74,7 +82,7 @@ def printed(running: ProcessJob, line: str, times: int = 2, seconds: float = 60)
     )
 
 
-@pytest.fixture(params=["horovodrun", slow("horovodrun-gloo"), "mpirun"])
+@pytest.fixture(params=["horovodrun", slow("horovodrun-gloo"), "mpirun", slow("pool"), slow("pool-gloo")])
 def launcher(request: pytest.FixtureRequest) -> str:
     try:
         get_launcher(request.param).check()

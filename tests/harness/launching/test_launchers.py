@@ -257,7 +257,7 @@ def test_every_launcher_can_work_here() -> None:
 
 
 def test_an_unknown_launcher_is_refused_with_the_known_ones() -> None:
-    names = "horovodrun, horovodrun-gloo, mpirun, or module:Class of your own"
+    names = "horovodrun, horovodrun-gloo, mpirun, pool, pool-gloo, pool-mpirun, or module:Class of your own"
     with pytest.raises(BadInput, match=f"launcher must be one of {names}, got 'mpiexec'"):
         get_launcher("mpiexec")
 

@@ -6,7 +6,8 @@ import pytest
 
 from harness.errors import BadInput
 from harness.launching import Host
-from search.launchers.slots import Lease, Slots
+from search.launchers.lease import Lease
+from search.launchers.slots import Slots
 
 
 def taken(*leases: Lease) -> list[tuple[str, int]]:
