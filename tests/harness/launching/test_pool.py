@@ -29,6 +29,15 @@ SHORT = (
 )  # fmt: skip
 LONG = (*SHORT, "run.steps=100_000_000", "compile.mode=off")
 numbers = itertools.count()
+started: list[ProcessJob] = []
+
+
+@pytest.fixture(autouse=True)
+def end_what_was_started() -> Iterator[None]:
+    """Also where a test fails."""
+    yield
+    while started:
+        started.pop().end(grace=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +50,7 @@ def warm() -> Iterator[Pool]:
     launcher.close()
 
 
-def train(
-    launcher: Launcher, folder: Path, ranks: int, *settings: str, preset: str = "ppo-cartpole"
-) -> ProcessJob:
+def train(launcher: Launcher, folder: Path, ranks: int, *settings: str, preset: str = "ppo-cartpole") -> ProcessJob:
     """`harness train` into `folder`, each rank confined to its slot as those of a search are."""
     module = (*python_module("harness.cluster.slots"), *python_module("harness"))
     command = (*module, "train", preset, *settings, "--output", str(folder))
@@ -53,6 +60,7 @@ def train(
     spec = JobSpec(command, ranks, (Host("localhost", ranks),), env, run_id, folder.with_suffix(".log"), folder.parent)
     job = launcher.start(spec)
     assert isinstance(job, ProcessJob)
+    started.append(job)
     return job
 
 
@@ -137,9 +145,7 @@ def script(launcher: Pool, tmp_path: Path, text: str = "print('at work')") -> Pr
     )
 
 
-def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(
-    few_modules: None, tmp_path: Path
-) -> None:
+def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(few_modules: None, tmp_path: Path) -> None:
     launcher = get_launcher("pool-mpirun")
     assert isinstance(launcher, Pool)
     told = []
