@@ -16,6 +16,8 @@ from harness.files import read_json
 from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.failures import claim_failures
 from harness.lifecycle.result import read_result
+from harness.schema import CompressionSettings, SyncSettings
+from harness.settings import table_of
 
 KEPT_DECISIONS = ("env.backend", "env.double_buffer", "sync.path", "compile.mode", "compile.products")
 """Settings that a run decides itself where they are `auto`, and on which the last bits of what it learns may depend: by
@@ -27,8 +29,8 @@ BUDGET = ("run.steps", "evaluation.")
 OF_ATTEMPTS = ("run.name", "run.max_minutes", "run.stop_seconds", "run.max_restarts", "run.hang_seconds")
 MAY_CHANGE = (*OF_ATTEMPTS, "checkpoint.", "logging.", "compile.ahead", *BUDGET)
 """Settings, or sections of them, that change nothing in what a run learns from the same steps."""
-ADDED = {"compression.kind": "none"}
-"""Settings that runs of the release before do not have, and what theirs came to."""
+GREW = {"sync": SyncSettings(), "compression": CompressionSettings()}
+"""Sections of which runs of the release before have not all settings: theirs came to the defaults."""
 MOST_TOLD = 3
 """Differing settings that are named."""
 OURS = ("checkpoints", "metrics.jsonl", "tensorboard", "result.json")
@@ -78,7 +80,7 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Which settings make another run of ours than theirs was; empty where none does."""
     differing = [
         f"{key} is {there!r} there and {here!r} here"
-        for key, here, there in differences(flatten(ours), ADDED | flatten(theirs))
+        for key, here, there in differences(flatten(ours), defaults_of_sections_that_grew() | flatten(theirs))
         if not (key in DECIDED and here in ("auto", None)) and not key.startswith(MAY_CHANGE)
     ]
     more = len(differing) - MOST_TOLD
@@ -105,6 +107,10 @@ def same_budget(run_dir: Path, ours: Mapping[str, Any]) -> bool:
     except (OSError, tomllib.TOMLDecodeError):
         return True
     return not any(key.startswith(BUDGET) for key, _, _ in differences(flatten(ours), flatten(theirs)))
+
+
+def defaults_of_sections_that_grew() -> dict[str, Any]:
+    return flatten({name: table_of(section) for name, section in GREW.items()})
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

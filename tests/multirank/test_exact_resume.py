@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from harness.buffers.replay import GOES_ON
 from harness.config import load_run_config
+from harness.envs import evaluation
 from harness.envs.factory import exists
 from harness.errors import BadInput
 from harness.files import write_json
@@ -379,9 +380,12 @@ def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path: Pa
     assert not (tmp_path / "two").exists()
 
 
-def test_a_request_during_an_evaluation_makes_it_again_and_each_update_is_written_once(tmp_path: Path) -> None:
-    """The request is heard in the midst of 300 episodes, which last longer than the ranks take to hear of it: all are
-    played again, and are those of a run that was not disturbed."""
+def test_a_request_during_an_evaluation_makes_it_again_and_each_update_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is heard in the midst of 300 episodes, since the ranks ask every millisecond: all are played again, and
+    are those of a run that was not disturbed."""
+    monkeypatch.setattr(evaluation, "LISTEN_SECONDS", 0.001)
     many = [*PPO[:1], *PPO[2:], "evaluation.count=2", "evaluation.episodes=300"]
     whole = go(str(tmp_path / "whole"), many)
     stopped = go(str(tmp_path / "resumed"), many, stop_after=5)  # the signal comes before the evaluation begins
