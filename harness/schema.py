@@ -89,6 +89,13 @@ class LocalSGDSettings(Settings):
     delay: int = Field(0, ge=0)
     """Updates that are made while an average is under way."""
 
+    @pydantic.field_validator("fragments")
+    @classmethod
+    def fit_between_averages(cls, fragments: int, others: pydantic.ValidationInfo) -> int:
+        if fragments > others.data.get("every", fragments):
+            raise ValueError(f"must be <= sync.local_sgd.every = {others.data['every']}: each has its own turn in it")
+        return fragments
+
 
 class GossipSettings(Settings):
     topology: Literal["ring", "torus", "exponential", "one_peer_exponential", "complete"] = "one_peer_exponential"

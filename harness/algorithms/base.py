@@ -136,6 +136,13 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None: ...
 
+    def replica_state(self) -> dict[str, Any]:
+        """What of `state` this rank has otherwise than others where replicas may differ, beside what learners learn."""
+        return {}
+
+    def load_replica_state(self, state: dict[str, Any]) -> None:
+        """After `load_state`: resumes from `replica_state`."""
+
     def local_state(self) -> dict[str, Any]:
         """What this rank alone has, of its environments: each value an array (envs, …), a list of as many, a dict of
         these, or None. `rings` has what is too large to be saved whole each time."""

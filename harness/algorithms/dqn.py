@@ -264,6 +264,12 @@ class DQN(OffPolicy):
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
+    def replica_state(self) -> dict[str, Any]:
+        return {"targets": self.target.state_dict()}
+
+    def load_replica_state(self, state: dict[str, Any]) -> None:
+        self.target.load_state_dict(state["targets"])
+
     def state(self) -> dict[str, Any]:
         return {**super().state(), **self.learner.state(), "target": self.target.state_dict()}
 

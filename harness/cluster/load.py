@@ -10,7 +10,7 @@ import psutil
 
 from harness.cluster.machine import available_cores
 
-SHORTEST = 0.2
+SHORTEST = 0.1
 """Seconds below which nothing is said: the kernel counts in hundredths."""
 SPARE = 0.5
 """Cores that others may take of those that a run wants before it is told: what starts beside it ends soon."""

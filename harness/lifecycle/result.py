@@ -35,6 +35,8 @@ class Result:
     ranks: int = 1
     sync_path: str | None = None
     sync_reason: str | None = None
+    sync_keeps: dict[str, bool] = field(default_factory=dict)
+    """Which principles hold by this way to agree: `replicas_equal`, `lockstep`, `same_experiment`."""
     eval_return_mean: float | None = None
     eval_return_std: float | None = None
     eval_episodes: int = 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from harness.lifecycle.checkpoints import checkpoint
 from harness.lifecycle.checkpoints.checkpoint import Checkpoint
 from harness.lifecycle.checkpoints.rng_state import load_generators
 from harness.lifecycle.checkpoints.saver import Saver, Snapshot
-from harness.lifecycle.checkpoints.serialization import as_tensors
 from harness.lifecycle.checkpoints.shards import share_from
 from harness.schema import RunConfig
 
-SYNCHRONIZER = "synchronizer"
-"""Of a checkpoint: what the synchronizer keeps, equal on all ranks and by rank."""
+SYNCHRONIZER, REPLICA = "synchronizer", "replica"
+"""Of a checkpoint: what the synchronizer keeps, equal on all ranks and by rank; and an algorithm's `replica_state`."""
 MUCH = 50 * 2**20
 """Bytes of a rank's environments in each checkpoint from which on they are told."""
 ITEM_BYTES = 16
@@ -105,9 +103,11 @@ class Checkpointer:
             return
         self.unsaved = None
         own = self.algorithm.local_state()
-        with self._settled() as of_rank:
+        with self.synchronizer.settled() as of_rank:
             state = {**self.algorithm.state(), SYNCHRONIZER: self.synchronizer.state()}
             rings, rank = self.algorithm.rings(), {SYNCHRONIZER: of_rank}
+            if not self.synchronizer.replicas_equal:
+                rank[REPLICA] = self.algorithm.replica_state()
             problem = self.saver.save(Snapshot(env_steps, state, progress, self.table, own, rings, rank))
         self._report(problem)
         if self.iteration is None and own and own["environments"]["vector"] is None and self.config.env is not None:
@@ -123,18 +123,6 @@ class Checkpointer:
                     "get_state() and set_state(state), it is what these say"
                 )
         self.iteration, self.saved_at = iteration, time.monotonic()
-
-    @contextmanager
-    def _settled(self) -> Iterator[dict[str, Any]]:
-        """The synchronizer's state of this rank, while the policy is one on all of them; where training goes on with
-        replicas that differ they are put back, or what is learned would depend on when checkpoints are made."""
-        synchronizer = self.synchronizer
-        differ = not synchronizer.replicas_equal and self.communicator.size > 1
-        of_rank = as_tensors(synchronizer.rank_state()) if differ else synchronizer.rank_state()
-        synchronizer.settle()
-        yield of_rank
-        if differ:
-            synchronizer.load_rank_state(of_rank)
 
     def settle(self) -> str | None:
         """Waits for the save in flight; tells why it did not come about, if so; returns why the newest did not."""
@@ -175,7 +163,7 @@ class Checkpointer:
         if self.environments is not None:
             self._redistribute(found, self.environments.share)
         own = next((part for part in found.parts if part.rank == communicator.rank), None)
-        of_rank: dict[str, Any] | None = None
+        of_rank: dict[str, Any] = {}
         if found.ranks != communicator.size:
             self.say(
                 f"{found.ranks} ranks wrote the checkpoint and {communicator.size} go on: the process-wide generators "
@@ -184,13 +172,20 @@ class Checkpointer:
         elif own is not None:
             of_rank = found.part(own)[1]
             load_generators(of_rank["generators"])
-        lost = self.synchronizer.load_rank_state(None if of_rank is None else of_rank.get(SYNCHRONIZER))
-        if lost is not None:
-            self.say(lost)
+        self._load_rank_state(of_rank)
         ours = self.communicator.broadcast_object(found.directory.parent == self.saver.directory)
         if ours and not state_alone and found.progress.get("pending") is None:
             self.iteration = found.progress["iteration"]
         return found.progress
+
+    def _load_rank_state(self, of_rank: dict[str, Any]) -> None:
+        """What the ranks keep of their own is had by all or by none: schedules are part of it."""
+        missing = self.communicator.agree({"missing": float(SYNCHRONIZER not in of_rank)})["missing"]
+        lost = self.synchronizer.load_rank_state(None if missing else of_rank[SYNCHRONIZER])
+        if not missing and REPLICA in of_rank:
+            self.algorithm.load_replica_state(of_rank[REPLICA])
+        if lost := next(filter(None, self.communicator.gather_objects(lost)), None):
+            self.say(lost)
 
     def _redistribute(self, found: Checkpoint, share: Share) -> None:
         """Goes on with this rank's environments, and with what is remembered of them, where the checkpoint holds these

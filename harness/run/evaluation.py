@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,14 @@ class Evaluations:
         agreement: StopAgreement,
         phases: PhaseTimer,
         say: Callable[[str], None],
-        settle: Callable[[], None],
+        settled: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        """`environments`: those of training. `say` tells the user a line, `settle` makes one policy of all ranks'."""
+        """`environments`: those of training. `say` tells the user a line; while `settled` lasts, all ranks have one
+        policy."""
         self.seed, self.settings = attempt.config.seed, attempt.config.evaluation
         self.communicator, self.environments = attempt.communicator, environments
         self.counters, self.agreement, self.phases, self.say = counters, agreement, phases, say
-        self.settle = settle
+        self.settled = settled
         self.players = None if environments is None else make_players(attempt, environments)
         self.latest: Evaluation | None = None
         self.under_way = False
@@ -113,8 +114,8 @@ class Evaluations:
     def _evaluate(self, episodes: int, final: bool = False) -> Evaluation:
         self.phases.start("evaluate")
         self.under_way = True
-        self.settle()
         with ExitStack() as stack:  # what networks change when they are called stays as training has left it
+            stack.enter_context(self.settled())
             for module in self.algorithm.restless:
                 stack.enter_context(kept_buffers(module))
             evaluation = self.algorithm.evaluate(episodes, final)

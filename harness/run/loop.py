@@ -6,6 +6,8 @@ Every rank walks through here side by side; what only one of them can know is ag
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import torch
@@ -56,13 +58,13 @@ class Run:
         )
         set_threads(self.config.run.threads or 1)
         keep_freed_memory()
+        self.notices += self._busy_notice()  # before there are workers, whose start is our own
         self.environments = self._make_environments()
         own = attempt, self.environments, self.counters, self.agreement, self.phases
-        self.evaluations = Evaluations(*own, self.say, self.settle_policy)
+        self.evaluations = Evaluations(*own, self.say, self.settled_policy)
         self.notices += self.evaluations.notices()
         self.algorithm = self.evaluations.algorithm = self._build()
         self._settle_threads(self.algorithm.module)
-        self.notices += self._busy_notice()
         self.total_steps = self.algorithm.iterations * self.algorithm.env_steps_per_iteration
 
     def _make_environments(self) -> Environments | None:
@@ -184,10 +186,12 @@ class Run:
         self.checkpointer.save(self.counters.iteration, self.counters.env_steps, asdict(self.counters))
         self.phases.start("rest")
 
-    def settle_policy(self) -> None:
-        """One policy on all ranks, to the bit; collective."""
-        self.synchronizer.settle()
-        check_equal(self.mesh.data, self._parameters())
+    @contextmanager
+    def settled_policy(self) -> Iterator[None]:
+        """Collective: meanwhile there is one policy on all ranks, to the bit."""
+        with self.synchronizer.settled():
+            check_equal(self.mesh.data, self._parameters())
+            yield
 
     def _parameters(self) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(self.algorithm.module.parameters())

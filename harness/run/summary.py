@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from harness.schema import RunConfig
 
 
+KEEPS = ("replicas_equal", "lockstep", "same_experiment")
+"""What a synchronizer declares."""
+
+
 def first_line(run: Run) -> str:
     """The run in a line: its ranks, their path and why, device, threads, precision."""
     config, world, threads = run.config, run.world, torch.get_num_threads()
@@ -22,6 +26,8 @@ def first_line(run: Run) -> str:
     sync = f"sync {run.communicator.transport} ({world.reason})"
     if not run.synchronizer.same_experiment:
         sync += ", which makes N ranks another experiment than one"
+    if not run.synchronizer.replicas_equal:
+        sync += ", each with weights of its own between averages"
     share = f"{threads} thread{'s' if threads > 1 else ''} a rank"
     return f"{config.run.name}: {ranks}, {sync}, {world.device}, {share}, {config.precision.kind}"
 
@@ -77,6 +83,7 @@ def result(run: Run, status: str, reason: str | None, value: float | None = None
         env_steps_per_second=counters.env_steps_per_second,
         ranks=run.communicator.size,
         sync_path=run.communicator.transport,
+        sync_keeps={name: getattr(run.synchronizer, name) for name in KEEPS},
         sync_reason=run.world.reason,
         eval_return_mean=None if evaluation is None else evaluation.mean,
         eval_return_std=None if evaluation is None else evaluation.std,

@@ -156,7 +156,12 @@ RANKS = {
         "mpi",
         {
             "local_sgd": ([*PPO, *LOCAL_SGD], 10, STOP),
-            "gossip": ([*DQN, "sync.kind=gossip", "sync.gossip.overlap=true"], 10, STOP),
+            "gossip": (
+                [*DQN, "sync.kind=gossip", "sync.gossip.overlap=true", "algorithm.target_update_interval=300"],
+                10,
+                STOP,
+            ),
+            "sac": ([*SAC, "sync.kind=local_sgd", "sync.local_sgd.every=7"], 4, STOP),
         },
     ),
     "mpi, compressed": (
@@ -383,8 +388,8 @@ def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path: Pa
 def test_a_request_during_an_evaluation_makes_it_again_and_each_update_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request is heard in the midst of 300 episodes, since the ranks ask every millisecond: all are played again, and
-    are those of a run that was not disturbed."""
+    """The request is heard in the midst of 300 episodes, since the ranks ask every millisecond: all are played again,
+    and are those of a run that was not disturbed."""
     monkeypatch.setattr(evaluation, "LISTEN_SECONDS", 0.001)
     many = [*PPO[:1], *PPO[2:], "evaluation.count=2", "evaluation.episodes=300"]
     whole = go(str(tmp_path / "whole"), many)

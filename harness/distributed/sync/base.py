@@ -12,10 +12,12 @@ synchronizer.settle()                             before an evaluation, a checkp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from harness.distributed.agreement import check_equal
 from harness.distributed.arena import Arena
@@ -37,8 +39,6 @@ class ArenaSync(ABC):
 
     overlaps: bool = False
     """Whether parts of the gradient are on their way before `reduce`."""
-    overflowed: bool = False
-    """Whether, where ranks step on gradients of their own, any rank's gradient of this update is not finite."""
 
     def follow(self, optimizer: Optimizer) -> None:
         """`optimizer` takes the steps from now on."""
@@ -50,7 +50,8 @@ class ArenaSync(ABC):
     @abstractmethod
     def reduce(self) -> None:
         """`arena.gradients`, `arena.tail` and `arena.uses` hold this rank's part, weighted by its share of the samples.
-        They become what the step is taken on; the tail must be the sum over the ranks, which decide by it."""
+        They become what the step is taken on. The tail must be the sum over the ranks, which decide by it; and where
+        any rank's gradient is not finite, none may be."""
 
     def step(self, take: Callable[[], object] | None) -> None:
         """`take` is the optimizer's step; None where it was skipped, on all ranks."""
@@ -103,6 +104,21 @@ class Synchronizer(ABC):
 
     def settle(self) -> None:
         """Collective: makes one policy on all ranks of what they have."""
+
+    @contextmanager
+    def settled(self) -> Iterator[dict[str, Any]]:
+        """Collective: meanwhile there is one policy on all ranks. Where replicas differ they are put back, or what is
+        learned would depend on when it is evaluated and saved. Gives the `rank_state` that training resumes from."""
+        if self.replicas_equal:
+            self.settle()
+            yield self.rank_state()
+            return
+        state = tree_map_only(torch.Tensor, torch.clone, self.rank_state())
+        self.settle()
+        try:
+            yield state
+        finally:
+            self.load_rank_state(state)
 
     def check(self, parameters: torch.Tensor) -> None:
         """Raises RanksDisagree, on all ranks, where `parameters` should be equal in the midst of training and are not;

@@ -74,10 +74,11 @@ class ArenaGossip(ArenaWeights):
         self.exchanged = 0
         """Exchanges that were begun: whose turn is next."""
         parts = arena.size + settings.push_sum
-        self.sent = torch.empty(parts)
+        device = arena.wire.device
+        self.sent = torch.empty(parts, device=device)
         """float32 (n,) or (n + 1,): this rank's weights when the exchange under way began, times their mass, and it."""
-        self.heard = {source: torch.empty(parts) for turn in turns for source in turn.sources}
-        self.began_at = torch.empty(arena.size)
+        self.heard = {source: torch.empty(parts, device=device) for turn in turns for source in turn.sources}
+        self.began_at = torch.empty(arena.size, device=device)
         self.works: list[Work] = []
         self.under_way: Turn | None = None
         self.mass = 1.0
@@ -92,8 +93,7 @@ class ArenaGossip(ArenaWeights):
         parameters.sub_(before).div_(self.mass).add_(before)  # a step counts the same whatever mass its rank carries
 
     def after_step(self) -> None:
-        if self.under_way is not None:
-            self.finish()
+        self.complete()
         if self.updates % self.settings.every:
             return
         self.exchange(self.turns[self.exchanged % len(self.turns)])
@@ -124,22 +124,29 @@ class ArenaGossip(ArenaWeights):
         for source, weight in turn.sources.items():
             # in push-sum and in doubly stochastic graphs alike, `weight` is what of its part the source gives
             total.add_(self.heard[source], alpha=weight)
+        mass = self.mass
         if self.settings.push_sum:
             self.mass = float(total[-1])
             total = total[:-1].div_(self.mass)
         if self.settings.overlap:
-            parameters.sub_(self.began_at).add_(total)
+            parameters.sub_(self.began_at).mul_(mass / self.mass).add_(total)
         else:
             parameters.copy_(total)
         self.under_way = None
 
-    def average(self) -> None:
-        """The mean of all ranks, by their masses."""
+    def complete(self) -> None:
         if self.under_way is not None:
             self.finish()
-        parameters = self.arena.parameters.mul_(self.mass)
-        self.group.all_reduce_(parameters, name="weights").div_(self.group.size)  # masses sum to the number of ranks
-        self.mass = 1.0
+
+    def mean_(self) -> None:
+        """By the ranks' masses, which sum to the number of ranks."""
+        self.arena.parameters.mul_(self.mass)
+        super().mean_()
+
+    def restart(self) -> None:
+        super().restart()
+        self.wait()
+        self.exchanged, self.mass, self.under_way = 0, 1.0, None
 
     def rank_state(self) -> dict[str, Any]:
         self.wait()

@@ -6,6 +6,7 @@ they last had in common, and an outer step by Nesterov's method moves those.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from harness.distributed.compression.base import MakeCompressor
 from harness.distributed.mesh import Mesh
 from harness.distributed.sync.base import ArenaSync
 from harness.distributed.sync.weights import ArenaWeights, WeightSynchronizer
-from harness.distributed.transports.base import Communicator, Work
+from harness.distributed.transports.base import DONE, Communicator, Work
 from harness.schema import LocalSGDSettings
 
 FIRST_TAG = 100
@@ -35,66 +36,75 @@ class LocalSGD(WeightSynchronizer):
         return self.arenas[name]
 
 
+@dataclass
+class UnderWay:
+    """An average that has begun."""
+
+    change: torch.Tensor
+    """float32 (n,): this rank's part of the mean way, then that mean."""
+    began_at: torch.Tensor
+    """float32 (n,): this rank's weights then."""
+    due: int
+    """The update after which it is applied."""
+    work: Work = DONE
+
+
 class Fragment:
     """A part of an arena's weights, which is averaged in its own turn (Douillard et al. 2025, streaming DiLoCo)."""
 
     def __init__(self, parameters: torch.Tensor, group: Communicator, number: int, settings: LocalSGDSettings) -> None:
         self.parameters, self.group, self.number, self.settings = parameters, group, number, settings
-        self.common = parameters.clone()
-        """float32 (n,): the weights that the ranks last had in common."""
-        self.velocity = torch.zeros_like(parameters) if settings.outer_momentum else None
-        self.sent: torch.Tensor | None = None
-        """float32 (n,): this rank's part of the average that is under way, then the average; None where none is."""
-        self.work: Work | None = None
-        self.due = 0
-        """The update after which the average under way is applied."""
+        self.common, self.velocity = torch.empty_like(parameters), torch.empty_like(parameters)
+        """float32 (n,): the weights that the ranks last had in common, and how the outer step moves them."""
+        self.under_way: UnderWay | None = None
+        self.restart()
 
-    def begin(self, due: int) -> None:
-        """Starts to average the ranks' way from what they had in common."""
-        self.sent = (self.common - self.parameters).div_(self.group.size)
-        self.began_at = self.parameters.clone() if due else None
-        if due:
-            self.due, self.work = due, self.group.start_all_reduce(self.sent, FIRST_TAG + self.number)
+    def restart(self) -> None:
+        self.wait()
+        self.common.copy_(self.parameters)
+        self.velocity.zero_()
+        self.under_way = None
+
+    def begin(self, now: int, delay: int) -> None:
+        """Starts to average the ranks' ways from what they had in common."""
+        own = (self.common - self.parameters).div_(self.group.size)
+        self.under_way = UnderWay(own, self.parameters.clone(), now + delay)
+        if delay:
+            self.under_way.work = self.group.start_all_reduce(own, FIRST_TAG + self.number)
         else:
-            self.group.all_reduce_(self.sent, name=f"weights.{self.number}")
+            self.group.all_reduce_(own, name=f"weights.{self.number}")
 
     def wait(self) -> None:
-        if self.work is not None:
-            self.work.wait()
-            self.work = None
+        if self.under_way is not None:
+            self.under_way.work.wait()
+            self.under_way.work = DONE
 
     def finish(self) -> None:
         """The outer step, on the average that is under way (Sutskever et al. 2013, with the rate outside): v = μv + Δ;
         x = x - η(Δ + μv). What this rank has stepped since `begin` stays its own."""
         self.wait()
-        assert self.sent is not None
-        change, momentum = self.sent, self.settings.outer_momentum
-        if self.velocity is not None:
-            self.velocity.mul_(momentum).add_(change)
-            change = change.add_(self.velocity, alpha=momentum)
-        self.common.sub_(change, alpha=self.settings.outer_lr)
-        if self.began_at is None:
-            self.parameters.copy_(self.common)
-        else:
-            self.parameters.sub_(self.began_at).add_(self.common)
-        self.sent = self.began_at = None
-
-    began_at: torch.Tensor | None = None
-    """float32 (n,): this rank's weights when the average under way began, where it may step meanwhile."""
+        assert self.under_way is not None
+        change, momentum = self.under_way.change, self.settings.outer_momentum
+        self.velocity.mul_(momentum).add_(change)
+        self.common.sub_(change.add_(self.velocity, alpha=momentum), alpha=self.settings.outer_lr)
+        own_way = self.parameters - self.under_way.began_at  # zeros where nothing was stepped: then all ranks are equal
+        torch.add(self.common, own_way, out=self.parameters)
+        self.under_way = None
 
     def state(self) -> dict[str, Any]:
         self.wait()
-        names = ("common", "velocity", "sent", "began_at", "due")
-        return {name: getattr(self, name) for name in names}
+        going = self.under_way
+        parts = None if going is None else {"change": going.change, "began_at": going.began_at, "due": going.due}
+        return {"common": self.common, "velocity": self.velocity, "under_way": parts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.wait()  # for what was under way, which is no more
         self.common.copy_(state["common"])
-        if self.velocity is not None:
-            self.velocity.copy_(state["velocity"])
-        sent, began_at, self.due = state["sent"], state["began_at"], state["due"]
-        self.sent = None if sent is None else sent.clone()
-        self.began_at = None if began_at is None else began_at.clone()
+        self.velocity.copy_(state["velocity"])
+        going = state["under_way"]
+        self.under_way = None
+        if going is not None:
+            self.under_way = UnderWay(going["change"].clone(), going["began_at"].clone(), going["due"])
 
 
 class ArenaLocalSGD(ArenaWeights):
@@ -103,11 +113,15 @@ class ArenaLocalSGD(ArenaWeights):
         self.settings = settings
         parts = arena.parameters.tensor_split(settings.fragments)
         self.fragments = [Fragment(part, group, number, settings) for number, part in enumerate(parts)]
+        self.restart()
+
+    def restart(self) -> None:
+        super().restart()
+        for fragment in self.fragments:
+            fragment.restart()
         self.turn = 0
         """Averages that were begun: which fragment is next."""
-        self.interval = float(settings.every)
-        self.next = 0
-        """The update after which the next average begins."""
+        self.interval = float(self.settings.every)
         self.plan()
 
     def plan(self) -> None:
@@ -116,27 +130,31 @@ class ArenaLocalSGD(ArenaWeights):
         if self.updates < self.settings.warmup_updates:
             self.next = self.updates + 1
             return
-        self.next = self.updates + max(1, round(self.interval / len(self.fragments)))
+        self.next = self.updates + round(self.interval / len(self.fragments))
         if self.turn % len(self.fragments) == 0:
             self.interval = min(self.interval * self.settings.growth, float(self.settings.most))
 
     def after_step(self) -> None:
         for fragment in self.fragments:
-            if fragment.sent is not None and fragment.due <= self.updates:
+            if fragment.under_way is not None and fragment.under_way.due <= self.updates:
                 self.finish(fragment)
         if self.updates < self.next:
             return
         warm = self.updates <= self.settings.warmup_updates
-        chosen = self.fragments if warm else [self.fragments[self.turn % len(self.fragments)]]
-        for fragment in chosen:
-            if fragment.sent is not None:
+        for fragment in self.fragments if warm else [self.fragments[self.turn % len(self.fragments)]]:
+            if fragment.under_way is not None:
                 self.finish(fragment)
             delay = 0 if warm else self.settings.delay
-            fragment.begin(self.updates + delay if delay else 0)
+            fragment.begin(self.updates, delay)
             if not delay:
                 self.finish(fragment)
         self.turn += 1
         self.plan()
+
+    def complete(self) -> None:
+        for fragment in self.fragments:
+            if fragment.under_way is not None:
+                self.finish(fragment)
 
     def finish(self, fragment: Fragment) -> None:
         fragment.finish()
@@ -153,14 +171,6 @@ class ArenaLocalSGD(ArenaWeights):
                 value.zero_()
             else:
                 self.group.all_reduce_(value, name=name).div_(self.group.size)
-
-    def average(self) -> None:
-        for fragment in self.fragments:
-            if fragment.sent is not None:
-                self.finish(fragment)
-        for fragment in self.fragments:
-            fragment.begin(0)
-            self.finish(fragment)
 
     def rank_state(self) -> dict[str, Any]:
         own = {"fragments": [fragment.state() for fragment in self.fragments]}

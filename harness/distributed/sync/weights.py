@@ -23,8 +23,6 @@ class ArenaWeights(ArenaSync):
         self.updates = 0
         """Steps that were asked for, skipped ones too; equal on all ranks."""
         behind = arena.wire.numel() - arena.size
-        self.settled_at = -1
-        """The update after which the ranks were last made one."""
         self.shared = torch.zeros(behind + 1, device=arena.wire.device)
         """The tail and the uses, and how many ranks' gradients are not finite."""
 
@@ -39,7 +37,8 @@ class ArenaWeights(ArenaSync):
         shared[-1] = not math.isfinite(float(torch.linalg.vector_norm(arena.gradients)))
         self.group.all_reduce_(shared, name="statistics")
         behind.copy_(shared[:-1])
-        self.overflowed = bool(shared[-1])
+        if shared[-1]:
+            arena.gradients[0] = math.nan  # all ranks skip the step, or end, together
 
     def step(self, take: Callable[[], object] | None) -> None:
         self.take_step(take)
@@ -54,15 +53,12 @@ class ArenaWeights(ArenaSync):
     def after_step(self) -> None:
         """Each rank has taken its own step, or all of them have skipped it; collective."""
 
-    def settle(self) -> None:
-        """One policy on all ranks; collective. Again without an update in between it changes nothing."""
-        if self.settled_at != self.updates:
-            self.average()
-            self.settled_at = self.updates
+    def complete(self) -> None:
+        """Applies what is under way; collective."""
 
-    def average(self) -> None:
-        """One policy on all ranks, of what each has; collective."""
-        raise NotImplementedError
+    def mean_(self) -> None:
+        """Every rank's weights become the mean of all; collective."""
+        self.group.all_reduce_(self.arena.parameters, name="weights").div_(self.group.size)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -75,14 +71,17 @@ class ArenaWeights(ArenaSync):
                         yield f"{number}.{name}", value
 
     def rank_state(self) -> dict[str, Any]:
-        counts = {"updates": self.updates, "settled_at": self.settled_at}
-        return {"parameters": self.arena.parameters, "moments": dict(self.moments()), **counts}
+        return {"parameters": self.arena.parameters, "moments": dict(self.moments()), "updates": self.updates}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         self.arena.parameters.copy_(state["parameters"])
-        self.updates, self.settled_at = state["updates"], state["settled_at"]
+        self.updates = state["updates"]
         for name, value in self.moments():
             value.copy_(state["moments"].get(name, torch.zeros_like(value)))
+
+    def restart(self) -> None:
+        """Begins with the weights that are there, which are equal on all ranks, as if there had been no update."""
+        self.updates = 0
 
 
 class WeightSynchronizer(Synchronizer):
@@ -96,17 +95,21 @@ class WeightSynchronizer(Synchronizer):
 
     def settle(self) -> None:
         for arena in self.arenas.values():
-            arena.settle()
+            arena.complete()
+            arena.mean_()
 
     def rank_state(self) -> dict[str, Any]:
         return {name: arena.rank_state() for name, arena in self.arenas.items()}
 
     def load_rank_state(self, state: dict[str, Any] | None) -> str | None:
-        if state is None:
-            return (
-                "other ranks wrote the checkpoint: each rank resumes from the weights that they had in common, and "
-                "without what it had of its own"
-            )
         for name, arena in self.arenas.items():
-            arena.load_rank_state(state[name])
-        return None
+            if state is None:
+                arena.restart()
+            else:
+                arena.load_rank_state(state[name])
+        if state is not None:
+            return None
+        return (
+            "other ranks wrote the checkpoint: each rank resumes from the mean of their weights, without what was its "
+            "own"
+        )

@@ -20,6 +20,15 @@ SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
 """What gives its argument: the backward pass keeps its own name for each tensor that it needs."""
 
 
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+BY_MASK = {aten.nonzero.default, aten.masked_select.default, aten.masked_scatter.default}
+"""Whose results, or whose work, have as many numbers as a mask has true ones."""
+
+
+def is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
 class Slot:
     """A tensor's place while a recording is replayed."""
 
@@ -63,6 +72,8 @@ class Recorder(TorchDispatchMode):
             raise RuntimeError(f"the loss draws random numbers ({func})")
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"the loss reads the value of a tensor ({func})")
+        if func in BY_MASK or func in INDEXING and any(is_mask(each) for each in args[1]):
+            raise RuntimeError(f"the loss chooses by a mask ({func}), of which each minibatch has another number")
         func = with_plain_number(func, args)
         named_args, named_kwargs = tree_map_only(torch.Tensor, self.slot, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))

@@ -22,6 +22,7 @@ RUN = ["run.steps=1536", "env.count=4", "algorithm.rollout_steps=128", "compile.
 RUN += ["evaluation.count=1", "evaluation.episodes=2", "evaluation.final_episodes=2", "sync.path=mpi"]
 SCRIPT = """
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 from harness.config import load_run_config
@@ -49,7 +50,15 @@ def noting(name, before, after):
         return result
     return mock.patch.object(Run, name, noted)
 
-with noting("_evaluate_where_due", iterated, None), noting("settle_policy", None, settled):
+inside = Run.settled_policy
+
+@contextmanager
+def settled_policy(run):
+    with inside(run):
+        settled.append(equal(run))
+        yield
+
+with noting("_evaluate_where_due", iterated, None), mock.patch.object(Run, "settled_policy", settled_policy):
     result = train(load_run_config("ppo-cartpole", sys.argv[2:]), Path(sys.argv[1]))
 give((result.status, result.reason, iterated, settled))
 """

@@ -70,6 +70,8 @@ LARGE = torch.ones(65)
         (lambda x: (torch.rand_like(x),), "draws random numbers"),
         (lambda x: (x * x.sum().item(),), "reads the value of a tensor"),
         (lambda x: (x.sum() * LARGE,), r"reads a tensor of \(65,\) that is no argument"),
+        (lambda x: (x[x > 0].sum(),), "chooses by a mask"),
+        (lambda x: (torch.masked_select(x, x > 0).sum(),), "chooses by a mask"),
         (lambda x: (x * torch.nn.Parameter(torch.ones(1)).sum(),), r"reads a tensor of \(1,\)"),
     ],
 )
