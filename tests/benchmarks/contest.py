@@ -40,6 +40,8 @@ class Contestant:
     """What the user of a peer would set by hand."""
     limit: float = 240.0
     """Seconds that a round may take."""
+    root: Path = ROOT
+    """The checkout whose code runs."""
 
     def shown(self) -> str:
         """The command, as a person would type it."""
@@ -56,8 +58,8 @@ class Contestant:
             with output.open("wb") as out:
                 process = subprocess.Popen(
                     [*self.launcher, *command],
-                    cwd=ROOT,
-                    env={**bare_environment(), **self.env, RUN_ID: run_id},
+                    cwd=self.root,
+                    env={**bare_environment(self.root), **self.env, RUN_ID: run_id},
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -78,12 +80,12 @@ class Contestant:
             return dict(found)
 
 
-def bare_environment() -> dict[str, str]:
+def bare_environment(root: Path = ROOT) -> dict[str, str]:
     """What any MPI job here needs, without what this project sets to be fast: a peer gets its launcher's defaults."""
     env = launch_environment(os.environ)
     for name in TUNED:
         env.pop(name, None)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     env.pop("OMP_NUM_THREADS", None)  # who wants one thread a rank says so in the program
     return env
 
