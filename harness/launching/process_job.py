@@ -73,7 +73,12 @@ class ProcessJob(Job):
         return self._outcome
 
     def descriptor(self) -> int | None:
-        if self._descriptor is None and self._outcome is None:
+        if self._outcome is not None:
+            return None
+        if hasattr(self._process, "fileno"):  # it tells its end by its own means, which may be after its process's
+            told: int = self._process.fileno()
+            return told if told >= 0 else None
+        if self._descriptor is None:
             with suppress(OSError, AttributeError):  # not on every system
                 self._descriptor = os.pidfd_open(self.pid)
         return self._descriptor

@@ -140,9 +140,10 @@ def script(launcher: Pool, tmp_path: Path, text: str = "print('at work')") -> Pr
     (tmp_path / "train.py").write_text(text)
     run_id = f"pool-{os.getpid()}-{next(numbers)}"
     command = (sys.executable, "train.py")
-    return launcher.start(
-        JobSpec(command, 1, (Host("localhost", 1),), {}, run_id, tmp_path / f"{run_id}.log", tmp_path)
+    started.append(
+        launcher.start(JobSpec(command, 1, (Host("localhost", 1),), {}, run_id, tmp_path / f"{run_id}.log", tmp_path))
     )
+    return started[-1]
 
 
 def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(few_modules: None, tmp_path: Path) -> None:
@@ -160,6 +161,28 @@ def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(few
         launcher.close()
     died, last = "the server of pool-mpirun died", "from now on processes start with their imports"
     assert told == [f"{died}: it is started again"] * pool_module.MOST_RESTARTS + [f"{died}: {last}"]
+
+
+def test_a_server_that_cannot_serve_says_why_and_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds = "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    (tmp_path / "holds.py").write_text(holds)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(Pool, "_modules", lambda self, ranks: ["holds"])
+    launcher = get_launcher("pool-mpirun")
+    assert isinstance(launcher, Pool)
+    try:
+        for _ in range(2):
+            assert ended(script(launcher, tmp_path)).exit_code == 0
+            if launcher._server is not None:
+                launcher._server.process.wait()
+        assert launcher.notices() == [
+            "the server of pool-mpirun died (cannot serve: 2 threads before the fork, and a lock of theirs would stay "
+            "locked): from now on processes start with their imports"
+        ]
+    finally:
+        launcher.close()
 
 
 def test_packages_that_changed_have_another_server(
