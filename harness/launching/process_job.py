@@ -75,8 +75,8 @@ class ProcessJob(Job):
     def descriptor(self) -> int | None:
         if self._outcome is not None:
             return None
-        if hasattr(self._process, "fileno"):  # it tells its end by its own means, which may be after its process's
-            told: int = self._process.fileno()
+        if (fileno := getattr(self._process, "fileno", None)) is not None:  # it hears of its end later than a pidfd
+            told: int = fileno()
             return told if told >= 0 else None
         if self._descriptor is None:
             with suppress(OSError, AttributeError):  # not on every system

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import api
 from harness.cluster.hosts import Host
 from harness.launching import JobSpec, Launcher, Pool, ProcessJob, find_job, get_launcher
 from harness.launching import pool as pool_module
@@ -185,32 +186,55 @@ def test_a_server_that_cannot_serve_says_why_and_is_not_started_again(
         launcher.close()
 
 
+def test_a_run_of_warm_ranks_says_so_tells_notices_and_leaves_no_server(
+    few_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, servers = ["something of the server"], []
+
+    def notices(pool: Pool) -> list[str]:
+        servers.append(pool._server)
+        return [lines.pop()] if lines else []
+
+    monkeypatch.setattr(Pool, "notices", notices)
+
+    result = api.train("ppo-cartpole", SHORT, output=tmp_path / "run", ranks=1, launcher="pool-mpirun")
+
+    assert result.status == "done"
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["ranks by pool-mpirun (warm ranks)", "something of the server"]
+    assert servers[0] is not None and servers[0].forked == 1 and not servers[0].lives
+
+
 def test_packages_that_changed_have_another_server(
     few_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = get_launcher("pool-mpirun")
     assert isinstance(launcher, Pool)
-    launcher.open(1)
-    before = launcher._server
-    monkeypatch.setattr("harness.launching.warm.owner.code_stamp", lambda: ("other",))
-    assert ended(script(launcher, tmp_path)).exit_code == 0
-    assert launcher._server is not before
-    assert launcher.notices() == ["packages have changed: the server of pool-mpirun is started again"]
-    launcher.close()
+    try:
+        launcher.open(1)
+        before = launcher._server
+        monkeypatch.setattr("harness.launching.warm.owner.code_stamp", lambda: ("other",))
+        assert ended(script(launcher, tmp_path)).exit_code == 0
+        assert launcher._server is not before
+        assert launcher.notices() == ["packages have changed: the server of pool-mpirun is started again"]
+    finally:
+        launcher.close()
 
 
 def test_a_command_that_no_fork_can_become_starts_as_ever(few_modules: None, tmp_path: Path) -> None:
     launcher = get_launcher("pool-mpirun")
     assert isinstance(launcher, Pool)
-    job = script(launcher, tmp_path, "import sys; sys.exit(3)")
-    outcome = ended(job)
-    assert (outcome.exit_code, outcome.failed_rank) == (3, 0)
-    assert launcher._server is not None
-    launcher._server.listen()
-    assert launcher._server.forked == 1
-    command = ("sh", "-c", "exit 4")
-    spec = JobSpec(command, 1, (Host("localhost", 1),), {}, f"sh-{os.getpid()}", tmp_path / "sh.log", tmp_path)
-    assert ended(launcher.start(spec)).exit_code == 4
-    launcher._server.listen()
-    assert launcher._server.forked == 1
-    launcher.close()
+    try:
+        job = script(launcher, tmp_path, "import sys; sys.exit(3)")
+        outcome = ended(job)
+        assert (outcome.exit_code, outcome.failed_rank) == (3, 0)
+        assert launcher._server is not None
+        launcher._server.listen()
+        assert launcher._server.forked == 1
+        command = ("sh", "-c", "exit 4")
+        spec = JobSpec(command, 1, (Host("localhost", 1),), {}, f"sh-{os.getpid()}", tmp_path / "sh.log", tmp_path)
+        assert ended(launcher.start(spec)).exit_code == 4
+        launcher._server.listen()
+        assert launcher._server.forked == 1
+    finally:
+        launcher.close()
