@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument("overrides", nargs="*", metavar="section.key=value")
     train.add_argument("--ranks", type=int, metavar="N", help="start N ranks; without it this is a rank itself")
     train.add_argument("--hostfile", metavar="F", help="hosts and their slots, for --ranks")
-    train.add_argument("--launcher", metavar="NAME", help="horovodrun, horovodrun-gloo, mpirun or module:Class")
+    train.add_argument("--launcher", metavar="NAME", help="horovodrun, horovodrun-gloo, mpirun, pool or module:Class")
     train.add_argument(
         "--elastic", metavar="MIN:MAX", help="MIN to MAX ranks, which may come and go; in place of --ranks"
     )

@@ -132,8 +132,9 @@ class Pool(ProcessLauncher):
             return
         if self._server is not None and not self._server.lives:
             self._deaths += 1
+            self._server.listen()
             died = f"the server of {self.name} died{self._server.last_words()}"
-            self._gave_up = self._deaths > MOST_RESTARTS
+            self._gave_up = self._deaths > MOST_RESTARTS or bool(self._server.unable)
             then = "from now on processes start with their imports" if self._gave_up else "it is started again"
             self._notices.append(f"{died}: {then}")
             self.close()

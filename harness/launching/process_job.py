@@ -73,7 +73,12 @@ class ProcessJob(Job):
         return self._outcome
 
     def descriptor(self) -> int | None:
-        if self._descriptor is None and self._outcome is None:
+        if self._outcome is not None:
+            return None
+        if (fileno := getattr(self._process, "fileno", None)) is not None:  # it hears of its end later than a pidfd
+            told: int = fileno()
+            return told if told >= 0 else None
+        if self._descriptor is None:
             with suppress(OSError, AttributeError):  # not on every system
                 self._descriptor = os.pidfd_open(self.pid)
         return self._descriptor

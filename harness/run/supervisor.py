@@ -88,12 +88,14 @@ def train_on_ranks(
     if registered is not None:
         handed.write_bytes(registered)
     try:
+        starter.open(ranks)
         return start_and_watch(config, run_dir, settings, ranks, starter, hosts, resume)
     except BadInput:
         if fresh:  # what the ranks refused, before there was anything to keep, leaves nothing behind
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
     finally:
+        starter.close()
         with suppress(OSError):  # it may lie in a directory that has become read-only
             settings.unlink(missing_ok=True)
             handed.unlink(missing_ok=True)
@@ -132,7 +134,7 @@ def start_and_watch(
         clear_heartbeats(run_dir)
         with StopRequests() as requests:  # from before there are ranks, which would run on without this process
             least = starter.least if isinstance(starter, ElasticHorovodrun) else ranks
-            outcome = watch(starter.start(spec), least, config, run_dir, requests)
+            outcome = watch(starter.start(spec), least, config, run_dir, requests, starter)
             asked = requests.received
         begun = restarts > 0 or bool(saves(run_dir) - before) or read_progress(run_dir)[0] is not None
         result = conclude(run_dir, outcome, asked, config, ranks, begun)
@@ -146,12 +148,23 @@ def start_and_watch(
     return result
 
 
-def watch(job: Job, least: int, config: RunConfig, run_dir: Path, requests: StopRequests) -> Outcome:
+def watch(
+    job: Job, least: int, config: RunConfig, run_dir: Path, requests: StopRequests, starter: Launcher
+) -> Outcome:
     """Draws the run until it is over; returns how it ended. `least`: so many ranks are always there."""
     hosts, settings = job.rank_hosts()[:least], config.run
     supervision = Supervision(job, run_dir, settings.hang_seconds, hosts, settings.stop_seconds)
     with RunDisplay(config, run_dir) as display:
-        outcome = supervise(supervision, requests, display.say, display.draw)
+        if starter.told != starter.name:
+            display.say(f"ranks by {starter.told}")
+
+        def draw() -> None:
+            for notice in starter.notices():
+                display.say(notice)
+            display.draw()
+
+        outcome = supervise(supervision, requests, display.say, draw)
+        draw()
     if (hang := supervision.hang) is not None:
         lines = job.last_lines(hang.rank)
         return replace(outcome, failed_rank=hang.rank, host=hang.host, last_lines=lines, hang=hang.cause)

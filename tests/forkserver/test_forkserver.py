@@ -96,21 +96,26 @@ signal.pause()
 def test_a_signal_reaches_it_through_whoever_started_it(forked: None, tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     process = subprocess.Popen([sys.executable, str(tmp_path / "waits.py")], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert int(process.stdout.readline()) != process.pid, "it is another process"
-    process.send_signal(signal.SIGUSR2)
-    assert process.wait(300) == 75
+    try:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) != process.pid, "it is another process"
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(300) == 75
+    finally:
+        process.kill()
 
 
 def test_it_is_found_by_its_environment_as_a_rank_is_and_dies_with_its_client(forked: None, tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     env = {**os.environ, "HARNESS_RUN_ID": "forked-1", "OMPI_COMM_WORLD_RANK": "3"}
     process = subprocess.Popen([sys.executable, str(tmp_path / "waits.py")], stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    rank = int(process.stdout.readline())
-    found = processes_of("forked-1")
-    assert found[rank].rank == "3" and found[rank].listens and not found[process.pid].listens
-    process.kill()
+    try:
+        assert process.stdout is not None
+        rank = int(process.stdout.readline())
+        found = processes_of("forked-1")
+        assert found[rank].rank == "3" and found[rank].listens and not found[process.pid].listens
+    finally:
+        process.kill()
     process.wait()
     wait_for(lambda: state_of("forked-1", rank) == "gone", 60, "end of what lost its client")
 

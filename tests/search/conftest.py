@@ -101,6 +101,8 @@ class Workplace:
 
     path: Path
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    drivers: list[subprocess.Popen[str]] = field(default_factory=list)
+    """Those in the background."""
 
     def plan(self, **trials: dict[str, Any]) -> None:
         """What the script does: `all=…`, or `t3=…` for trial 3."""
@@ -134,10 +136,12 @@ class Workplace:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The same in the background."""
         with (self.path / "driver.log").open("a") as out:
-            return subprocess.Popen(
+            driver = subprocess.Popen(
                 self.command("run", "study.toml", *words),
                 cwd=self.path, env=self.environment, stdout=out, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
+        self.drivers.append(driver)
+        return driver
 
     def slots(self, count: int) -> list[str]:
         """Options for so many slots on this machine."""
@@ -172,7 +176,28 @@ def workplace(tmp_path: Path) -> Any:
     place.plan(all={})
     place.study_file()
     yield place
+    for driver in place.drivers:  # what a test that failed left behind
+        driver.kill()
+        driver.wait()
+    for pid in processes_of_trials(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for line in place.log():  # what a test that failed left behind
         if "pid" in line and Path(f"/proc/{line['pid']}/cmdline").exists():
             if b"train.py" in Path(f"/proc/{line['pid']}/cmdline").read_bytes():
                 os.kill(line["pid"], signal.SIGKILL)
+
+
+def processes_of_trials(folder: Path) -> dict[int, str]:
+    """Processes of trials whose directories are in `folder`, and these."""
+    found = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        named = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
+        trial = named.get(b"HARNESS_TRIAL_DIR", b"").decode()
+        if Path(trial).is_relative_to(folder.resolve()) and int(entry) != os.getpid():
+            found[int(entry)] = trial
+    return found

@@ -13,7 +13,7 @@ import tomli_w
 
 from harness.launching import processes
 from tests.conftest import wait_for
-from tests.search.conftest import Workplace
+from tests.search.conftest import Workplace, processes_of_trials
 
 pytestmark = pytest.mark.fresh_start
 SHORT = {
@@ -84,7 +84,7 @@ def test_whoever_dies_each_trial_is_there_once(workplace: Workplace) -> None:
     workplace.wait_for(lambda: servers_of(again.pid) and reports[2].exists(), 120, "reports of the third trial")
     os.kill(servers_of(again.pid)[0], signal.SIGKILL)
     workplace.wait_for(reports[4].exists, 120, "reports of the fifth trial")
-    ranks = [pid for pid, found in all_ranks().items() if found == str(reports[4].parent)]
+    ranks = [pid for pid, found in processes_of_trials(workplace.path).items() if found == str(reports[4].parent)]
     os.kill(ranks[0], signal.SIGKILL)
 
     assert again.wait(300) == 0, (workplace.path / "driver.log").read_text()
@@ -95,17 +95,3 @@ def test_whoever_dies_each_trial_is_there_once(workplace: Workplace) -> None:
     assert told.count("the server of pool died: it is started again") == 1
     assert all(list(trial.intermediate_values) == [1, 2, 3, 4] for trial in workplace.trials() if trial.number != 4)
     wait_for(lambda: processes.start_time(server) is None, 30, "end of the first server")
-
-
-def all_ranks() -> dict[int, str]:
-    """Processes of trials, and the directories of these."""
-    found = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        named = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
-        if b"HARNESS_TRIAL_DIR" in named and b"HARNESS_RANK" in named:
-            found[int(entry)] = named[b"HARNESS_TRIAL_DIR"].decode()
-    return found

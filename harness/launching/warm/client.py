@@ -51,25 +51,35 @@ def network():
     return os.readlink("/proc/self/ns/net")
 
 
-def ask(address, asked, descriptors):
-    """(pid, connection) of the process that was forked; None where the server is gone or cannot stand in.
+def ask(address, asked, descriptors, seconds=None):
+    """(pid, connection) of the process that was forked; None where the server is gone, cannot stand in, or has not
+    answered in time. Then it will not fork one either.
 
     The connection brings four bytes when the process ends, its wait status.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(ANSWER_SECONDS)
+        connection.settimeout(ANSWER_SECONDS if seconds is None else seconds)
         connection.connect(address)
         message = marshal.dumps(asked)
         socket.send_fds(connection, [len(message).to_bytes(4, "little")], descriptors)
         connection.sendall(message)
         answer = connection.recv(4)
     except OSError:
-        answer = b""
+        answer = last_answer(connection)
     if len(answer) < 4 or answer == REFUSED:
         connection.close()
         return None
     return int.from_bytes(answer, "little"), connection
+
+
+def last_answer(connection):
+    """What came just before it was too late. From then on the server cannot send, and kills what it has forked."""
+    try:
+        connection.shutdown(socket.SHUT_RD)
+        return connection.recv(4)
+    except OSError:
+        return b""
 
 
 def exit_code(status):

@@ -34,6 +34,8 @@ HOROVODRUN = "horovod.runner.launch"
 ROOM_BYTES = 200_000
 """Of a rank's environment."""
 ROOM_FOR_WORDS = 20_000
+READY_SECONDS = 5.0
+"""How long a server whose imports are done may take to answer: one that was stopped must not hold its owner up."""
 LONGEST_ADDRESS = 100
 """Bytes of a Unix socket's path (Linux: 107)."""
 
@@ -52,6 +54,8 @@ class WarmServer:
         self.refusals: Counter[str] = Counter()
         """Why processes had to start fresh, and how many."""
         self.ready = False
+        self.unable = ""
+        """Why it cannot serve, where it said so: another one could not either."""
         self.stamp = code_stamp()
         self._pending = b""
         self._lifeline, theirs = socket.socketpair()
@@ -89,9 +93,13 @@ class WarmServer:
             self.forked += kind == "forked"
             if kind == "fresh":
                 self.refusals[reason] += 1
+            if kind == "cannot serve":
+                self.unable = line.decode()
 
     def last_words(self) -> str:
         """Why it died, in parentheses, as far as it said."""
+        if self.unable:
+            return f" ({self.unable})"
         with suppress(OSError):
             lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
             return f" ({one_line(lines[-1], 200)})" if lines else ""
@@ -102,9 +110,12 @@ class WarmServer:
     ) -> ForkedProcess | None:
         """`command` as a process that outlives this one, with `output` for both of its streams; None where it has to
         start fresh. `noted`: its output ends with its exit code where that is not 0."""
+        self.listen()
+        seconds = READY_SECONDS if self.ready else client.ANSWER_SECONDS
         asked = client.request(command[1:], env, cwd, outlives=True, noted=noted)
         with open(os.devnull, "rb") as nothing:
-            answer = client.ask(self.address, asked, [nothing.fileno(), output.fileno(), output.fileno()])
+            streams = [nothing.fileno(), output.fileno(), output.fileno()]
+            answer = client.ask(self.address, asked, streams, seconds)
         return None if answer is None else ForkedProcess(*answer)
 
     def close(self) -> None:

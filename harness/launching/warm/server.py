@@ -79,11 +79,11 @@ class Server:
             for pid, child in list(self.children.items()):
                 if child.client in ready:
                     self.lose_client(pid, child)
-            if self.listener in ready:
-                self.accept()
             if self.lifeline in ready:  # it says nothing: its owner is gone, or needs no more processes
                 self.owned = False
                 self.listener.close()
+            elif self.listener in ready:
+                self.accept()
 
     def tell(self, line: str) -> None:
         """A line for the owner."""
@@ -119,13 +119,20 @@ class Server:
             client.sendall(REFUSED)
             client.close()
             return
+        if select.select([client], [], [], 0.0)[0]:  # it says nothing more: it left while it waited, and began fresh
+            raise EOFError
         pid = os.fork()
         if pid == 0:
             self.become(asked, program, client, descriptors)  # does not return
+        try:
+            client.sendall(pid.to_bytes(4, "little"))
+        except OSError:  # it has left since, and never heard of what was forked
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self.tell("forked")
         noted = os.dup(descriptors[2]) if asked.get("noted") else None
         self.children[pid] = Child(client, asked.get("outlives", False), noted)
-        client.sendall(pid.to_bytes(4, "little"))
 
     def refusal(self, asked: dict[str, Any], program: Program) -> str | None:
         """Why it must be a fresh process: what is decided while libraries are loaded, or lies on another host."""

@@ -117,6 +117,14 @@ def is_being_made(store: CodeStore, key: str, seconds: float = 0.1) -> bool:
     return True
 
 
+def share(lacking: Sequence[tuple[str, Sequence[str]]], rank: int) -> list[str]:
+    """The keys for `rank` to have compiled, of each rank's host and keys: the first rank of a host that lacks any has
+    all of its host's, which one process then makes; the others none."""
+    host = lacking[rank][0]
+    here = [(each, keys) for each, (where, keys) in enumerate(lacking) if where == host and keys]
+    return list(dict.fromkeys(key for _, keys in here for key in keys)) if here and here[0][0] == rank else []
+
+
 def start_making(store: CodeStore, keys: Sequence[str]) -> bool:
     """Begins that in a process of its own, which outlives this one and takes what time others leave; False where there
     is no compiler, or no folder for it."""

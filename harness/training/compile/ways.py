@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.cluster.place import host_name
 from harness.distributed.arena import Arena
 from harness.distributed.transports.base import Communicator
 from harness.text import one_line
@@ -153,22 +154,25 @@ def choose(
     if mode == "find":
         return None, "no kept code"
     scripts, problem = traces(wanted, mode, store)
-    problems = [text for text in communicator.gather_objects(problem) if text]
+    keys = {size: key for size, (key, _) in scripts.items()}
+    beside = mode == "auto" and wanted.may_compile_beside and store.folder is not None
+    lacking = list(keys.values()) if beside and len(keys) == len(wanted.sizes) else []
+    told = communicator.gather_objects((problem, host_name(), lacking))
+    problems = [text for text, _, _ in told if text]
     if problems:
         return None, problems[0]
-    keys = {size: key for size, (key, _) in scripts.items()}
     if mode == "kept":
         failed = wait_for_code(store, list(keys.values()))
         gradient, problem = load_kept(wanted, keys, communicator, store)
-        lacking = failed or store.refused or problem
-        return gradient, "compiled" if gradient is not None else f"compile.mode = kept, but there is no code: {lacking}"
+        reason = failed or store.refused or problem
+        return gradient, "compiled" if gradient is not None else f"compile.mode = kept, but there is no code: {reason}"
     if len(scripts) < len(wanted.sizes):
         return None, f"{wanted.steps:,} gradient steps would not earn a trace back"
     functions = {size: traced.runner(script) for size, (_, script) in scripts.items()}
     why = "equal to eager to the bit"
-    if mode == "auto" and wanted.may_compile_beside and store.folder is not None:
-        if ahead.start_making(store, list(keys.values())):
-            why = "later runs: compiled beside this one"
+    ours = ahead.share([(host, keys) for _, host, keys in told], communicator.rank)
+    if ours and ahead.start_making(store, ours):
+        why = "later runs: compiled beside this one"
     return FunctionGradient(wanted, "traced", functions), why
 
 

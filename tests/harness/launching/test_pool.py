@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import api
 from harness.cluster.hosts import Host
 from harness.launching import JobSpec, Launcher, Pool, ProcessJob, find_job, get_launcher
 from harness.launching import pool as pool_module
@@ -140,9 +141,10 @@ def script(launcher: Pool, tmp_path: Path, text: str = "print('at work')") -> Pr
     (tmp_path / "train.py").write_text(text)
     run_id = f"pool-{os.getpid()}-{next(numbers)}"
     command = (sys.executable, "train.py")
-    return launcher.start(
-        JobSpec(command, 1, (Host("localhost", 1),), {}, run_id, tmp_path / f"{run_id}.log", tmp_path)
+    started.append(
+        launcher.start(JobSpec(command, 1, (Host("localhost", 1),), {}, run_id, tmp_path / f"{run_id}.log", tmp_path))
     )
+    return started[-1]
 
 
 def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(few_modules: None, tmp_path: Path) -> None:
@@ -162,32 +164,77 @@ def test_a_server_that_dies_is_started_again_within_a_limit_and_that_is_told(few
     assert told == [f"{died}: it is started again"] * pool_module.MOST_RESTARTS + [f"{died}: {last}"]
 
 
+def test_a_server_that_cannot_serve_says_why_and_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds = "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    (tmp_path / "holds.py").write_text(holds)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(Pool, "_modules", lambda self, ranks: ["holds"])
+    launcher = get_launcher("pool-mpirun")
+    assert isinstance(launcher, Pool)
+    try:
+        for _ in range(2):
+            assert ended(script(launcher, tmp_path)).exit_code == 0
+            if launcher._server is not None:
+                launcher._server.process.wait()
+        assert launcher.notices() == [
+            "the server of pool-mpirun died (cannot serve: 2 threads before the fork, and a lock of theirs would stay "
+            "locked): from now on processes start with their imports"
+        ]
+    finally:
+        launcher.close()
+
+
+def test_a_run_of_warm_ranks_says_so_tells_notices_and_leaves_no_server(
+    few_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, servers = ["something of the server"], []
+
+    def notices(pool: Pool) -> list[str]:
+        servers.append(pool._server)
+        return [lines.pop()] if lines else []
+
+    monkeypatch.setattr(Pool, "notices", notices)
+
+    result = api.train("ppo-cartpole", SHORT, output=tmp_path / "run", ranks=1, launcher="pool-mpirun")
+
+    assert result.status == "done"
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["ranks by pool-mpirun (warm ranks)", "something of the server"]
+    assert servers[0] is not None and servers[0].forked == 1 and not servers[0].lives
+
+
 def test_packages_that_changed_have_another_server(
     few_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = get_launcher("pool-mpirun")
     assert isinstance(launcher, Pool)
-    launcher.open(1)
-    before = launcher._server
-    monkeypatch.setattr("harness.launching.warm.owner.code_stamp", lambda: ("other",))
-    assert ended(script(launcher, tmp_path)).exit_code == 0
-    assert launcher._server is not before
-    assert launcher.notices() == ["packages have changed: the server of pool-mpirun is started again"]
-    launcher.close()
+    try:
+        launcher.open(1)
+        before = launcher._server
+        monkeypatch.setattr("harness.launching.warm.owner.code_stamp", lambda: ("other",))
+        assert ended(script(launcher, tmp_path)).exit_code == 0
+        assert launcher._server is not before
+        assert launcher.notices() == ["packages have changed: the server of pool-mpirun is started again"]
+    finally:
+        launcher.close()
 
 
 def test_a_command_that_no_fork_can_become_starts_as_ever(few_modules: None, tmp_path: Path) -> None:
     launcher = get_launcher("pool-mpirun")
     assert isinstance(launcher, Pool)
-    job = script(launcher, tmp_path, "import sys; sys.exit(3)")
-    outcome = ended(job)
-    assert (outcome.exit_code, outcome.failed_rank) == (3, 0)
-    assert launcher._server is not None
-    launcher._server.listen()
-    assert launcher._server.forked == 1
-    command = ("sh", "-c", "exit 4")
-    spec = JobSpec(command, 1, (Host("localhost", 1),), {}, f"sh-{os.getpid()}", tmp_path / "sh.log", tmp_path)
-    assert ended(launcher.start(spec)).exit_code == 4
-    launcher._server.listen()
-    assert launcher._server.forked == 1
-    launcher.close()
+    try:
+        job = script(launcher, tmp_path, "import sys; sys.exit(3)")
+        outcome = ended(job)
+        assert (outcome.exit_code, outcome.failed_rank) == (3, 0)
+        assert launcher._server is not None
+        launcher._server.listen()
+        assert launcher._server.forked == 1
+        command = ("sh", "-c", "exit 4")
+        spec = JobSpec(command, 1, (Host("localhost", 1),), {}, f"sh-{os.getpid()}", tmp_path / "sh.log", tmp_path)
+        assert ended(launcher.start(spec)).exit_code == 4
+        launcher._server.listen()
+        assert launcher._server.forked == 1
+    finally:
+        launcher.close()

@@ -3,17 +3,21 @@ compared with a fresh process in `tests/forkserver/`."""
 
 from __future__ import annotations
 
+import marshal
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from harness.launching import processes
+from harness.launching import ProcessJob, processes
 from harness.launching.warm import client, owner
 from harness.launching.warm.owner import ForkedProcess, WarmServer
 from tests.conftest import wait_for
@@ -39,6 +43,127 @@ def ended(process: ForkedProcess | None) -> int | None:
     assert process is not None, "it was not forked"
     wait_for(lambda: process.poll() is not None, 30, "end")
     return process.poll()
+
+
+@pytest.fixture
+def importing(tmp_path: Path) -> Iterator[WarmServer]:
+    """A server whose imports end once there is a file `imported`."""
+    (tmp_path / "awaited.py").write_text(AWAITED)
+    made = WarmServer({**os.environ, "PYTHONPATH": str(tmp_path)}, modules=["awaited"])
+    yield made
+    made.process.kill()
+    made.close()
+
+
+AWAITED = """
+import time
+from pathlib import Path
+while not Path(__file__).with_name("imported").exists():
+    time.sleep(0.02)
+"""
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def asks(server: WarmServer, script: Path) -> socket.socket:
+    """A client that has said what it wants."""
+    environ = {name: value for name, value in os.environ.items() if name != ADDRESS}
+    environ["PYTHONPATH"] = str(script.parent)
+    message = marshal.dumps(client.request([str(script)], environ, script.parent, outlives=True))
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(300)
+    connection.connect(server.address)
+    with script.with_suffix(".out").open("ab") as output:
+        socket.send_fds(connection, [len(message).to_bytes(4, "little")], [output.fileno()] * 3)
+    connection.sendall(message)
+    return connection
+
+
+def test_a_client_that_left_while_the_server_imported_is_not_forked_for(
+    importing: WarmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "once.py"
+    script.write_text("print('ran')")
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "ANSWER_SECONDS", 0.1)
+        assert fork(importing, script, PYTHONPATH=str(tmp_path)) is None, "it starts fresh, since no answer came"
+    (tmp_path / "imported").touch()
+    assert ended(fork(importing, script, PYTHONPATH=str(tmp_path))) == 0
+    wait_for(lambda: not children_of(importing.process.pid), 30, "end of all that was forked")
+    assert script.with_suffix(".out").read_text() == "ran\n"
+
+
+def test_what_was_forked_for_a_client_that_cannot_be_told_is_killed(importing: WarmServer, tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    (tmp_path / "x.py").touch()
+    try:
+        with asks(importing, tmp_path / "waits.py") as deaf:
+            deaf.shutdown(socket.SHUT_RD)
+            (tmp_path / "imported").touch()
+            assert ended(fork(importing, tmp_path / "x.py", PYTHONPATH=str(tmp_path))) == 0
+            assert not children_of(importing.process.pid)
+    finally:
+        (tmp_path / "go").touch()
+
+
+def test_a_server_whose_owner_is_gone_forks_nothing_for_those_who_waited(importing: WarmServer, tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    try:
+        with asks(importing, tmp_path / "waits.py") as waiting:
+            importing._lifeline.shutdown(socket.SHUT_WR)
+            (tmp_path / "imported").touch()
+            with suppress(ConnectionResetError):
+                assert waiting.recv(4) == b""
+        wait_for(lambda: not importing.lives, 30, "end of the server")
+    finally:
+        (tmp_path / "go").touch()
+
+
+@pytest.fixture
+def stopped(server: WarmServer) -> Iterator[Callable[[], None]]:
+    """Stops the server, until the test ends."""
+    yield lambda: server.process.send_signal(signal.SIGSTOP)
+    server.process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_is_stopped_holds_nobody_up_and_forks_nothing_later(
+    server: WarmServer, stopped: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "once.py"
+    script.write_text("print('ran')")
+    assert ended(fork(server, script)) == 0
+    stopped()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "READY_SECONDS", 0.1)
+        assert fork(server, script) is None
+    server.process.send_signal(signal.SIGCONT)
+    assert ended(fork(server, script)) == 0
+    assert script.with_suffix(".out").read_text() == "ran\n" * 2
+
+
+def test_a_job_can_be_read_only_once_its_end_is_known(
+    server: WarmServer, stopped: Callable[[], None], tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    try:
+        process = fork(server, tmp_path / "waits.py")
+        assert process is not None
+        saved = {"pid": process.pid, "run_id": "x", "hosts": [], "output": str(tmp_path / "waits.out")}
+        job = ProcessJob({**saved, "output_start": 0, "start_time": None}, process)
+        stopped()
+    finally:
+        (tmp_path / "go").touch()
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", 30, "end of the process")
+    end = job.descriptor()
+    assert end is not None and job.poll() is None
+    assert select.select([end], [], [], 0.0)[0] == [], "whoever waits for it would wake at once, again and again"
+    server.process.send_signal(signal.SIGCONT)
+    assert select.select([end], [], [], 300)[0] == [end]
+    wait_for(lambda: job.poll() is not None, 30, "end of the job")
+    assert job.descriptor() is None
 
 
 def test_a_module_that_changed_on_disk_is_seen_by_the_next_process(server: WarmServer, tmp_path: Path) -> None:
@@ -97,9 +222,11 @@ def test_a_server_that_is_killed_harms_nothing_that_it_has_forked(server: WarmSe
     script.write_text(WAITS)
     process = fork(server, script)
     server.process.kill()
-    wait_for(lambda: not server.lives, 30, "end of the server")
-    assert process is not None and process.poll() is None
-    (tmp_path / "go").touch()
+    try:
+        wait_for(lambda: not server.lives, 30, "end of the server")
+        assert process is not None and process.poll() is None
+    finally:
+        (tmp_path / "go").touch()
     assert ended(process) == 7, "it tells its end itself"
     assert fork(server, script) is None
 
@@ -130,16 +257,17 @@ def test_it_ends_with_its_owner_once_all_that_it_has_forked_has_ended(kind: str,
     pipe = subprocess.PIPE
     holder = subprocess.Popen([sys.executable, "owner.py", kind], cwd=tmp_path, stdin=pipe, stdout=pipe, text=True)
     assert holder.stdout is not None
-    pid, folder = holder.stdout.readline().split()
-    holder.kill()
-    holder.wait()
     try:
+        pid, folder = holder.stdout.readline().split()
+        holder.kill()
+        holder.wait()
         if kind == "busy":
             wait_for((tmp_path / "out").read_text, 30, "line of the child")
             child = int((tmp_path / "out").read_text())
             assert processes.start_time(int(pid)) is not None and processes.start_time(child) is not None
     finally:
         (tmp_path / "go").touch()
+        holder.kill()
     wait_for(lambda: processes.start_time(int(pid)) is None, 30, "end of the server")
     assert not Path(folder).exists()
 
@@ -172,9 +300,13 @@ def test_a_client_that_is_killed_ends_what_stands_for_it(server: WarmServer, tmp
     command = [sys.executable, "-S", "-E", str(client.__file__), server.address, sys.executable, "waits.py"]
     env = {name: value for name, value in os.environ.items() if name != ADDRESS}
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    assert child != process.pid
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    wait_for(lambda: processes.start_time(child) is None, 30, "end of the child")
+    try:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert child != process.pid
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: processes.start_time(child) is None, 30, "end of the child")
+    finally:
+        process.kill()
+        (tmp_path / "go").touch()

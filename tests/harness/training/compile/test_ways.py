@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -232,6 +234,44 @@ def test_two_that_make_the_same_at_once_are_one(store: CodeStore) -> None:
         assert (first, second, third) == (True, False, True)
     with store.alone("k", "code") as again:
         assert again
+
+
+class OneOfTwo(Alone):
+    """A rank beside another, which says what `other` makes of this one's words."""
+
+    size = 2
+
+    def __init__(self, rank: int, other: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.rank, self.other = rank, other
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        both = [value, self.other(value)]
+        return both if self.rank == 0 else both[::-1]
+
+
+@pytest.mark.parametrize(("rank", "started"), [(0, 1), (1, 0)])
+def test_one_rank_of_a_host_has_the_minibatches_of_all_compiled(
+    rank: int, started: int, store: CodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(ahead.subprocess, "Popen", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(ahead.shutil, "which", lambda name: name)
+    wanted = Problem().wanted(64, 17, may_compile_beside=True)
+
+    def other(value: Any) -> Any:
+        return ("", value[1], [*value[2][:1], "other"]) if isinstance(value, tuple) else value
+
+    gradient, why = choose(wanted, "auto", OneOfTwo(rank, other), store)
+
+    assert gradient is not None and gradient.way == "traced", why
+    keys = [key_of(wanted, 64), key_of(wanted, 17), "other"]
+    assert [command[-3:] for command in commands] == [keys] * started
+
+
+def test_the_first_rank_of_each_host_that_lacks_code_has_it_made() -> None:
+    lacking = [("a", []), ("a", ["k1"]), ("a", ["k2", "k1"]), ("b", ["k3"]), ("b", [])]
+    assert [ahead.share(lacking, rank) for rank in range(5)] == [[], ["k1", "k2"], [], ["k3"], []]
 
 
 @pytest.mark.parametrize("launched", [slow("kept"), slow("beside")])
