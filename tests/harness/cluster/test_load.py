@@ -38,7 +38,7 @@ def test_ranks_that_are_bound_share_nothing_and_a_short_look_says_nothing() -> N
     assert busy_notice(bound, 1) is None
     crowded = [*bound[:1], Usage("here", (1,), 2.0, 2.0, 0.6)]
     assert str(busy_notice(crowded, 1)).startswith("other work takes 0.7 of one core of here, where this rank wants 1")
-    assert busy_notice([Usage("here", BOTH, 0.1, 0.2, 0.0)], 2) is None
+    assert busy_notice([Usage("here", BOTH, 0.05, 0.1, 0.0)], 2) is None
 
 
 def test_a_busy_loop_beside_is_seen() -> None:
