@@ -55,6 +55,7 @@ class Server:
         self, listener: socket.socket, lifeline: socket.socket, before: dict[str, str], path: list[str]
     ) -> None:
         self.listener, self.lifeline, self.path = listener, lifeline, path
+        self.pid = os.getpid()
         own = {*before, *SINGLE_THREADED}
         self.added = {name: value for name, value in os.environ.items() if name not in own}
         self.before, self.at_import = before, read_at_import(before)
@@ -183,7 +184,7 @@ class Server:
         """In the child: the process that was asked for, to its end."""
         code = 1
         try:
-            tell_end_itself(client, os.getppid())
+            tell_end_itself(client, self.pid)  # not getppid(): it may be gone by now
             for each in (self.listener, self.lifeline, self.wake, self.woken):
                 each.close()
             for other in self.children.values():
