@@ -183,8 +183,8 @@ def test_a_network_with_dropout_acts_the_same_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_request_to_stop_is_heard_during_the_final_evaluation(tmp_path: Path) -> None:
-    """The time is over while 100,000 episodes are played: the run stops with its checkpoint, and not as finished."""
-    endless = [*QUICK[:3], "evaluation.final_episodes=100000", "run.max_minutes=0.3"]
+    """The time is over while a million episodes are played: the run stops with its checkpoint, and not as finished."""
+    endless = [*QUICK[:3], "evaluation.final_episodes=1_000_000", "run.max_minutes=0.2"]
     result = package.train("ppo-cartpole", endless, output=tmp_path)
     assert (result.status, result.env_steps) == ("stopped", 2560) and "run.max_minutes" in (result.reason or "")
     assert (tmp_path / "checkpoints" / "latest" / "manifest.json").is_file()
