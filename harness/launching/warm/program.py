@@ -12,6 +12,8 @@ CONFINE = ("-m", "harness.cluster.slots")
 """Runs the words after it confined to its rank's slot; a fork confines itself and goes on."""
 OWN = "harness"
 """Sets the threads of its arithmetic itself, before it computes anything."""
+HOROVODRUN = "horovodrun"
+"""In the name of the launcher, however it is started."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Program:
 
     @property
     def sets_threads(self) -> bool:
-        return self.is_module and self.name == OWN
+        """Whether the threads of its arithmetic are its own affair: horovodrun has no arithmetic."""
+        return self.is_module and self.name == OWN or HOROVODRUN in self.name
 
     def folder(self, cwd: str) -> str | None:
         """The first of its path; None where it has the path of the environment alone."""

@@ -63,3 +63,13 @@ def test_what_is_read_as_libraries_are_loaded() -> None:
     assert read == {"KMP_AFFINITY": "x", "LD_LIBRARY_PATH": ""}
     ours = read_at_import({"LD_LIBRARY_PATH": f"/mine:{sys.prefix}/lib"})
     assert ours == {"LD_LIBRARY_PATH": "/mine"}, "mpirun's own folder is there for all ranks"
+
+
+@pytest.mark.parametrize(
+    "words", [["/bin/horovodrun", "-np", "2"], ["-m", "harness.launching.run_horovodrun", "-np", "2"]]
+)
+def test_a_launcher_needs_no_threads_to_be_set(words: list[str]) -> None:
+    program = read_program(words)
+    assert program is not None and program.sets_threads
+    script = read_program(["train.py"])
+    assert script is not None and not script.sets_threads
