@@ -184,12 +184,6 @@ class SAC(Continuous):
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
-    def replica_state(self) -> dict[str, Any]:
-        return {"targets": self.targets.state_dict()}
-
-    def load_replica_state(self, state: dict[str, Any]) -> None:
-        self.targets.load_state_dict(state["targets"])
-
     def state(self) -> dict[str, Any]:
         return {**super().state(), **self.learner.state(), "targets": self.targets.state_dict()}
 

@@ -88,12 +88,6 @@ class TD3(Continuous):
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
-    def replica_state(self) -> dict[str, Any]:
-        return {"targets": self.targets.state_dict()}
-
-    def load_replica_state(self, state: dict[str, Any]) -> None:
-        self.targets.load_state_dict(state["targets"])
-
     def state(self) -> dict[str, Any]:
         critics, actor = self.critics.state(), self.actor.state()
         return {

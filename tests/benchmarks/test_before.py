@@ -10,6 +10,7 @@ import pytest
 
 from tests.benchmarks.before import compared, worktree
 from tests.benchmarks.contest import ROOT, Contestant
+from tests.conftest import need
 
 
 def test_both_take_turns_and_medians_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,8 +29,7 @@ def test_both_take_turns_and_medians_are_compared(tmp_path: Path, monkeypatch: p
 
 
 def test_the_commits_code_is_there_meanwhile_and_gone_afterwards() -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("no repository: this is an archive")
+    need((ROOT / ".git").exists(), "the repository: this is an archive of it")
     with worktree("HEAD") as path:
         assert (path / "harness").is_dir()
     assert not path.exists()

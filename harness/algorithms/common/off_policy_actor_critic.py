@@ -72,6 +72,12 @@ class Continuous(OffPolicy):
             each for network in networks for each in (*network.parameters(), *network.buffers()) if id(each) not in own
         ]
 
+    def replica_state(self) -> dict[str, Any]:
+        return {"targets": self.targets.state_dict()}
+
+    def load_replica_state(self, state: dict[str, Any]) -> None:
+        self.targets.load_state_dict(state["targets"])
+
     @classmethod
     def kept(cls, config: RunConfig, action_space: spaces.Space) -> tuple[np.ndarray, int]:
         assert isinstance(action_space, spaces.Box)

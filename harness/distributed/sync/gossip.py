@@ -103,7 +103,8 @@ class ArenaGossip(ArenaWeights):
 
     def exchange(self, turn: Turn) -> None:
         self.under_way, parameters = turn, self.arena.parameters
-        self.began_at.copy_(parameters)
+        if self.settings.overlap:
+            self.began_at.copy_(parameters)
         torch.mul(parameters, self.mass, out=self.sent[: self.arena.size])
         if self.settings.push_sum:
             self.sent[-1] = self.mass
@@ -120,7 +121,7 @@ class ArenaGossip(ArenaWeights):
         self.wait()
         turn, parameters = self.under_way, self.arena.parameters
         assert turn is not None
-        total = self.sent.mul(turn.own)
+        total = self.sent.mul_(turn.own)  # it has been sent
         for source, weight in turn.sources.items():
             # in push-sum and in doubly stochastic graphs alike, `weight` is what of its part the source gives
             total.add_(self.heard[source], alpha=weight)

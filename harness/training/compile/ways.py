@@ -29,7 +29,7 @@ from harness.training.compile.store import CodeStore
 from harness.training.precision import Precision
 
 TRACING_EARNS = 200
-"""Gradient steps after which a trace that is not on disk pays: it takes some 50 ms, most of it to write it down."""
+"""Gradient steps after which a trace that is not on disk pays: it takes 55 ms for PPO, 110 for SAC."""
 SOURCES = ("algorithms", "models", "training", "distributed")
 """The folders whose code can be in a trace."""
 
